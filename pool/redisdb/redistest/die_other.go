@@ -1,0 +1,9 @@
+//go:build !linux
+
+package redistest
+
+import "syscall"
+
+// dieWithParent is possible on Linux only; elsewhere a killed test binary leaves
+// its server running.
+func dieWithParent() *syscall.SysProcAttr { return nil }

@@ -1,0 +1,66 @@
+package redistest_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/authpool/authpool/pool/redisdb/redistest"
+)
+
+func TestEachIsEmptyAndRunsScripts(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		ctx := t.Context()
+		if n := client.DBSize(ctx).Val(); n != 0 {
+			t.Fatalf("a new database holds %d keys", n)
+		}
+		got, err := redis.NewScript(`return redis.call('INCRBY', KEYS[1], ARGV[1])`).Run(ctx, client, []string{"n"}, 41).Int()
+		if err != nil || got != 41 {
+			t.Fatalf("got %d, %v; want 41", got, err)
+		}
+	})
+}
+
+func TestServerLosesWhatWasNotSaved(t *testing.T) {
+	s := redistest.NewServer(t)
+	ctx := t.Context()
+	client := s.Client()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(client.Set(ctx, "saved", 1, 0).Err())
+	must(client.Save(ctx).Err())
+	must(client.Set(ctx, "lost", 1, 0).Err())
+	s.Stop()
+	if err := client.Ping(ctx).Err(); err == nil {
+		t.Fatal("a stopped server answered")
+	}
+	s.Start()
+	keys, err := client.Keys(ctx, "*").Result()
+	must(err)
+	if len(keys) != 1 || keys[0] != "saved" {
+		t.Fatalf("after a crash the server holds %q, want only what was saved", keys)
+	}
+}
+
+func TestServerPaused(t *testing.T) {
+	s := redistest.NewServer(t)
+	s.Pause()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var timeout net.Error
+	if err := s.Client().Ping(ctx).Err(); !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Fatalf("a paused server gave %v, want a time-out", err)
+	}
+	s.Resume()
+	if err := s.Client().Ping(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+}

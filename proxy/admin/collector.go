@@ -1,0 +1,118 @@
+package admin
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// scrapeTimeout bounds one reading of the status for /metrics: a scrape must
+// not pile up behind a Redis that hangs.
+const scrapeTimeout = 5 * time.Second
+
+// Collector turns the status into metrics at the moment of a scrape, so that
+// nothing has to be kept in step with it. Its labels are the operator's own
+// ids, the provider names, the closed lists of the contract and the window
+// names of the providers: bounded sets, no agent and no session among them.
+type Collector struct {
+	source StatusSource
+	now    func() time.Time
+}
+
+// NewCollector returns a prometheus.Collector over source. now is the clock
+// that the time left of a cooldown is measured with; nil means time.Now.
+func NewCollector(source StatusSource, now func() time.Time) *Collector {
+	if now == nil {
+		now = time.Now
+	}
+	return &Collector{source: source, now: now}
+}
+
+var subscriptionLabels = []string{"subscription", "provider"}
+
+var (
+	stateDesc = prometheus.NewDesc("authpool_subscription_state",
+		"1 for the state that the subscription is in.", append(subscriptionLabels[:2:2], "state"), nil)
+	healthDesc = prometheus.NewDesc("authpool_subscription_health",
+		"Health of the subscription, 0 to 100.", subscriptionLabels, nil)
+	cooldownDesc = prometheus.NewDesc("authpool_subscription_cooldown_seconds",
+		"Seconds until the whole subscription is offered again, 0 when it is.", subscriptionLabels, nil)
+	cooldownModelsDesc = prometheus.NewDesc("authpool_subscription_cooldown_models",
+		"Models that are closed on the subscription.", subscriptionLabels, nil)
+	sessionsDesc = prometheus.NewDesc("authpool_subscription_sessions",
+		"Sessions that hold a place on the subscription.", subscriptionLabels, nil)
+	inFlightDesc = prometheus.NewDesc("authpool_subscription_in_flight",
+		"Requests under way on the subscription in this process.", subscriptionLabels, nil)
+	blockTokensDesc = prometheus.NewDesc("authpool_block_tokens",
+		"Tokens of the active block by kind.", append(subscriptionLabels[:2:2], "kind"), nil)
+	blockRequestsDesc = prometheus.NewDesc("authpool_block_requests",
+		"Requests of the active block.", subscriptionLabels, nil)
+	blockCostDesc = prometheus.NewDesc("authpool_block_cost_usd",
+		"Cost of the active block in dollars.", subscriptionLabels, nil)
+	windowDesc = prometheus.NewDesc("authpool_window_utilization",
+		"Spent fraction of a window as the provider last told it.", append(subscriptionLabels[:2:2], "window"), nil)
+	redisDesc = prometheus.NewDesc("authpool_redis_up",
+		"1 while Redis answers.", []string{"mode"}, nil)
+	journalDesc = prometheus.NewDesc("authpool_journal_pending_events",
+		"Usage events in the journal that are not in Redis yet.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c *Collector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		stateDesc, healthDesc, cooldownDesc, cooldownModelsDesc, sessionsDesc, inFlightDesc,
+		blockTokensDesc, blockRequestsDesc, blockCostDesc, windowDesc, redisDesc, journalDesc,
+	} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *Collector) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	status, err := c.source.Status(ctx)
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(redisDesc, err)
+		return
+	}
+	status.normalise()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for _, s := range status.Subscriptions {
+		gauge(stateDesc, 1, s.ID, s.Provider, s.State)
+		gauge(healthDesc, float64(s.Health), s.ID, s.Provider)
+		gauge(cooldownDesc, c.left(s.CooldownUntil), s.ID, s.Provider)
+		gauge(cooldownModelsDesc, float64(len(s.CooldownModels)), s.ID, s.Provider)
+		gauge(sessionsDesc, float64(s.Sessions), s.ID, s.Provider)
+		gauge(inFlightDesc, float64(s.InFlight), s.ID, s.Provider)
+		if b := s.Block; b != nil {
+			gauge(blockRequestsDesc, float64(b.Requests), s.ID, s.Provider)
+			gauge(blockCostDesc, float64(b.CostUSD)/nanosPerDollar, s.ID, s.Provider)
+			gauge(blockTokensDesc, float64(b.Input), s.ID, s.Provider, "input")
+			gauge(blockTokensDesc, float64(b.Output), s.ID, s.Provider, "output")
+			gauge(blockTokensDesc, float64(b.CacheRead), s.ID, s.Provider, "cache_read")
+			gauge(blockTokensDesc, float64(b.CacheWrite5m), s.ID, s.Provider, "cache_write_5m")
+			gauge(blockTokensDesc, float64(b.CacheWrite1h), s.ID, s.Provider, "cache_write_1h")
+		}
+		for _, w := range s.Windows {
+			gauge(windowDesc, w.Utilization, s.ID, s.Provider, w.Name)
+		}
+	}
+	up := 0.0
+	if status.Redis.OK {
+		up = 1
+	}
+	gauge(redisDesc, up, status.Redis.Mode)
+	gauge(journalDesc, float64(status.Redis.JournalPending))
+}
+
+// left returns the seconds until t, 0 when it is past or absent.
+func (c *Collector) left(t *time.Time) float64 {
+	if t == nil {
+		return 0
+	}
+	return max(0, t.Sub(c.now()).Seconds())
+}

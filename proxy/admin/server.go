@@ -1,0 +1,204 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/authpool/authpool/pool/credential"
+)
+
+// StatusSource tells how the subscriptions and the store are. It must be safe
+// for concurrent use and answer without Redis too, with what is known.
+type StatusSource interface {
+	Status(ctx context.Context) (Status, error)
+}
+
+// UsageSource adds usage up. Rows come in the order in which they are to be
+// shown. It must be safe for concurrent use.
+type UsageSource interface {
+	Usage(ctx context.Context, q Query) ([]UsageRow, error)
+}
+
+// Options says what a Server serves. All fields but Logger are required.
+type Options struct {
+	Token   credential.Secret   // the admin token; an empty one lets nobody in
+	Ready   func() error        // nil: /readyz is 200; else the sentence that it answers 503 with
+	Status  StatusSource        // for StatusPath
+	Usage   UsageSource         // for UsagePath
+	Metrics prometheus.Gatherer // for /metrics
+	Logger  *slog.Logger        // nil: slog.Default()
+}
+
+// The bounds of one admin request. The API only reads: bodies are refused, and
+// an answer that takes longer than writeTimeout means that Redis hangs.
+const (
+	readTimeout    = 10 * time.Second
+	writeTimeout   = 30 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 16 << 10
+	sourceTimeout  = 20 * time.Second // what a source may take, below writeTimeout so that the error still gets out
+	maxScrapes     = 4
+)
+
+// Server is the admin address. Make one with New.
+type Server struct {
+	http   *http.Server
+	status StatusSource
+	usage  UsageSource
+	log    *slog.Logger
+}
+
+// New returns a Server that is not listening yet.
+func New(o Options) *Server {
+	s := &Server{status: o.Status, usage: o.Usage, log: o.Logger}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	s.http = &http.Server{
+		Handler:           s.routes(o),
+		ReadTimeout:       readTimeout,
+		ReadHeaderTimeout: readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// Serve answers on l until Shutdown and then returns nil. It may be called for
+// several listeners.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot serve the admin address %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Shutdown stops listening, waits for answers under way until ctx ends, and
+// closes what is left.
+func (s *Server) Shutdown(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("cannot finish the admin requests under way: %w", err), s.http.Close())
+	}
+	return nil
+}
+
+func (s *Server) routes(o Options) http.Handler {
+	api := http.NewServeMux()
+	api.HandleFunc("GET "+StatusPath, s.serveStatus)
+	api.HandleFunc("GET "+UsagePath, s.serveUsage)
+	api.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		problem(w, http.StatusNotFound, "there is GET "+StatusPath+" and GET "+UsagePath)
+	})
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := o.Ready(); err != nil {
+			plain(w, http.StatusServiceUnavailable, "not ready: "+err.Error())
+			return
+		}
+		plain(w, http.StatusOK, "ok")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		ErrorHandling:       promhttp.ContinueOnError, // one failing collector must not hide the others
+		MaxRequestsInFlight: maxScrapes,
+		Timeout:             sourceTimeout,
+	}))
+	mux.Handle("/", requireToken(o.Token, api))
+	return guardBrowsers(refuseBodies(mux))
+}
+
+func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), sourceTimeout)
+	defer cancel()
+	status, err := s.status.Status(ctx)
+	if err != nil {
+		s.fail(w, "cannot read the status", err)
+		return
+	}
+	status.normalise()
+	writeJSON(w, http.StatusOK, status)
+}
+
+func (s *Server) serveUsage(w http.ResponseWriter, r *http.Request) {
+	query, err := ParseQuery(r.URL.Query(), time.Now())
+	if err != nil {
+		problem(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), sourceTimeout)
+	defer cancel()
+	rows, err := s.usage.Usage(ctx, query)
+	if err != nil {
+		s.fail(w, "cannot read the usage", err)
+		return
+	}
+	if rows == nil {
+		rows = []UsageRow{}
+	}
+	if !query.Since.IsZero() {
+		w.Header().Set(SinceHeader, query.Since.Format(time.RFC3339))
+	}
+	if !query.Until.IsZero() {
+		w.Header().Set(UntilHeader, query.Until.Format(time.RFC3339))
+	}
+	writeJSON(w, http.StatusOK, rows)
+}
+
+// fail answers with a 503: every error of a source means that the store did
+// not answer. The cause goes to the log and, since the caller is the operator,
+// to the caller.
+func (s *Server) fail(w http.ResponseWriter, what string, err error) {
+	s.log.Warn(what, "error", err)
+	problem(w, http.StatusServiceUnavailable, what+": "+err.Error())
+}
+
+// refuseBodies closes the door to uploads: nothing here takes one.
+func refuseBodies(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			w.Header().Set("Connection", "close")
+			problem(w, http.StatusRequestEntityTooLarge, "this address takes no request bodies")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func plain(w http.ResponseWriter, status int, line string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = fmt.Fprintln(w, line) // the peer is gone when this fails
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) { write(w, status, "application/json", v) }
+
+func problem(w http.ResponseWriter, status int, detail string) {
+	write(w, status, "application/problem+json", Problem{Title: http.StatusText(status), Status: status, Detail: detail})
+}
+
+func write(w http.ResponseWriter, status int, contentType string, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic("BUG: an answer of the admin API cannot be encoded: " + err.Error())
+	}
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n')) // the peer is gone when this fails
+}

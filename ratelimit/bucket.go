@@ -1,0 +1,61 @@
+package ratelimit
+
+import (
+	"math"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// bucket is one configured limit per minute: a token bucket that holds one
+// minute's worth and refills evenly. The caller holds the gate's lock, so that
+// asking all buckets and taking from all is one step.
+type bucket struct{ lim *rate.Limiter }
+
+// newBucket returns the bucket of a limit; zero or less is no limit.
+func newBucket(perMinute int) bucket {
+	if perMinute <= 0 {
+		return bucket{}
+	}
+	return bucket{rate.NewLimiter(rate.Limit(float64(perMinute)/60), perMinute)}
+}
+
+// free tells when n can be taken: at now or later. More than the bucket holds
+// needs a full bucket and no more, because a request that is larger than the
+// limit has to go out some day.
+func (b bucket) free(now time.Time, n int64) time.Time {
+	if b.lim == nil {
+		return now
+	}
+	need := math.Min(float64(n), float64(b.lim.Burst()))
+	// A thousandth of a token is a rounding error, and waiting for it would
+	// give a wait of no time.
+	lack := need - b.lim.TokensAt(now)
+	if lack < 1e-3 {
+		return now
+	}
+	return now.Add(time.Duration(lack/float64(b.lim.Limit())*float64(time.Second)) + time.Millisecond)
+}
+
+// take books n, positive or negative, whatever is left: a bucket below zero is
+// a debt that later requests wait for. ReserveN refuses more than a full bucket
+// at once (and books nothing), so a large n goes in parts; a negative one gives
+// back, and the bucket never holds more than its size.
+func (b bucket) take(now time.Time, n int64) {
+	if b.lim == nil {
+		return
+	}
+	burst := int64(b.lim.Burst())
+	for ; n > burst; n -= burst {
+		b.lim.ReserveN(now, int(burst))
+	}
+	b.lim.ReserveN(now, int(max(n, -burst)))
+}
+
+// used is the spent fraction, above 1 in debt; 0 without a limit.
+func (b bucket) used(now time.Time) float64 {
+	if b.lim == nil {
+		return 0
+	}
+	return 1 - b.lim.TokensAt(now)/float64(b.lim.Burst())
+}

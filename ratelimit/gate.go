@@ -1,0 +1,266 @@
+package ratelimit
+
+import (
+	"sync"
+	"time"
+)
+
+// Why says what keeps a request out.
+type Why uint8
+
+// The answers of a Gate.
+const (
+	Open     Why = iota // nothing does
+	Cooling             // a limit or quota was met and its end has not come
+	Probing             // that end has come, and one request is finding out
+	Broken              // the breaker is open
+	Metered             // a configured limit per minute is used up
+	whyCount = iota
+)
+
+var whyNames = [whyCount]string{"open", "cooling", "probing", "breaker", "rate"}
+
+// String returns a short name for people and metrics.
+func (w Why) String() string { return whyNames[w] }
+
+// Refusal is a Gate's no; the zero Refusal is a yes.
+type Refusal struct {
+	Why   Why
+	Until time.Time // when asking again can help
+	// Signal and Reason are those of the cooldown, where it is one.
+	Signal Signal
+	Reason Reason
+}
+
+// Change is what a Verdict changed for other requests, and for other processes
+// when it is Shared. The zero Change is none.
+type Change struct {
+	Whole  bool   // the whole subscription, else only Model
+	Model  string // may be empty: requests that name no model
+	Wait   time.Duration
+	Until  time.Time
+	Signal Signal
+	Reason Reason
+	Shared bool
+	Opened bool // the breaker opened; nothing else is set then
+}
+
+// None tells whether nothing changed.
+func (c Change) None() bool { return c.Until.IsZero() && !c.Opened }
+
+// Rates are limits per minute that the operator configured for the whole
+// subscription; 0 is no limit.
+type Rates struct {
+	Requests, InputTokens, OutputTokens int
+}
+
+// Gate says whether one subscription may be used now. It asks in this order:
+// cooldowns (what the provider refused), the breaker (what is broken) and the
+// configured rates. A Gate is safe for concurrent use; time is a parameter, as
+// in Cooldowns, except that gobreaker reads the clock itself.
+//
+// Allow lends a Pass; the Pass is settled by Verdict as soon as it is known what
+// the answer means, and by Done at the end.
+type Gate struct {
+	cooldowns *Cooldowns
+	breaker   *breaker
+	windows   windows
+
+	mu                      sync.Mutex // makes asking and taking of the buckets one step
+	metered                 bool
+	requests, input, output bucket
+}
+
+// NewGate returns the open gate of subscription id. Gates of one domain share
+// their cooldowns.
+func NewGate(id string, rates Rates, cooldowns *Cooldowns) *Gate {
+	return &Gate{
+		cooldowns: cooldowns,
+		breaker:   newBreaker(id),
+		metered:   rates.Requests > 0 || rates.InputTokens > 0 || rates.OutputTokens > 0,
+		requests:  newBucket(rates.Requests),
+		input:     newBucket(rates.InputTokens),
+		output:    newBucket(rates.OutputTokens),
+	}
+}
+
+// Cooldowns returns what the gate shares with its domain.
+func (g *Gate) Cooldowns() *Cooldowns { return g.cooldowns }
+
+// Check tells what Allow would refuse, and takes nothing. Another caller may
+// come between the two.
+func (g *Gate) Check(now time.Time, model string, input, output int64) Refusal {
+	if r := g.cooldowns.check(now, model); r.Why != Open {
+		return r
+	}
+	if r := g.breaker.check(now); r.Why != Open {
+		return r
+	}
+	if !g.metered {
+		return Refusal{}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.meter(now, input, output)
+}
+
+// meter asks the buckets, under the lock.
+func (g *Gate) meter(now time.Time, input, output int64) Refusal {
+	until := g.requests.free(now, 1)
+	for _, t := range [...]time.Time{g.input.free(now, input), g.output.free(now, output)} {
+		if t.After(until) {
+			until = t
+		}
+	}
+	if until.After(now) {
+		return Refusal{Why: Metered, Until: until}
+	}
+	return Refusal{}
+}
+
+// Pass is the permission for one attempt. It belongs to one owner, who calls
+// Verdict at most once and then Done exactly once.
+type Pass struct {
+	gate          *Gate
+	model         string
+	at            time.Time
+	done          func(error) // settles the breaker; nil once it is settled
+	probes        bool
+	input, output int64
+}
+
+// Allow lets an attempt through, with estimates of its tokens (0 is allowed),
+// or refuses it.
+func (g *Gate) Allow(now time.Time, model string, input, output int64) (Pass, Refusal) {
+	input, output = max(input, 0), max(output, 0)
+	if g.metered {
+		g.mu.Lock()
+		r := g.meter(now, input, output)
+		if r.Why == Open {
+			g.requests.take(now, 1)
+			g.input.take(now, input)
+			g.output.take(now, output)
+		}
+		g.mu.Unlock()
+		if r.Why != Open {
+			return Pass{}, r
+		}
+	}
+	done, r := g.breaker.allow(now)
+	if r.Why != Open {
+		g.giveBack(now, 1, input, output)
+		return Pass{}, r
+	}
+	// Last, so that a probe is only taken by a request that really goes out.
+	probes, r := g.cooldowns.allow(now, model)
+	if r.Why != Open {
+		g.breaker.settle(now, done, errNoMatter)
+		g.giveBack(now, 1, input, output)
+		return Pass{}, r
+	}
+	return Pass{gate: g, model: model, at: now, done: done, probes: probes, input: input, output: output}, Refusal{}
+}
+
+func (g *Gate) giveBack(now time.Time, requests, input, output int64) {
+	if !g.metered {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.requests.take(now, -requests)
+	g.input.take(now, -input)
+	g.output.take(now, -output)
+}
+
+// Probes tells whether the attempt is the one that finds out whether a
+// cooldown is over.
+func (p *Pass) Probes() bool { return p.probes }
+
+// Verdict settles breaker and cooldowns and remembers the windows. What each
+// signal does is the table in the contract's design:
+//
+//   - ok: the endpoint works, a probe has succeeded;
+//   - limited, quota: a cooldown of what the scope says; the endpoint works;
+//   - auth: a cooldown of the model for an hour when that is its scope, else
+//     nothing here: the owner of the credential has to act;
+//   - client_error: the endpoint works, nothing else changes;
+//   - server_error, network: a failure for the breaker;
+//   - overloaded: nothing, no subscription is to blame.
+func (p *Pass) Verdict(now time.Time, v Verdict) Change {
+	g := p.gate
+	g.windows.remember(v.Windows)
+	var outcome error
+	var change Change
+	switch v.Signal {
+	case OK:
+		if p.probes {
+			g.cooldowns.succeed(p.model, p.at)
+		}
+	case Limited, Quota:
+		change = g.cooldowns.refuse(now, p.at, p.model, v)
+	case Auth:
+		if v.Scope == ScopeModel {
+			change = g.cooldowns.refuse(now, p.at, p.model, v)
+		}
+	case ClientError:
+	case ServerError, Network:
+		outcome = errBroken
+	case Overloaded:
+		outcome = errNoMatter
+	}
+	if p.probes && v.Signal != OK {
+		g.cooldowns.giveUp(p.model, p.at)
+	}
+	if g.breaker.settle(now, p.done, outcome) {
+		change = Change{Opened: true}
+	}
+	p.done = nil
+	return change
+}
+
+// Done settles the rates with the tokens that were really used. settled false
+// keeps the estimate, for an answer whose usage is not known. Without a Verdict
+// before it the attempt counts for nothing: the agent left.
+//
+// The request itself is not given back: the provider has counted it.
+func (p *Pass) Done(now time.Time, input, output int64, settled bool) {
+	if p.done != nil {
+		p.gate.breaker.settle(now, p.done, errNoMatter)
+		p.done = nil
+		if p.probes {
+			p.gate.cooldowns.giveUp(p.model, p.at)
+		}
+	}
+	if settled {
+		p.gate.giveBack(now, 0, p.input-max(input, 0), p.output-max(output, 0))
+	}
+}
+
+// Cancel undoes an Allow whose attempt never went out: the request is given
+// back too. It replaces Verdict and Done.
+func (p *Pass) Cancel(now time.Time) {
+	p.Done(now, 0, 0, true)
+	p.gate.giveBack(now, 1, 0, 0)
+}
+
+// ErrorRate is the share of failures among the last minute's answers, 0..1.
+func (g *Gate) ErrorRate() float64 { return g.breaker.errorRate() }
+
+// Breaker is the state of the breaker: "closed", "half-open" or "open".
+func (g *Gate) Breaker() string { return g.breaker.two.State().String() }
+
+// Windows returns the provider's windows as last told, sorted by name.
+func (g *Gate) Windows() []Window { return g.windows.list() }
+
+// Utilization is how much of the tightest limit is spent, 0..1 and sometimes
+// above: the provider's windows that have not been reset since, and the
+// configured rates.
+func (g *Gate) Utilization(now time.Time) float64 {
+	u := g.windows.utilization(now)
+	if !g.metered {
+		return u
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return max(u, g.requests.used(now), g.input.used(now), g.output.used(now))
+}

@@ -1,0 +1,223 @@
+// Package config describes what an operator can say to authpool: a YAML file
+// goes in, plain checked data comes out. It starts nothing and resolves no
+// secret; cmd/authpool turns the data into live objects.
+//
+// Start at Load. Parse walks the YAML tree beside the Go types (decode.go), so
+// that every fault is found in one go and carries the place it was made;
+// Validate then judges what the types alone cannot (validate.go). Schema gives
+// the JSON Schema of the same types. What this version accepts but does not do
+// yet stands in one table, pending.go.
+//
+// The struct tags are the single truth for both: yaml is the key, jsonschema
+// holds the rules (required, enum, minimum, maximum) that the decoder enforces
+// and the schema repeats, jsonschema_description explains the key.
+package config
+
+import "time"
+
+// Config is the whole file. The zero value is not usable; start from Default.
+type Config struct {
+	Listen        Addresses           `yaml:"listen" jsonschema_description:"Where agents reach the proxy: host:port or unix:/path, one or a list."`
+	TLS           TLS                 `yaml:"tls" jsonschema_description:"Certificate for listeners that are not loopback."`
+	Admin         Admin               `yaml:"admin" jsonschema_description:"Second listener: health, metrics, API."`
+	Redis         Redis               `yaml:"redis" jsonschema_description:"Shared truth of several sidecars. Left out, a Redis is embedded."`
+	StateDir      string              `yaml:"state_dir" jsonschema_description:"Folder of journal, snapshot and tokens. Relative to this file."`
+	Providers     map[string]Provider `yaml:"providers" jsonschema_description:"Overrides of built-in providers, and providers of your own, by name."`
+	Subscriptions []Subscription      `yaml:"subscriptions" jsonschema_description:"The credentials that agents share."`
+	Agents        Agents              `yaml:"agents" jsonschema_description:"Who may use the proxy."`
+	Sessions      Sessions            `yaml:"sessions" jsonschema_description:"How conversations stick to subscriptions."`
+	Failover      Failover            `yaml:"failover" jsonschema_description:"What happens when a subscription cannot serve."`
+	Timeouts      Timeouts            `yaml:"timeouts" jsonschema_description:"Limits on silence and slowness; idle and write_stall are renewed by progress."`
+	LimitsHTTP    LimitsHTTP          `yaml:"limits_http" jsonschema_description:"Largest requests that are accepted from agents."`
+	Journal       Journal             `yaml:"journal" jsonschema_description:"The usage journal in the state folder."`
+	Prices        Ref                 `yaml:"prices" jsonschema_description:"Price overrides, file:PATH, laid over the built-in table."`
+	Intercept     Intercept           `yaml:"intercept" jsonschema_description:"Proxy mode: what happens to CONNECT."`
+	Egress        Egress              `yaml:"egress" jsonschema_description:"How authpool itself reaches providers."`
+	Notifications []Notification      `yaml:"notifications" jsonschema_description:"Webhooks told about events."`
+	Log           Log                 `yaml:"log" jsonschema_description:"What is written to standard error."`
+	Shutdown      Shutdown            `yaml:"shutdown" jsonschema_description:"What happens at SIGTERM."`
+
+	origin origin
+}
+
+// TLS names a certificate chain and its key, both file: references; empty
+// means that the listeners speak plain HTTP.
+type TLS struct {
+	Cert Ref `yaml:"cert" jsonschema_description:"PEM certificate chain, file:PATH."`
+	Key  Ref `yaml:"key" jsonschema_description:"PEM private key, file:PATH."`
+}
+
+// Enabled tells whether a certificate is configured.
+func (t TLS) Enabled() bool { return t.Cert != "" }
+
+// Admin is the second listener.
+type Admin struct {
+	Listen string `yaml:"listen" jsonschema_description:"host:port of health, metrics and API."`
+	Token  Ref    `yaml:"token" jsonschema_description:"Admin token, env:NAME or file:PATH. Left out, one is made in the state folder."`
+}
+
+// Provider is one API family reached over HTTP.
+type Provider struct {
+	Type           string `yaml:"type" jsonschema:"enum=anthropic,enum=openai" jsonschema_description:"Which API it speaks. Needed for a provider that is not built in; not allowed for one that is."`
+	BaseURL        string `yaml:"base_url" jsonschema_description:"Scheme and host, a path prefix allowed. Agents' paths are appended as they are."`
+	AllowPlaintext bool   `yaml:"allow_plaintext" jsonschema_description:"Allow http:// in base_url. The credential then travels unencrypted."`
+	StreamUsage    string `yaml:"stream_usage" jsonschema:"enum=ask,enum=never" jsonschema_description:"ask: add include_usage to OpenAI streams that did not ask for it and take the extra chunk out again. never: leave such streams uncounted."`
+}
+
+// Subscription is one credential at one provider.
+type Subscription struct {
+	ID         string     `yaml:"id" jsonschema:"required,pattern=^[a-z0-9][a-z0-9_-]{0\\,62}$" jsonschema_description:"Name of the subscription in status, usage and Redis."`
+	Provider   string     `yaml:"provider" jsonschema:"required" jsonschema_description:"A built-in provider or one declared under providers."`
+	Credential Credential `yaml:"credential" jsonschema:"required" jsonschema_description:"The secret and the form in which it is sent."`
+	Priority   int        `yaml:"priority" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Lower first; the next tier serves when the tier before cannot."`
+	Weight     int        `yaml:"weight" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Share of new sessions within a tier."`
+	Domain     string     `yaml:"domain" jsonschema_description:"Subscriptions of one domain share limits: no failover inside a limited one."`
+	Models     []string   `yaml:"models" jsonschema_description:"Globs (* ? [a-z]) of models that it serves; none means all."`
+	Limits     Limits     `yaml:"limits" jsonschema_description:"Limits that authpool keeps by itself; left out means none."`
+	Budgets    []Budget   `yaml:"budgets" jsonschema_description:"Money that may be spent per window."`
+}
+
+// Credential names a secret and its form on the wire.
+type Credential struct {
+	Type  string `yaml:"type" jsonschema:"enum=api_key,enum=bearer" jsonschema_description:"api_key: the provider's API key header. bearer: Authorization: Bearer."`
+	Value Ref    `yaml:"value" jsonschema:"required" jsonschema_description:"env:NAME or file:PATH. Never the secret itself."`
+}
+
+// Limits are ceilings of one subscription. Zero means no ceiling; a file cannot
+// say zero.
+type Limits struct {
+	RequestsPerMinute     int64 `yaml:"requests_per_minute" jsonschema:"minimum=1"`
+	InputTokensPerMinute  int64 `yaml:"input_tokens_per_minute" jsonschema:"minimum=1"`
+	OutputTokensPerMinute int64 `yaml:"output_tokens_per_minute" jsonschema:"minimum=1"`
+	Concurrent            int   `yaml:"concurrent" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Requests in flight over all sidecars."`
+	Sessions              int   `yaml:"sessions" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Sessions bound at one time over all sidecars."`
+}
+
+// Budget is a ceiling on cost within one window.
+type Budget struct {
+	Window  string `yaml:"window" jsonschema:"required,enum=block,enum=day,enum=week,enum=month"`
+	CostUSD USD    `yaml:"cost_usd" jsonschema:"required"`
+}
+
+// Agents says how agents are known and what they see of one another.
+type Agents struct {
+	Auth      string `yaml:"auth" jsonschema:"enum=token,enum=none" jsonschema_description:"token: every request needs an agent token. none: only on loopback or a unix socket."`
+	Isolation string `yaml:"isolation" jsonschema:"enum=strict,enum=shared" jsonschema_description:"strict: agents cannot reach each other's files, batches and stored answers."`
+}
+
+// Sessions says how conversations stick.
+type Sessions struct {
+	IdleTimeout       Duration `yaml:"idle_timeout" jsonschema_description:"Frees the slot of a session that is silent this long."`
+	Affinity          Duration `yaml:"affinity" jsonschema_description:"How long a session's last subscription stays its preference."`
+	CacheWarm         Duration `yaml:"cache_warm" jsonschema_description:"How long after its last request a session is not moved, for its prompt cache."`
+	Strategy          string   `yaml:"strategy" jsonschema:"enum=balanced,enum=drain_soonest,enum=priority,enum=least_used,enum=round_robin"`
+	Children          string   `yaml:"children" jsonschema:"enum=inherit,enum=spread" jsonschema_description:"inherit: a sub-agent's session goes where its parent went."`
+	DrainOnDisconnect bool     `yaml:"drain_on_disconnect" jsonschema_description:"Read an answer to its end although the agent left, to count it exactly."`
+}
+
+// Failover bounds what one request may cost in attempts and time.
+type Failover struct {
+	Attempts   int      `yaml:"attempts" jsonschema:"minimum=1,maximum=20" jsonschema_description:"Most subscriptions tried for one request."`
+	Deadline   Duration `yaml:"deadline" jsonschema_description:"No new attempt after this long."`
+	Wait       Duration `yaml:"wait" jsonschema_description:"Longest wait for a cooling subscription before the agent gets the refusal."`
+	Hold       Duration `yaml:"hold" jsonschema_description:"Longest that the opening events of a stream, before content, are held back."`
+	ReplayBody Size     `yaml:"replay_body" jsonschema_description:"Larger request bodies are attempted once."`
+}
+
+// Timeouts bounds the upstream side of a request.
+type Timeouts struct {
+	Connect    Duration `yaml:"connect"`
+	FirstByte  Duration `yaml:"first_byte" jsonschema_description:"From the sent request to the answer's first byte."`
+	Idle       Duration `yaml:"idle" jsonschema_description:"Silence within an answer."`
+	WriteStall Duration `yaml:"write_stall" jsonschema_description:"An agent that does not take a byte this long is let go."`
+}
+
+// LimitsHTTP bounds what agents may send.
+type LimitsHTTP struct {
+	Body   Size `yaml:"body"`
+	Header Size `yaml:"header"`
+}
+
+// Journal says how usage is kept until Redis has it.
+type Journal struct {
+	Sync SyncPolicy `yaml:"sync" jsonschema_description:"Longest time between writing and fsync, or always."`
+	Max  Size       `yaml:"max" jsonschema_description:"Largest size on disk."`
+	Keep Duration   `yaml:"keep" jsonschema_description:"How long applied segments are kept for replay."`
+}
+
+// Intercept is the policy of proxy mode.
+type Intercept struct {
+	Enabled    bool       `yaml:"enabled" jsonschema_description:"Open the TLS of CONNECT requests to provider hosts with the local CA."`
+	OtherHosts HostPolicy `yaml:"other_hosts" jsonschema_description:"deny, tunnel, or a list of host globs that may be tunnelled."`
+}
+
+// Egress is the way out to providers.
+type Egress struct {
+	Proxy  string `yaml:"proxy" jsonschema_description:"http:// or https:// URL of a forward proxy."`
+	CAFile string `yaml:"ca_file" jsonschema_description:"PEM bundle trusted in addition to the system's."`
+}
+
+// Notification is one webhook.
+type Notification struct {
+	URL    string   `yaml:"url" jsonschema:"required" jsonschema_description:"https:// (http:// on loopback only)."`
+	Secret Ref      `yaml:"secret" jsonschema_description:"Signing secret, env:NAME or file:PATH."`
+	Events []string `yaml:"events" jsonschema:"required" jsonschema_description:"Event names such as subscription.limited, budget.80."`
+}
+
+// Log says what goes to standard error.
+type Log struct {
+	Level  string `yaml:"level" jsonschema:"enum=debug,enum=info,enum=warn,enum=error"`
+	Format string `yaml:"format" jsonschema:"enum=text,enum=json"`
+}
+
+// Shutdown bounds the wait for answers in flight.
+type Shutdown struct {
+	Grace Duration `yaml:"grace" jsonschema_description:"How long answers in flight may go on after SIGTERM."`
+}
+
+// Default is the configuration of an empty file.
+func Default() *Config {
+	return &Config{
+		Listen: Addresses{"127.0.0.1:8787"},
+		Admin:  Admin{Listen: "127.0.0.1:8788"},
+		Redis:  Redis{Prefix: "authpool", Listen: "127.0.0.1:8789"},
+		Agents: Agents{Auth: "token", Isolation: "strict"},
+		Sessions: Sessions{
+			IdleTimeout: Duration(30 * time.Minute),
+			Affinity:    Duration(720 * time.Hour),
+			CacheWarm:   Duration(5 * time.Minute),
+			Strategy:    "balanced",
+			Children:    "inherit",
+		},
+		Failover: Failover{
+			Attempts:   3,
+			Deadline:   Duration(time.Minute),
+			Wait:       Duration(30 * time.Second),
+			Hold:       Duration(2 * time.Second),
+			ReplayBody: 32 << 20,
+		},
+		Timeouts: Timeouts{
+			Connect:    Duration(5 * time.Second),
+			FirstByte:  Duration(10 * time.Minute),
+			Idle:       Duration(5 * time.Minute),
+			WriteStall: Duration(time.Minute),
+		},
+		LimitsHTTP: LimitsHTTP{Body: 64 << 20, Header: 32 << 10},
+		Journal: Journal{
+			Sync: SyncPolicy{Interval: 50 * time.Millisecond},
+			Max:  1 << 30,
+			Keep: Duration(time.Hour),
+		},
+		Intercept: Intercept{Enabled: true, OtherHosts: HostPolicy{Mode: "deny"}},
+		Log:       Log{Level: "info", Format: "text"},
+		Shutdown:  Shutdown{Grace: Duration(25 * time.Second)},
+	}
+}
+
+// setDefaults fills a subscription before its keys are read.
+func (s *Subscription) setDefaults() {
+	s.Priority, s.Weight, s.Credential.Type = 1, 1, "api_key"
+}
+
+// setDefaults fills a provider before its keys are read.
+func (p *Provider) setDefaults() { p.StreamUsage = "ask" }

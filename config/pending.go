@@ -1,0 +1,54 @@
+package config
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+)
+
+// pendingKey is a key of contract.md that this version reads and checks but does
+// not act on.
+type pendingKey struct {
+	path   string             // field path; [] stands for any index
+	when   func(*Config) bool // the value expects something; nil: any value does
+	refuse bool               // ignoring it would break a promise of security: a fault
+	effect string             // what does not happen
+}
+
+// pendingKeys says aloud what is not done. Whoever builds a feature deletes its
+// row. A row refuses where going on without it would let traffic take another
+// way than the operator ordered; it warns where traffic is what it would be
+// without the key.
+var pendingKeys = []pendingKey{
+	{"egress.proxy", func(c *Config) bool { return c.Egress.Proxy != "" }, true,
+		"is not available in this version: providers would be reached directly"},
+	{"egress.ca_file", func(c *Config) bool { return c.Egress.CAFile != "" }, true,
+		"is not available in this version: only the system's CAs are trusted (SSL_CERT_FILE replaces them)"},
+	{"subscriptions[].budgets", nil, false,
+		"has no effect in this version: NOTHING STOPS SPENDING at this amount"},
+	{"notifications", func(c *Config) bool { return len(c.Notifications) > 0 }, false,
+		"has no effect in this version: nobody is notified"},
+	{"intercept.enabled", func(c *Config) bool { return c.Intercept.Enabled }, false,
+		"has no effect in this version: there is no proxy mode yet, CONNECT is refused"},
+	{"intercept.other_hosts", func(c *Config) bool { return c.Intercept.OtherHosts.Mode != "deny" }, false,
+		"has no effect in this version: there is no proxy mode yet, CONNECT is refused"},
+	{"sessions.drain_on_disconnect", func(c *Config) bool { return c.Sessions.DrainOnDisconnect }, false,
+		"has no effect in this version: when an agent leaves, the answer is cancelled and its usage estimated"},
+}
+
+var index = regexp.MustCompile(`\[[0-9]+\]`)
+
+func (v *validator) pending() {
+	for _, path := range slices.Sorted(maps.Keys(v.origin.places)) {
+		pattern := index.ReplaceAllString(path, "[]")
+		for _, k := range pendingKeys {
+			switch {
+			case k.path != pattern || k.when != nil && !k.when(v.Config):
+			case k.refuse:
+				v.fault(path, k.effect, "leave it out")
+			default:
+				v.warn(path, k.effect)
+			}
+		}
+	}
+}

@@ -1,0 +1,49 @@
+package config
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// Ref says where a secret is, never what it is: env:NAME or file:PATH; empty
+// means none. It may be printed.
+type Ref string
+
+const refAllowed = "env:NAME or file:PATH, so that the secret itself stays out of the config"
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// UnmarshalText implements encoding.TextUnmarshaler. Its errors never repeat the
+// text: it may be a secret written in the wrong place.
+func (r *Ref) UnmarshalText(text []byte) error {
+	scheme, target, found := strings.Cut(string(text), ":")
+	switch {
+	case len(text) == 0:
+	case !found:
+		return wrong{"a secret is written here in the clear", refAllowed}
+	case scheme == "env" && !envName.MatchString(target):
+		return wrong{"env: is not followed by the name of a variable", refAllowed}
+	case scheme == "file" && (target == "" || strings.ContainsAny(target, "\x00\n")):
+		return wrong{"file: is not followed by a path", refAllowed}
+	case scheme == "exec" || scheme == "vault":
+		return wrong{scheme + ": references are not available in this version", refAllowed}
+	case scheme == "sealed":
+		return wrong{"sealed: references exist only in records that authpool manages itself", refAllowed}
+	case scheme != "env" && scheme != "file":
+		return wrong{"this is no reference; a secret may be written here in the clear", refAllowed}
+	}
+	*r = Ref(text)
+	return nil
+}
+
+// File gives the path of a file: reference.
+func (r Ref) File() (path string, ok bool) { return strings.CutPrefix(string(r), "file:") }
+
+// under makes a relative file: reference relative to folder.
+func (r Ref) under(folder string) Ref {
+	if path, ok := r.File(); ok && !filepath.IsAbs(path) {
+		return Ref("file:" + filepath.Join(folder, path))
+	}
+	return r
+}

@@ -1,0 +1,259 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// identifier is contract.md's form of subscription ids, and of what else names
+// things in paths and keys.
+var identifier = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+
+const identifierAllowed = "a-z, 0-9, _ and -, at most 63, beginning with a letter or digit"
+
+var (
+	domainName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+	eventName  = regexp.MustCompile(`^[a-z0-9_]+(?:\.[a-z0-9_]+)*$`)
+	hostGlob   = regexp.MustCompile(`^[A-Za-z0-9*?._-]+(?::[0-9]{1,5})?$`)
+)
+
+// Validate judges what the types alone cannot. Load has done so already; call it
+// again after Override. The error is Faults.
+func (c *Config) Validate() error {
+	v := validator{Config: c}
+	v.all()
+	return v.faults.orNil()
+}
+
+// Warnings are sentences about what is accepted but probably not meant, or has
+// no effect in this version. They belong in the log at every start, at level
+// warn, and in the output of `authpool check`.
+func (c *Config) Warnings() []string {
+	v := validator{Config: c}
+	v.all()
+	return v.warnings
+}
+
+// validator collects faults and warnings about a Config.
+type validator struct {
+	*Config
+	broken   Faults // what the decoder found; its fields are not judged again
+	faults   Faults
+	warnings []string
+}
+
+func (v *validator) all() {
+	v.listeners()
+	v.redis(v.Redis)
+	v.providers()
+	v.subscriptions()
+	v.rest()
+	v.pending()
+}
+
+// fault reports path, unless something is wrong there or around it already.
+func (v *validator) fault(path, problem, allowed string) {
+	for _, b := range v.broken {
+		if within(path, b.Field) || within(b.Field, path) {
+			return
+		}
+	}
+	where := v.origin.at(path)
+	v.faults = append(v.faults, Fault{
+		Origin: where.origin, Line: where.line, Column: where.column,
+		Field: path, Problem: problem, Allowed: allowed,
+	})
+}
+
+func (v *validator) wrong(path string, err error) {
+	problem, allowed := split(err)
+	v.fault(path, problem, allowed)
+}
+
+func (v *validator) warn(path, text string) {
+	where := v.origin.at(path)
+	f := Fault{Origin: where.origin, Line: where.line, Column: where.column, Field: path, Problem: text}
+	v.warnings = append(v.warnings, strings.TrimSuffix(f.Error(), " → "))
+}
+
+// within tells whether path is outer or lies in it.
+func within(path, outer string) bool {
+	rest, ok := strings.CutPrefix(path, outer)
+	return ok && (outer == "" || rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+func (v *validator) listeners() {
+	if len(v.Listen) == 0 {
+		v.fault("listen", "is empty", "host:port, unix:/path, or a list of them")
+	}
+	taken := map[string]string{}
+	once := func(path, address string) {
+		if first, ok := taken[address]; ok && !strings.HasSuffix(address, ":0") {
+			v.fault(path, quoted(address)+" is the address of "+first+" too", "an address of its own")
+		}
+		taken[address] = path
+	}
+	for i, address := range v.Listen {
+		path := fmt.Sprintf("listen[%d]", i)
+		if file, ok := strings.CutPrefix(address, "unix:"); ok {
+			if !filepath.IsAbs(file) || strings.Contains(file, "\x00") {
+				v.fault(path, quoted(address)+" names no absolute path", "unix:/path")
+			}
+		} else {
+			v.hostPort(path, address)
+		}
+		once(path, address)
+		if !Loopback(address) {
+			if v.Agents.Auth == "none" {
+				v.fault("agents.auth", "is none, but "+quoted(address)+" can be reached from other machines", "token, or listen only on loopback and unix sockets")
+			}
+			if !v.TLS.Enabled() {
+				v.warn(path, quoted(address)+" can be reached from other machines without TLS: agent tokens and prompts travel unencrypted")
+			}
+		}
+	}
+	v.hostPort("admin.listen", v.Admin.Listen)
+	once("admin.listen", v.Admin.Listen)
+	if !Loopback(v.Admin.Listen) {
+		v.warn("admin.listen", quoted(v.Admin.Listen)+" can be reached from other machines: the admin token travels unencrypted")
+	}
+	if v.Redis.Topology() == RedisEmbedded && v.Redis.Listen != "off" {
+		once("redis.listen", v.Redis.Listen)
+		if !Loopback(v.Redis.Listen) {
+			v.warn("redis.listen", quoted(v.Redis.Listen)+" can be reached from other machines: its password travels unencrypted")
+		}
+	}
+	for path, ref := range map[string]Ref{"tls.cert": v.TLS.Cert, "tls.key": v.TLS.Key} {
+		_, isFile := ref.File()
+		switch {
+		case ref == "" && (v.TLS.Cert != "" || v.TLS.Key != ""):
+			v.fault(path, "is missing", "tls.cert and tls.key together")
+		case ref != "" && !isFile:
+			v.fault(path, "is not a file", "file:PATH")
+		}
+	}
+}
+
+// Loopback tells whether an address of contract.md's form can be reached only
+// from this machine. A host name counts only when it is localhost.
+func Loopback(address string) bool {
+	if strings.HasPrefix(address, "unix:") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.Unmap().IsLoopback()
+	}
+	return host == "localhost"
+}
+
+func (v *validator) hostPort(path, address string) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port == "" || !portInRange(port) || strings.ContainsAny(host, " /@\x00") {
+		v.fault(path, quoted(address)+" is no address", "host:port")
+	}
+}
+
+func portInRange(port string) bool {
+	if port == "" {
+		return true
+	}
+	_, err := strconv.ParseUint(port, 10, 16)
+	return err == nil
+}
+
+func (v *validator) subscriptions() {
+	seen := map[string]int{}
+	for i, s := range v.Subscriptions {
+		at := func(key string) string { return fmt.Sprintf("subscriptions[%d].%s", i, key) }
+		if !identifier.MatchString(s.ID) {
+			v.fault(at("id"), quoted(s.ID)+" is no id", identifierAllowed)
+		} else if first, taken := seen[s.ID]; taken {
+			v.fault(at("id"), fmt.Sprintf("%q is the id of subscriptions[%d] too", s.ID, first), "an id of its own")
+		} else {
+			seen[s.ID] = i
+		}
+		v.subscriptionProvider(at("provider"), s.Provider)
+		if s.Credential.Value == "" {
+			v.fault(at("credential.value"), "is empty", refAllowed)
+		}
+		if s.Domain != "" && !domainName.MatchString(s.Domain) {
+			v.fault(at("domain"), quoted(s.Domain)+" is no domain", "letters, digits, ., _ and -, at most 128")
+		}
+		for j, glob := range s.Models {
+			if _, err := path.Match(glob, ""); err != nil || glob == "" {
+				v.fault(at(fmt.Sprintf("models[%d]", j)), quoted(glob)+" is no glob", `a model name with *, ? or [a-z], such as "claude-*"`)
+			}
+		}
+		windows := map[string]bool{}
+		for j, b := range s.Budgets {
+			if windows[b.Window] {
+				v.fault(at(fmt.Sprintf("budgets[%d].window", j)), "stands here a second time", "one budget a window")
+			}
+			windows[b.Window] = true
+		}
+	}
+}
+
+func (v *validator) subscriptionProvider(path, name string) {
+	p, known := v.ProviderByName(name)
+	switch {
+	case !known:
+		names := BuiltinProviders()
+		for declared := range v.Providers {
+			names = append(names, declared)
+		}
+		v.fault(path, quoted(name)+" is no provider"+suggest(name, names), "a built-in one ("+strings.Join(BuiltinProviders(), ", ")+") or one declared under providers")
+	case p.BaseURL == "" && builtins[name].api != "":
+		v.fault(path, name+" has another host for each region or resource", "providers."+name+".base_url with yours")
+	}
+}
+
+func (v *validator) rest() {
+	if _, isFile := v.Prices.File(); v.Prices != "" && !isFile {
+		v.fault("prices", "is not a file", "file:PATH")
+	}
+	for i, glob := range v.Intercept.OtherHosts.Hosts {
+		if !hostGlob.MatchString(glob) {
+			v.fault(fmt.Sprintf("intercept.other_hosts[%d]", i), quoted(glob)+" is no host glob", `a host name with * or ?, such as "*.example.com", and maybe a port`)
+		}
+	}
+	if v.Egress.Proxy != "" {
+		v.httpURL("egress.proxy", v.Egress.Proxy, false)
+	}
+	for i, n := range v.Notifications {
+		v.httpURL(fmt.Sprintf("notifications[%d].url", i), n.URL, true)
+		for j, e := range n.Events {
+			if !eventName.MatchString(e) {
+				v.fault(fmt.Sprintf("notifications[%d].events[%d]", i, j), quoted(e)+" is no event", "a name such as subscription.limited or budget.80")
+			}
+		}
+		if len(n.Events) == 0 {
+			v.fault(fmt.Sprintf("notifications[%d].events", i), "is empty", "a list of event names")
+		}
+	}
+}
+
+// httpURL judges a URL that is not a provider's. It is not repeated: webhook
+// URLs are often secrets themselves.
+func (v *validator) httpURL(path, text string, secure bool) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || (u.Scheme != "https" && u.Scheme != "http") || !hostName.MatchString(u.Host) || !portInRange(u.Port()):
+		v.fault(path, "is not a URL", "https://host/path")
+	case u.User != nil:
+		v.fault(path, "holds user information", "a URL without it")
+	case secure && u.Scheme == "http" && !Loopback(net.JoinHostPort(u.Hostname(), "80")):
+		v.fault(path, "would be sent unencrypted", "https://, or http:// on loopback")
+	}
+}

@@ -40,8 +40,7 @@ func (b *body) reset(br *bufio.Reader, length int64) {
 	*b = body{br: br, length: length, done: length == 0}
 }
 
-func (b *body) ended() bool    { return b.done }
-func (b *body) buffered() bool { return b.br != nil && b.br.Buffered() > 0 }
+func (b *body) ended() bool { return b.done }
 
 // errMalformed is an answer that breaks HTTP's framing.
 var errMalformed = errors.New("malformed chunk in the answer")

@@ -32,6 +32,7 @@ type Call struct {
 
 	parts [][]byte // what is sent in one system call; kept for its capacity
 	vec   net.Buffers
+	until time.Time // the read deadline set by Read
 
 	mu        sync.Mutex // guards the three below against Cancel
 	cancelled bool
@@ -125,6 +126,7 @@ func (c *Call) open(ctx context.Context, o Origin, fresh bool) (reused bool, err
 		return false, &Error{Op: "connect to", Addr: o.Addr, Err: ErrCancelled}
 	}
 	c.c, c.live = pc, pc.nc
+	c.until = time.Time{}
 	c.br = c.t.readers.Get().(*bufio.Reader)
 	c.br.Reset(pc.nc)
 	return reused, nil
@@ -280,10 +282,14 @@ func (c *Call) answer(spoiled bool) error {
 // silent; a time-out (os.ErrDeadlineExceeded) does not end the answer: the next
 // Read goes on where this one stopped.
 func (c *Call) Read(p []byte, wait time.Duration) (int, error) {
-	if !c.body.buffered() && !c.body.ended() {
-		if err := c.c.nc.SetReadDeadline(time.Now().Add(wait)); err != nil {
+	// A deadline that is less than a second off the wanted one is left alone:
+	// setting it costs more than reading a buffered event.
+	until := time.Now().Add(wait)
+	if off := until.Sub(c.until); off > time.Second || off < 0 {
+		if err := c.c.nc.SetReadDeadline(until); err != nil {
 			return 0, c.readError(err)
 		}
+		c.until = until
 	}
 	n, err := c.body.read(p)
 	if err != nil && err != io.EOF {

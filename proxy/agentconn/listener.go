@@ -79,9 +79,11 @@ type Conn struct {
 	net.Conn
 	l *Listener
 
-	fd         int // for the watcher, -1 when not watched
-	onLeave    atomic.Pointer[func()]
-	left       atomic.Bool
+	fd      int // for the watcher, -1 when not watched
+	mu      sync.Mutex
+	onLeave func() // guarded by mu
+	left    atomic.Bool
+
 	headStarts atomic.Bool // the next byte read begins a request head
 	bareLF     atomic.Bool
 	lastByte   byte
@@ -104,23 +106,25 @@ func From(nc net.Conn) *Conn {
 // OnLeave has f called once as soon as the agent is gone; at once when it is
 // already. A half-closed connection counts as gone: no agent sends a request
 // and then says that it will never send another while it still waits. nil takes
-// the callback away. f must not block.
+// the callback away and waits for one that is running. f must not block.
 func (c *Conn) OnLeave(f func()) {
-	if f == nil {
-		c.onLeave.Store(nil)
-		return
-	}
-	c.onLeave.Store(&f)
-	if c.left.Load() {
-		c.leave()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onLeave = f
+	if f != nil && c.left.Load() {
+		c.onLeave = nil
+		f()
 	}
 }
 
 // leave is called by the watcher.
 func (c *Conn) leave() {
 	c.left.Store(true)
-	if f := c.onLeave.Swap(nil); f != nil {
-		(*f)()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.onLeave; f != nil {
+		c.onLeave = nil
+		f()
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watcher asks each connection that waits for an answer twice a second whether
+// watcher asks each connection twice a second whether
 // its peer is gone, by a peek. Outside Linux there is no one portable event for
 // it; behind an unread pipelined request the peek sees nothing, and the next
 // write then tells.
@@ -43,7 +43,7 @@ func (w *watcher) run() {
 		w.mu.Lock()
 		var gone []*Conn
 		for c, rc := range w.conns {
-			if c.onLeave.Load() != nil && peerGone(rc) {
+			if peerGone(rc) {
 				gone = append(gone, c)
 			}
 		}

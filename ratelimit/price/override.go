@@ -1,0 +1,221 @@
+package price
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// Override is an operator's own prices, read by LoadFile from a YAML or JSON
+// file of this form:
+//
+//	models:
+//	  - provider: anthropic        # authpool's name of the provider, declared ones too
+//	    model: claude-sonnet-5     # as the provider's answers name it, exactly
+//	    input: 3                   # US dollars per million tokens, plain decimals
+//	    output: 15                 # with at most six places
+//	    cache_read: 0.3            # the three cache prices may be left out:
+//	    cache_write_5m: 3.75       # see Rate for what is assumed then
+//	    cache_write_1h: 6
+//	    tiers:                     # optional: prices of the whole request when its
+//	      - above: 200000          # prompt side has more tokens than that
+//	        input: 6
+//	        output: 22.5
+//
+// input and output must be there: free is written 0. A price left out of a tier is
+// that of the row. A row replaces the embedded one of the same provider and model
+// as a whole.
+type Override struct {
+	rates map[key]Rate
+	hash  string
+}
+
+// overrideFile is the file's form. Numbers are kept as their digits.
+type overrideFile struct {
+	Models []overrideRow `yaml:"models"`
+}
+
+type overrideRow struct {
+	Provider string         `yaml:"provider"`
+	Model    string         `yaml:"model"`
+	Prices   overridePrices `yaml:",inline"`
+	Tiers    []overrideTier `yaml:"tiers"`
+}
+
+type overrideTier struct {
+	Above  int64          `yaml:"above"`
+	Prices overridePrices `yaml:",inline"`
+}
+
+type overridePrices struct {
+	Input        digits `yaml:"input"`
+	Output       digits `yaml:"output"`
+	CacheRead    digits `yaml:"cache_read"`
+	CacheWrite5m digits `yaml:"cache_write_5m"`
+	CacheWrite1h digits `yaml:"cache_write_1h"`
+}
+
+// priceFields are the fields of overridePrices by kind.
+var priceFields = [kinds]string{"input", "output", "cache_read", "cache_write_5m", "cache_write_1h"}
+
+// digits is a number as it stands in the file.
+type digits string
+
+// UnmarshalYAML keeps the number's text, without quotes if it has them.
+func (d *digits) UnmarshalYAML(text []byte) error {
+	*d = digits(strings.Trim(strings.TrimSpace(string(text)), `"'`))
+	if *d == "" {
+		*d = `""` // there, but empty: a fault, and not a price left out
+	}
+	return nil
+}
+
+// hashLen is the length of the file hash in Table.Version, in hex digits.
+const hashLen = 8
+
+// LoadFile reads the operator's prices at path. An unknown key, a price that is
+// not a plain decimal, a row twice: each is a fault, and all faults are reported
+// at once, one a line, as FILE:LINE:COL: field: what is wrong.
+func LoadFile(path string) (*Override, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read prices: %w", err)
+	}
+	var file overrideFile
+	err = yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&file)
+	if err != nil && !errors.Is(err, io.EOF) {
+		var at yaml.Error
+		if errors.As(err, &at) && at.GetToken() != nil {
+			pos := at.GetToken().Position
+			return nil, fmt.Errorf("%s:%d:%d: %s", path, pos.Line, pos.Column, at.GetMessage())
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	sum := sha256.Sum256(data)
+	o := &Override{rates: make(map[key]Rate, len(file.Models)), hash: hex.EncodeToString(sum[:])[:hashLen]}
+	faults := faultList{path: path}
+	if tree, err := parser.ParseBytes(data, 0); err == nil && len(tree.Docs) > 0 {
+		faults.tree = tree
+	}
+	for i, row := range file.Models {
+		o.add(row, fmt.Sprintf("models[%d]", i), &faults)
+	}
+	if err := faults.err(); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// add checks row, which stands at field at, and takes it over.
+func (o *Override) add(row overrideRow, at string, faults *faultList) {
+	k := key{row.Provider, row.Model}
+	if k.provider == "" {
+		faults.add(at, "provider", "is missing: authpool's name of the provider, such as anthropic")
+	}
+	if k.model == "" {
+		faults.add(at, "model", "is missing: the model as the provider's answers name it")
+	}
+	if _, twice := o.rates[k]; twice {
+		faults.add(at, "model", fmt.Sprintf("%s at %s has a row already", k.model, k.provider))
+	}
+	base := row.Prices.parse(at, faults)
+	for _, required := range []kind{input, output} {
+		if !base.set[required] && row.Prices.digits()[required] == "" {
+			faults.add(at, priceFields[required], "is missing: US dollars per million tokens, 0 when free")
+		}
+	}
+	var tiers []tier
+	for i, t := range row.Tiers {
+		at := fmt.Sprintf("%s.tiers[%d]", at, i)
+		if t.Above <= 0 {
+			faults.add(at, "above", "must be a number of tokens above 0")
+		}
+		if slices.ContainsFunc(tiers, func(other tier) bool { return other.above == t.Above }) {
+			faults.add(at, "above", fmt.Sprintf("%d has a tier already", t.Above))
+		}
+		tiers = append(tiers, tier{t.Above, t.Prices.parse(at, faults)})
+	}
+	o.rates[k] = newRate(row.Provider, base, tiers)
+}
+
+func (p *overridePrices) digits() [kinds]digits {
+	return [kinds]digits{p.Input, p.Output, p.CacheRead, p.CacheWrite5m, p.CacheWrite1h}
+}
+
+func (p *overridePrices) parse(at string, faults *faultList) prices {
+	var out prices
+	for k, d := range p.digits() {
+		if d == "" {
+			continue
+		}
+		pico, err := parsePico(string(d))
+		if err != nil {
+			faults.add(at, priceFields[k], err.Error())
+			continue
+		}
+		out.pico[k], out.set[k] = pico, true
+	}
+	return out
+}
+
+// faultList gathers what is wrong with one file.
+type faultList struct {
+	path   string
+	tree   *ast.File // to find a field's line; may be nil
+	faults []fault
+}
+
+type fault struct {
+	line, column int
+	text         string
+}
+
+// add reports that field of the value at is wrong. A field that is missing has
+// the position of the value.
+func (l *faultList) add(at, field, text string) {
+	line, column := l.position(at + "." + field)
+	if line == 0 {
+		line, column = l.position(at)
+	}
+	l.faults = append(l.faults, fault{line, column, fmt.Sprintf("%s:%d:%d: %s.%s: %s", l.path, line, column, at, field, text)})
+}
+
+// position finds a field in the file, or returns zeros.
+func (l *faultList) position(field string) (line, column int) {
+	if l.tree == nil {
+		return 0, 0
+	}
+	path, err := yaml.PathString("$." + field)
+	if err != nil {
+		return 0, 0
+	}
+	node, err := path.FilterFile(l.tree)
+	if err != nil || node == nil {
+		return 0, 0
+	}
+	pos := node.GetToken().Position
+	return pos.Line, pos.Column
+}
+
+// err returns all faults in the order of the file, or nil.
+func (l *faultList) err() error {
+	slices.SortStableFunc(l.faults, func(a, b fault) int {
+		return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.column, b.column))
+	})
+	errs := make([]error, len(l.faults))
+	for i, f := range l.faults {
+		errs[i] = errors.New(f.text)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,117 @@
+package price_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/authpool/authpool/ratelimit/price"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestLoad(t *testing.T) {
+	const yaml = `
+models:
+  - provider: local-vllm
+    model: qwen3-coder
+    input: 0.10   # per million
+    output: "0.25"
+  - {provider: anthropic, model: claude-sonnet-4-5, input: 1, output: 2, cache_read: 0.000001,
+     tiers: [{above: 100, input: 10}]}
+`
+	const json = `{"models": [
+		{"provider": "local-vllm", "model": "qwen3-coder", "input": 0.10, "output": "0.25"},
+		{"provider": "anthropic", "model": "claude-sonnet-4-5", "input": 1, "output": 2, "cache_read": 0.000001,
+		 "tiers": [{"above": 100, "input": 10}]}
+	]}`
+	for name, text := range map[string]string{"prices.yaml": yaml, "prices.json": json} {
+		t.Run(name, func(t *testing.T) {
+			table, err := price.Load(write(t, name, text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := func(provider, model string, tokens usage.Tokens, want int64) {
+				t.Helper()
+				if got, ok := table.Cost(provider, model, tokens); got != want || !ok {
+					t.Errorf("%s %s: got %d, %v; want %d", provider, model, got, ok, want)
+				}
+			}
+			f("local-vllm", "qwen3-coder", usage.Tokens{Input: 30, Output: 2}, 3_000+500)
+			f("anthropic", "claude-sonnet-4-5", usage.Tokens{Input: 100, Output: 1}, 100_000+2_000)
+			f("anthropic", "claude-sonnet-4-5", usage.Tokens{Input: 101, Output: 1}, 1_010_000+2_000)
+			f("anthropic", "claude-sonnet-4-5", usage.Tokens{CacheRead: 2000}, 2)
+			f("openai", "gpt-4o", usage.Tokens{Input: 1000}, 2_500_000) // not overridden
+
+			if v, base := table.Version(), price.New().Version(); !strings.HasPrefix(v, base+"+") || len(v) != len(base)+9 {
+				t.Errorf("the version is %q, want %s+ and a hash", v, base)
+			}
+		})
+	}
+}
+
+func TestLoadEmptyFile(t *testing.T) {
+	table, err := price.Load(write(t, "prices.yaml", "# nothing yet\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := table.Cost("openai", "gpt-4o", usage.Tokens{Input: 1}); !ok {
+		t.Error("the embedded prices are gone")
+	}
+}
+
+func TestLoadFaults(t *testing.T) {
+	f := func(name, text string, want ...string) {
+		t.Helper()
+		path := write(t, "prices.yaml", text)
+		_, err := price.Load(path)
+		if err == nil {
+			t.Errorf("%s: no fault found", name)
+			return
+		}
+		for i := range want {
+			want[i] = path + want[i]
+		}
+		if got := err.Error(); got != strings.Join(want, "\n") {
+			t.Errorf("%s:\n got %s\nwant %s", name, got, strings.Join(want, "\n"))
+		}
+	}
+	f("all at once, in order", `models:
+  - provider: openai
+    input: 1e3
+    output: -1
+    tiers:
+      - above: 0
+        cache_read: 0.0000001
+  - model: x
+    input: 1
+    output:
+  - {provider: a, model: b, input: 1, output: 1}
+  - {provider: a, model: b, input: 1, output: 1, tiers: [{above: 5}, {above: 5}]}
+`,
+		`:2:13: models[0].model: is missing: the model as the provider's answers name it`,
+		`:3:12: models[0].input: "1e3" is not a plain decimal such as 0.3`,
+		`:4:13: models[0].output: "-1" is not a plain decimal such as 0.3`,
+		`:6:16: models[0].tiers[0].above: must be a number of tokens above 0`,
+		`:7:21: models[0].tiers[0].cache_read: "0.0000001" is finer than a pico-dollar per token: at most 6 decimal places`,
+		`:8:10: models[1].provider: is missing: authpool's name of the provider, such as anthropic`,
+		`:10:12: models[1].output: is missing: US dollars per million tokens, 0 when free`,
+		`:12:26: models[3].model: b at a has a row already`,
+		`:12:78: models[3].tiers[1].above: 5 has a tier already`,
+	)
+	f("unknown key", "models:\n  - {provider: a, model: b, input: 1, output: 1, prompt: 3}\n", `:2:50: unknown field "prompt"`)
+	f("wrong shape", "models: 3\n", `:1:9: int was used where sequence is expected`)
+
+	if _, err := price.Load(filepath.Join(t.TempDir(), "none.yaml")); err == nil || !strings.HasPrefix(err.Error(), "cannot read prices: ") {
+		t.Errorf("a missing file gave %v", err)
+	}
+}

@@ -1,0 +1,115 @@
+// Package price says what tokens cost. It holds a table of list prices per
+// provider and model, embedded with its date, which an operator's file may
+// override row by row.
+//
+// Everything is integers: prices are pico-dollars per token, costs are
+// nano-dollars. A model that the table does not name is unpriced; its price is
+// never guessed from a part of its name.
+//
+// Start at New or Load, then Table.Cost.
+package price
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// Table maps models to what they cost. It is immutable and safe for concurrent
+// use.
+type Table struct {
+	version string
+	rates   map[key]Rate
+}
+
+// key names a price: authpool's provider name and the model as the provider's
+// answers name it.
+type key struct{ provider, model string }
+
+// New returns the embedded table.
+func New() *Table {
+	t, err := parseEmbedded(embedded)
+	if err != nil {
+		panic(fmt.Sprintf("BUG: the embedded price table: %v", err))
+	}
+	return t
+}
+
+// Load returns the embedded table with the rows of the file at path laid over
+// it. The file's format is described at Override; every fault of it is reported
+// at once.
+func Load(path string) (*Table, error) {
+	o, err := LoadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return New().With(o), nil
+}
+
+// Version names the prices: the date of the embedded table and, with an
+// override, a hash of the override file's bytes. Equal versions give equal
+// costs.
+func (t *Table) Version() string { return t.version }
+
+// Lookup returns what model costs at provider. model is matched exactly, first
+// as it is and then with the provider's prefix of the LiteLLM map, so that
+// ("groq", "gemma-7b-it") finds "groq/gemma-7b-it". Nothing else is tolerated:
+// a name with a date is in the map as such, or has no price.
+//
+// A provider declared in the config has prices only by an Override, whatever
+// its type: what a compatible server charges is not known here.
+func (t *Table) Lookup(provider, model string) (Rate, bool) {
+	r, ok := t.rates[key{provider, model}]
+	return r, ok
+}
+
+// Cost returns what tokens of model cost at provider in nano-dollars. ok is
+// false when the table has no such model: the cost is then 0 and the usage is to
+// be recorded as unpriced.
+func (t *Table) Cost(provider, model string, tokens usage.Tokens) (nano int64, ok bool) {
+	r, ok := t.rates[key{provider, model}]
+	if !ok {
+		return 0, false
+	}
+	nano, assumed := r.Cost(tokens)
+	if assumed {
+		assumedCosts.Inc()
+	}
+	return nano, true
+}
+
+// With returns a table in which the rows of o win over those of t.
+func (t *Table) With(o *Override) *Table {
+	out := &Table{
+		version: t.version + "+" + o.hash,
+		rates:   make(map[key]Rate, len(t.rates)+len(o.rates)),
+	}
+	for k, r := range t.rates {
+		out.rates[k] = r
+	}
+	for k, r := range o.rates {
+		out.rates[k] = r
+	}
+	return out
+}
+
+// newRate checks and completes a rate whose prices come from a source.
+func newRate(provider string, base prices, tiers []tier) Rate {
+	slices.SortFunc(tiers, func(a, b tier) int { return int(min(max(a.above-b.above, -1), 1)) })
+	r := Rate{base: base, tiers: tiers, inclusive: provider == tierInclusive}
+	r.fill()
+	return r
+}
+
+// tierInclusive is the one provider whose long-context price begins at the
+// threshold itself and not one token above it.
+const tierInclusive = "xai"
+
+var assumedCosts = promauto.NewCounter(prometheus.CounterOpts{
+	Name: "authpool_price_assumed_total",
+	Help: "Answers with tokens of a kind that the price table does not price for their model: the cost rests on an assumption.",
+})

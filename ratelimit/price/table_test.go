@@ -1,0 +1,83 @@
+package price_test
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"testing"
+
+	"github.com/authpool/authpool/ratelimit/price"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+func TestLookup(t *testing.T) {
+	table := price.New()
+	// The cost of a million input tokens, split so that no tier is met.
+	f := func(provider, model string, wantNano int64, wantOK bool) {
+		t.Helper()
+		nano, ok := table.Cost(provider, model, usage.Tokens{Input: 1000})
+		if nano != wantNano || ok != wantOK {
+			t.Errorf("%s %s: got %d nano, %v; want %d, %v", provider, model, nano, ok, wantNano, wantOK)
+		}
+	}
+	f("anthropic", "claude-sonnet-4-5", 3_000_000, true)
+	f("anthropic", "claude-sonnet-4-5-20250929", 3_000_000, true)
+	f("openai", "gpt-4o-2024-08-06", 2_500_000, true)
+	f("groq", "llama-3.1-8b-instant", 50_000, true)
+	f("groq", "groq/llama-3.1-8b-instant", 50_000, true)
+	f("vertex", "claude-sonnet-4-5@20250929", 3_000_000, true)
+	f("azure", "gpt-5.4", 2_500_000, true)
+	f("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", 3_300_000, true)
+	f("bedrock", "openai.gpt-5.6-sol", 5_500_000, true)
+
+	f("anthropic", "claude-sonnet-4-5-20991231", 0, false) // a date that is not in the map
+	f("anthropic", "claude-sonnet", 0, false)
+	f("anthropic", "Claude-Sonnet-4-5", 0, false)
+	f("anthropic", "claude-sonnet-4-5 ", 0, false)
+	f("anthropic", "gpt-4o", 0, false) // another provider's model
+	f("openai", "claude-sonnet-4-5", 0, false)
+	f("openai", "groq/llama-3.1-8b-instant", 0, false)
+	f("local-vllm", "gpt-4o", 0, false) // declared providers have no list price
+	f("openrouter", "anthropic/claude-sonnet-4.5", 0, false)
+	f("", "", 0, false)
+}
+
+func TestVersionNamesTheDate(t *testing.T) {
+	if v := price.New().Version(); !regexp.MustCompile(`^litellm-\d{4}-\d{2}-\d{2}$`).MatchString(v) {
+		t.Errorf("got %q", v)
+	}
+}
+
+// TestReasoningIsNotPricedApart holds the ground on which Rate has no price of
+// its own for reasoning.
+func TestReasoningIsNotPricedApart(t *testing.T) {
+	data, err := os.ReadFile("prices.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Models []struct {
+			ID       string
+			Out, Rsn json.Number
+		}
+	}
+	if err := json.Unmarshal(data, &file); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range file.Models {
+		if m.Rsn != "" && m.Rsn != m.Out {
+			t.Errorf("%s: reasoning costs %s and output %s: Rate has to tell them apart", m.ID, m.Rsn, m.Out)
+		}
+	}
+}
+
+func BenchmarkCost(b *testing.B) {
+	table := price.New()
+	tokens := usage.Tokens{Input: 1200, Output: 800, CacheRead: 90_000, CacheWrite5m: 2000}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := table.Cost("anthropic", "claude-sonnet-4-5", tokens); !ok {
+			b.Fatal("the model has no price")
+		}
+	}
+}

@@ -1,0 +1,41 @@
+// Package simulator is a provider that costs nothing: Anthropic's and OpenAI's endpoints with real
+// limits, real headers, real error bodies, faults on demand, and a ledger of what it billed.
+//
+// It imports nothing of authpool. Its ledger is the independent witness that authpool's own counting
+// is compared with, so the two must not share a line of code.
+//
+// Start at [New]; [Simulator.Handler] mounts it anywhere, [Simulator.Serve] runs it on a listener.
+//
+// # Endpoints
+//
+//	POST /v1/messages, /v1/messages/count_tokens                              Anthropic
+//	POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings OpenAI
+//	GET  /v1/models                                                           either, by the request's headers
+//	GET  /ledger, DELETE /ledger      what was billed, oldest first ([Entry]); forget it
+//	GET  /requests                    what arrived, oldest first ([Arrival]): names and hashes, no secret values
+//	GET, POST, DELETE /faults         list, add ([Injection], one or an array), forget the faults
+//
+// # Tokens
+//
+// One token is four bytes of the prompt's JSON (tools, system, messages; other fields are free) or one
+// word of the answer. Answers depend on the seed, the model and the prompt, never on the key, so a
+// request that moves to another key is answered alike. Prompt caching is kept for each key: Anthropic
+// caches everything before the last message of a request that carries cache_control, OpenAI caches by
+// itself, and an entry lives five minutes after its last use (an hour with "ttl":"1h").
+//
+// # Knobs
+//
+// A model named sim-KNOB[-KNOB…], or a header X-Simulate: KNOB[-KNOB…] on any model, shapes one answer:
+//
+//	large-N    text of N MiB, made as it is sent, so memory stays constant
+//	tokens-N   N words (max_tokens still cuts it)
+//	slow-N     N milliseconds between stream events
+//	echo       repeats the last message's JSON as text
+//	thinking   a thinking block (Anthropic) or a reasoning item (Responses) first
+//	tool       a tool call whose arguments hold a false "usage" object
+//
+// # Codings
+//
+// Answers are encoded with the first coding of the request's Accept-Encoding that is gzip, br, zstd or
+// deflate; a stream is flushed after each event.
+package simulator

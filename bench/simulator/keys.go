@@ -1,0 +1,78 @@
+package simulator
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/goccy/go-yaml"
+)
+
+// Providers that a [Key] can belong to.
+const (
+	Anthropic = "anthropic"
+	OpenAI    = "openai"
+)
+
+// Key is a credential that the simulator accepts, with the limits it has.
+type Key struct {
+	// Key is the secret as the client sends it, without "Bearer".
+	Key string `yaml:"key"`
+	// Provider is [Anthropic] or [OpenAI]; the key is unknown at the other one's endpoints.
+	Provider string `yaml:"provider"`
+	// RPM, ITPM and OTPM are requests, input tokens and output tokens a minute; zero is no limit. Each is a
+	// bucket that holds one minute's worth and starts full. Input that was read from the cache is free at
+	// Anthropic. OpenAI has one token limit in its headers, which is ITPM if set.
+	RPM  int `yaml:"rpm"`
+	ITPM int `yaml:"itpm"`
+	OTPM int `yaml:"otpm"`
+	// Faults happen to this key's requests, counted from the start.
+	Faults []Fault `yaml:"faults"`
+}
+
+// ReadKeys decodes a keys file: a YAML list of keys. Unknown fields, unknown kinds, repeated keys and
+// negative numbers are errors; all of them are reported at once.
+func ReadKeys(r io.Reader) ([]Key, error) {
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the keys file: %w", err)
+	}
+	var keys []Key
+	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(&keys); err != nil {
+		return nil, fmt.Errorf("cannot decode the keys file: %w", err)
+	}
+	if err := checkKeys(keys); err != nil {
+		return nil, err
+	}
+	return keys, nil
+}
+
+func checkKeys(keys []Key) error {
+	var faults []error
+	seen := make(map[string]bool, len(keys))
+	for i, k := range keys {
+		say := func(format string, args ...any) {
+			faults = append(faults, fmt.Errorf("keys[%d]: %w", i, fmt.Errorf(format, args...)))
+		}
+		if k.Key == "" {
+			say("key: empty, write the credential that clients send")
+		}
+		if seen[k.Provider+" "+k.Key] {
+			say("key: listed twice for %s", k.Provider)
+		}
+		seen[k.Provider+" "+k.Key] = true
+		if k.Provider != Anthropic && k.Provider != OpenAI {
+			say("provider: %q, want %s or %s", k.Provider, Anthropic, OpenAI)
+		}
+		if k.RPM < 0 || k.ITPM < 0 || k.OTPM < 0 {
+			say("rpm, itpm, otpm: negative, want 0 (no limit) or more")
+		}
+		for j, f := range k.Faults {
+			if err := f.check(); err != nil {
+				say("faults[%d]: %w", j, err)
+			}
+		}
+	}
+	return errors.Join(faults...)
+}

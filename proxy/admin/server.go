@@ -161,7 +161,7 @@ func (s *Server) serveUsage(w http.ResponseWriter, r *http.Request) {
 // not answer. The cause goes to the log and, since the caller is the operator,
 // to the caller.
 func (s *Server) fail(w http.ResponseWriter, what string, err error) {
-	s.log.Warn(what, "error", err)
+	s.log.Warn("cannot answer an admin request", "request", what, "error", err)
 	problem(w, http.StatusServiceUnavailable, what+": "+err.Error())
 }
 

@@ -1,0 +1,95 @@
+# Everything that is done with this repository; `make help` lists it.
+# Tools are pinned here and built into .cache/bin (git ignores it) when missing.
+
+GOLANGCI_LINT_VERSION := v2.15.0
+GOFUMPT_VERSION       := v0.12.0
+GOVULNCHECK_VERSION   := v1.8.0
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TOOLS         := $(CURDIR)/.cache/bin
+GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+GOFUMPT       := $(TOOLS)/gofumpt-$(GOFUMPT_VERSION)
+GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
+
+FUZZTIME ?= 30s
+IMAGE    ?= authpool:dev
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/authpool, static
+	CGO_ENABLED=0 go build -trimpath -o bin/authpool ./cmd/authpool
+
+.PHONY: fmt
+fmt: $(GOFUMPT) $(GOLANGCI_LINT) ## format all Go files (gofumpt, import groups)
+	$(GOFUMPT) -w .
+	$(GOLANGCI_LINT) fmt ./...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## vet, lint and check the import floors (builds the linter at first use: minutes)
+	$(GOLANGCI_LINT) run ./...
+
+.PHONY: test
+test: ## run all tests; installs redis-server and the npm SDKs, or says what to install
+	.ci/need redis-server node npm && .ci/clients
+	AUTHPOOL_REQUIRE_REDIS=1 go test ./...
+
+.PHONY: race
+race: ## run all tests under the race detector
+	.ci/need redis-server node npm && .ci/clients
+	AUTHPOOL_REQUIRE_REDIS=1 go test -race ./...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz test for FUZZTIME (default 30s) each
+	.ci/fuzz $(FUZZTIME)
+
+.PHONY: e2e
+e2e: ## run the stories alone: the real program against the simulator
+	.ci/need redis-server node npm && .ci/clients
+	AUTHPOOL_REQUIRE_REDIS=1 go test -count=1 ./cmd/...
+
+.PHONY: bench
+bench: ## compare with nginx and print the table (minutes)
+	.ci/need nginx
+	go test -run '^$$' -bench . -benchmem -timeout 30m ./bench/...
+
+.PHONY: bench-smoke
+bench-smoke: ## run every benchmark once, to see that it still works
+	go test -run '^$$' -bench . -benchtime 1x ./...
+
+.PHONY: cover
+cover: ## measure what the tests reach; writes cover.out
+	.ci/need redis-server node npm && .ci/clients
+	AUTHPOOL_REQUIRE_REDIS=1 go test -coverpkg ./... -coverprofile cover.out ./...
+	go tool cover -func cover.out | tail -n 1
+
+.PHONY: vuln
+vuln: $(GOVULNCHECK) ## look for known vulnerabilities (asks Go's public database)
+	$(GOVULNCHECK) ./...
+
+.PHONY: image
+image: ## build the container image IMAGE (default authpool:dev)
+	docker build -f deploy/Dockerfile -t $(IMAGE) .
+
+.PHONY: clients
+clients: ## install the npm SDKs that the client tests drive
+	.ci/need node npm
+	.ci/clients
+
+.PHONY: check
+check: fmt lint race vuln ## what must pass before a release: format, lint, race, vulnerabilities, no changed file
+	git diff --exit-code
+
+$(GOLANGCI_LINT):
+	.ci/tool $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+
+$(GOFUMPT):
+	.ci/tool $@ mvdan.cc/gofumpt@$(GOFUMPT_VERSION)
+
+$(GOVULNCHECK):
+	.ci/tool $@ golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)

@@ -3,31 +3,47 @@ package credential
 import (
 	"fmt"
 	"log/slog"
+	"unique"
 )
 
 // Secret is a text that must not be seen. The zero Secret is empty.
-// A Secret is immutable and safe for concurrent use.
-type Secret struct{ text string }
+// A Secret is immutable, safe for concurrent use, and equal (==) to another
+// exactly when they hold the same text.
+//
+// The text stands behind a pointer: fmt's %p passes over Format and would print
+// a string field as it is.
+type Secret struct{ text unique.Handle[string] }
 
 // NewSecret wraps text.
-func NewSecret(text string) Secret { return Secret{text: text} }
+func NewSecret(text string) Secret {
+	if text == "" {
+		return Secret{}
+	}
+	return Secret{text: unique.Make(text)}
+}
 
 // Reveal returns the text itself. Callers must not log, store or return it.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.Empty() {
+		return ""
+	}
+	return s.text.Value()
+}
 
 // Empty tells whether there is no secret at all.
-func (s Secret) Empty() bool { return s.text == "" }
+func (s Secret) Empty() bool { return s == Secret{} }
 
 // Hint is a form that people can tell apart and nobody can use: the last two
 // characters of a secret that is long enough to spare them.
 func (s Secret) Hint() string {
-	switch n := len(s.text); {
+	text := s.Reveal()
+	switch n := len(text); {
 	case n == 0:
 		return "(empty)"
 	case n < 16:
 		return "***"
 	default:
-		return "***" + s.text[n-2:]
+		return "***" + text[n-2:]
 	}
 }
 

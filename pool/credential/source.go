@@ -1,0 +1,105 @@
+package credential
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// recheck is how often, at most, a Source looks whether its file has changed.
+const recheck = time.Second
+
+// Source lends the secret behind a Ref and notices when a file: reference is
+// rewritten (a rotated key, a Kubernetes secret swapped by symlink). Safe for
+// concurrent use; it owns no goroutine.
+type Source struct {
+	ref Ref
+	now atomic.Pointer[reading]
+
+	mu sync.Mutex // held by the one caller that looks at the file
+}
+
+// reading is what was last seen. It is replaced, never changed.
+type reading struct {
+	secret Secret      // last good one; empty when there never was one
+	err    error       // what was wrong at the last look
+	file   os.FileInfo // the file then; nil when it could not be examined
+	next   time.Time   // when to look again; zero for never
+}
+
+// NewSource makes a Source that first resolves ref when it is first asked.
+func NewSource(ref Ref) *Source { return &Source{ref: ref} }
+
+// Ref is where the secret comes from.
+func (s *Source) Ref() Ref { return s.ref }
+
+// Secret is the secret as of now, fit to be sent to a provider (see Check).
+// While a rewritten file cannot be used, the last good secret stays; Err tells.
+// It fails only when there has not been a good one yet. Two Secrets compare
+// equal with == exactly when they are the same text, so that a caller can see a
+// rotation.
+//
+// At most once a second the call looks at a file's metadata; it reads the file
+// only when they changed. Callers that come meanwhile get the value at hand.
+func (s *Source) Secret(now time.Time) (Secret, error) {
+	seen := s.now.Load()
+	switch {
+	case seen == nil:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if seen = s.now.Load(); seen == nil {
+			seen = s.look(reading{}, now)
+		}
+	case !seen.next.IsZero() && !now.Before(seen.next) && s.mu.TryLock():
+		defer s.mu.Unlock()
+		if seen = s.now.Load(); !now.Before(seen.next) {
+			seen = s.look(*seen, now)
+		}
+	}
+	if seen.secret.Empty() {
+		return Secret{}, seen.err
+	}
+	return seen.secret, nil
+}
+
+// Err is what was wrong when the source was last looked at; nil when it was
+// usable, or was never asked.
+func (s *Source) Err() error {
+	if seen := s.now.Load(); seen != nil {
+		return seen.err
+	}
+	return nil
+}
+
+// look makes and keeps the next reading. The caller holds mu.
+func (s *Source) look(last reading, now time.Time) *reading {
+	next := last
+	if s.ref.scheme == "file" {
+		next.next = now.Add(recheck)
+		file, err := os.Stat(s.ref.target)
+		if err == nil && last.file != nil && last.err == nil && same(file, last.file) {
+			s.now.Store(&next)
+			return &next
+		}
+		next.file = file
+	}
+	secret, err := s.ref.Resolve(context.Background())
+	if err == nil {
+		if err = Check(secret); err != nil {
+			err = fmt.Errorf("cannot use %s: %w", s.ref, err)
+		}
+	}
+	if next.err = err; err == nil {
+		next.secret = secret
+	}
+	s.now.Store(&next)
+	return &next
+}
+
+// same tells whether two looks found the same file, unchanged.
+func same(a, b os.FileInfo) bool {
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
+}

@@ -1,0 +1,152 @@
+package provider
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/zlib"
+	"io"
+	"mime"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// contentHeaders say how a body is written.
+type contentHeaders struct {
+	mediaType []byte
+	encodings []byte // all codings, as one list
+}
+
+// maxDecoded bounds the text that a compressed body is scanned for, so that a
+// small body cannot cost much. A longer one counts as one that tells nothing.
+const maxDecoded = 64 << 20
+
+// coding returns the body's one coding; whole is false when there are several
+// or it is unknown.
+func (h *contentHeaders) coding() (name string, ok bool) {
+	for element := range elements(h.encodings) {
+		var buf [maxName]byte
+		next := ""
+		switch string(foldName(&buf, element)) {
+		case "identity":
+			continue
+		case "gzip", "x-gzip":
+			next = "gzip"
+		case "deflate":
+			next = "deflate"
+		case "br":
+			next = "br"
+		case "zstd":
+			next = "zstd"
+		default:
+			return "", false
+		}
+		if name != "" {
+			return "", false
+		}
+		name = next
+	}
+	return name, true
+}
+
+// encoded tells whether the body is not the text itself.
+func (h *contentHeaders) encoded() bool {
+	name, ok := h.coding()
+	return name != "" || !ok
+}
+
+// multipart tells whether the body is a form with files.
+func (h *contentHeaders) multipart() bool {
+	return foldedPrefix(h.mediaType, "multipart/form-data")
+}
+
+// writeDecoded scans a compressed body; false when it cannot be read to its
+// end within maxDecoded.
+func (s *bodyScan) writeDecoded(content *contentHeaders, body []byte) bool {
+	name, ok := content.coding()
+	if !ok {
+		return false
+	}
+	decoder, err := decode(name, bytes.NewReader(body))
+	if err != nil {
+		return false
+	}
+	defer decoder.Close()
+	for total := 0; total <= maxDecoded && s.scanner.Valid(); {
+		n, err := decoder.Read(s.chunk[:])
+		s.scanner.Write(s.chunk[:n])
+		total += n
+		if err != nil {
+			return err == io.EOF
+		}
+	}
+	return false
+}
+
+// decode opens a compressed body.
+func decode(coding string, body *bytes.Reader) (io.ReadCloser, error) {
+	switch coding {
+	case "gzip":
+		return gzip.NewReader(body)
+	case "br":
+		return io.NopCloser(brotli.NewReader(body)), nil
+	case "zstd":
+		// Without concurrency a decoder starts no goroutine.
+		d, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	}
+	// "deflate" should be zlib's format, but some send it bare (RFC 9110 8.4.1.2).
+	if z, err := zlib.NewReader(body); err == nil {
+		return z, nil
+	}
+	if _, err := body.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return flate.NewReader(body), nil
+}
+
+// maxFormField is how long a form's field can be that is read.
+const maxFormField = 1 << 10
+
+// readForm reads the fields model and stream of a form with files (audio,
+// image edits), which stands beside the file, not in JSON.
+func readForm(c *Call, mediaType, body []byte) {
+	_, parameters, err := mime.ParseMediaType(string(mediaType))
+	if err != nil || parameters["boundary"] == "" {
+		return
+	}
+	boundary := []byte("--" + parameters["boundary"])
+	_, body, _ = bytes.Cut(body, boundary)
+	for {
+		part, rest, more := bytes.Cut(body, boundary)
+		if !more {
+			return
+		}
+		body = rest
+		head, value, ok := bytes.Cut(part, []byte("\r\n\r\n"))
+		value = bytes.TrimSuffix(value, []byte("\r\n"))
+		if !ok || len(value) > maxFormField {
+			continue
+		}
+		switch fieldName(head) {
+		case "model":
+			c.Model = CleanModel(value)
+		case "stream":
+			c.Stream = string(value) == "true"
+		}
+	}
+}
+
+// fieldName returns the name of a form's part; empty when it is a file.
+func fieldName(head []byte) string {
+	value := Headers(bytes.TrimPrefix(head, []byte("\r\n"))).Get("content-disposition")
+	_, parameters, err := mime.ParseMediaType(string(value))
+	if err != nil || parameters["filename"] != "" {
+		return ""
+	}
+	return parameters["name"]
+}

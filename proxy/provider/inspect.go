@@ -1,0 +1,96 @@
+package provider
+
+import (
+	"strconv"
+
+	"github.com/authpool/authpool/proxy/meter"
+)
+
+// Inspect reads what a request says about itself: one walk over its headers and
+// one forward scan over its body, which is never decoded and encoded again. A
+// compressed body is scanned decompressed, up to a bound, and never patched. A
+// body that is not JSON tells nothing and is no error: the provider is to
+// answer it. The one error, a *Refusal, is for bodies that name a field
+// twice on which authpool would act, since the provider might read the other.
+func Inspect(r *Request) (Call, error) {
+	var path plainPath
+	path.parse(r.Rest) // Route has refused what cannot be parsed
+	endpoint, model := path.endpoint(r.Method)
+	c := Call{Endpoint: endpoint, Shape: shape(r.Provider, endpoint)}
+	if len(model) > 0 {
+		c.Model = CleanModel(model)
+	}
+	path.pins(&c.Pins)
+
+	var id identity
+	var content contentHeaders
+	for rest := r.Headers; ; {
+		name, value, next, ok := rest.cut()
+		if !ok {
+			break
+		}
+		rest = next
+		var buf [maxName]byte
+		switch name := foldName(&buf, name); string(name) {
+		case "x-stainless-retry-count":
+			// No count above that makes a difference.
+			if n, err := strconv.ParseUint(string(value), 10, 8); err == nil {
+				c.RetryCount = int(n)
+			}
+		case "content-type":
+			content.mediaType = value
+		case "content-encoding":
+			content.encodings = append(content.encodings, value...)
+			content.encodings = append(content.encodings, ',')
+		case "x-parent-session-id", "x-codex-parent-thread-id":
+			id.parent = value
+		case "x-claude-code-agent-id":
+			id.claudeAgent = value
+		case "x-claude-code-parent-agent-id":
+			id.claudeParent = value
+		default:
+			if s, ok := headerSource(name); ok && len(id.found[s]) == 0 {
+				id.found[s] = value
+			}
+		}
+	}
+
+	if len(r.Body) > 0 {
+		if err := c.readBody(r, &content, &id); err != nil {
+			return Call{}, err
+		}
+	}
+	c.Session = id.session()
+	if c.Session.ID == "" && endpoint.Conversation {
+		c.Session = Session{ID: hashSession(r, id.found[fromHash]), Source: sourceNames[fromHash]}
+	}
+	c.Unsafe = c.Unsafe || endpoint.Creates
+	if string(r.Method) != "POST" {
+		c.Unsafe = !isSafe(r.Method)
+	}
+	return c, nil
+}
+
+// isSafe tells whether a method may be repeated whatever became of it.
+func isSafe(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "OPTIONS", "DELETE":
+		return true
+	}
+	return false
+}
+
+// shape finds in whose shape errors are told: that of the dialect that the path
+// belongs to, else the provider's own.
+func shape(p *Provider, e *Endpoint) Family {
+	switch e.API {
+	case meter.AnthropicMessages, meter.AnthropicComplete:
+		return Anthropic
+	case meter.None, meter.OpenAIOther:
+		if p.Family == Azure {
+			return OpenAI
+		}
+		return p.Family
+	}
+	return OpenAI
+}

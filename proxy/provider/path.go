@@ -1,0 +1,180 @@
+package provider
+
+import "bytes"
+
+// maxSegments is how many segments of a path are looked at. No API's path is
+// deeper; one that is matches no row of the manifest below that.
+const maxSegments = 16
+
+// maxPathDecodes is how often a path may change by percent-decoding before it is
+// refused. Once is normal; more is how one hides a path from a proxy.
+const maxPathDecodes = 3
+
+// plainPath is a path as the most lenient upstream could read it: decoded as
+// often as it can be, without empty segments and path parameters. The manifest is
+// matched against it, never against the bytes that were sent.
+type plainPath struct {
+	segments [maxSegments][]byte
+	count    int
+	buf      [2][256]byte
+}
+
+// parse reads path, which stands behind the host in a URL, without the query.
+// It returns false for a path that upstreams could understand in different
+// ways: dot segments in any encoding, backslashes, control and non-ASCII bytes
+// (overlong UTF-8), an encoded `?` or `#`, malformed or nested escapes.
+func (p *plainPath) parse(path []byte) bool {
+	p.count = 0
+	if len(path) == 0 || path[0] != '/' {
+		return false
+	}
+	for decodes := 0; ; decodes++ {
+		if !plainBytes(path) || dotSegments(path) {
+			return false
+		}
+		if bytes.IndexByte(path, '%') < 0 {
+			break
+		}
+		if decodes == maxPathDecodes {
+			return false
+		}
+		decoded, ok := unescape(p.buf[decodes%2][:0], path)
+		if !ok {
+			return false
+		}
+		path = decoded
+	}
+	for segment := range bytes.SplitSeq(path, []byte{'/'}) {
+		segment = trimSegment(segment)
+		if len(segment) > 0 && p.count < maxSegments {
+			p.segments[p.count] = segment
+			p.count++
+		}
+	}
+	return true
+}
+
+// drop leaves out the first segment.
+func (p *plainPath) drop() {
+	copy(p.segments[:], p.segments[1:p.count])
+	p.count--
+}
+
+// badPath tells whether path is one that parse refuses; the empty path is not.
+func badPath(path []byte) bool {
+	var p plainPath
+	return len(path) > 0 && !p.parse(path)
+}
+
+// plainBytes tells whether every byte may stand in a path of an API.
+func plainBytes(path []byte) bool {
+	for _, c := range path {
+		if c < ' ' || c > '~' || c == '\\' || c == '#' || c == '?' {
+			return false
+		}
+	}
+	return true
+}
+
+// dotSegments tells whether a segment of path is `.` or `..`, path parameters
+// (`..;x`) and white space around it aside.
+func dotSegments(path []byte) bool {
+	for len(path) > 0 {
+		segment := path
+		if slash := bytes.IndexByte(path, '/'); slash >= 0 {
+			segment, path = path[:slash], path[slash+1:]
+		} else {
+			path = nil
+		}
+		if semicolon := bytes.IndexByte(segment, ';'); semicolon >= 0 {
+			segment = segment[:semicolon]
+		}
+		segment = trimSpace(segment)
+		if string(segment) == "." || string(segment) == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+// trimSegment cuts off what some servers ignore at the end of a segment.
+func trimSegment(segment []byte) []byte {
+	if semicolon := bytes.IndexByte(segment, ';'); semicolon >= 0 {
+		segment = segment[:semicolon]
+	}
+	segment = trimSpace(segment)
+	for len(segment) > 0 && segment[len(segment)-1] == '.' {
+		segment = segment[:len(segment)-1]
+	}
+	return segment
+}
+
+// unescape appends to dst the text with its percent escapes undone; false when
+// one is malformed.
+func unescape(dst, text []byte) ([]byte, bool) {
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		if c == '%' {
+			if i+2 >= len(text) {
+				return dst, false
+			}
+			high, low := unhex(text[i+1]), unhex(text[i+2])
+			if high > 15 || low > 15 {
+				return dst, false
+			}
+			c = high<<4 | low
+			i += 2
+		}
+		dst = append(dst, c)
+	}
+	return dst, true
+}
+
+// unhex returns the value of a hex digit, or more than 15.
+func unhex(c byte) byte {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0'
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10
+	case 'A' <= c && c <= 'F':
+		return c - 'A' + 10
+	}
+	return 0xff
+}
+
+// start tells whether a row of the manifest may match from segment i on: at the
+// beginning, and behind each segment that only says where an API is mounted
+// (`v1`, `openai/v1`, `api/v1`, `anthropic/v1`).
+func (p *plainPath) start(i int) bool {
+	if i == 0 {
+		return true
+	}
+	before := p.segments[i-1]
+	if isVersion(before) {
+		return true
+	}
+	for _, mount := range mounts {
+		if foldedEqual(before, mount) {
+			return true
+		}
+	}
+	return false
+}
+
+// mounts are the segments under which providers serve a known API
+// (providers.md 1.6 and 1.7).
+var mounts = []string{"openai", "anthropic", "api", "beta", "inference", "backend-api", "codex"}
+
+// isVersion tells whether a segment is an API version: v1, v1beta, v2, v1beta1.
+func isVersion(segment []byte) bool {
+	if len(segment) < 2 || lower(segment[0]) != 'v' || segment[1] < '0' || segment[1] > '9' {
+		return false
+	}
+	for _, c := range segment[2:] {
+		if c = lower(c); (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}

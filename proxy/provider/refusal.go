@@ -1,0 +1,35 @@
+package provider
+
+import "strconv"
+
+// Refusal is an answer of authpool's own to a request that may not go to any
+// provider. It is the type of every error that Route and Inspect return.
+type Refusal struct {
+	Status  int    // of the answer
+	Code    string // for X-Authpool-Error; one of the constants
+	Message string // for a person; without the `authpool:` that ErrorBody puts before it
+	Family  Family // in whose shape the answer is to be written
+}
+
+// The codes of refusals.
+const (
+	CodeNotFound       = "not_found"        // no route for this path
+	CodeNoSuchProvider = "no_such_provider" // the route's provider is not declared
+	CodeNoSubscription = "no_subscription"  // the provider has no subscription
+	CodeBadPath        = "bad_path"         // upstreams could read the path differently
+	CodeForbiddenPath  = "forbidden_path"   // administration, keys, billing, OAuth, secrets
+	CodeDuplicateField = "duplicate_field"  // the body names a field twice
+	CodeBadCredential  = "bad_credential"   // the credential cannot stand in a header
+)
+
+// Error implements error.
+func (r *Refusal) Error() string { return strconv.Itoa(r.Status) + " " + r.Code + ": " + r.Message }
+
+// NoSubscription is the refusal of a request to a provider that has no
+// subscription at all (contract "Routing").
+func NoSubscription(p *Provider) *Refusal {
+	return &Refusal{
+		Status: 404, Code: CodeNoSubscription, Family: p.Family,
+		Message: "no subscription for provider " + strconv.Quote(p.Name),
+	}
+}

@@ -1,0 +1,106 @@
+package provider
+
+import (
+	"bytes"
+	"encoding/base64"
+	"iter"
+)
+
+// AgentTokens yields everything in a request that may be an agent's token, from
+// every carrier of the contract, in the order in which it was sent; one token
+// can come more than once. A request is one agent's only if all valid tokens
+// among them are. What is yielded is valid until the next one.
+func AgentTokens(headers Headers, query []byte) iter.Seq[[]byte] {
+	return func(yield func(token []byte) bool) {
+		for name, value := range headers.All() {
+			for token := range headerTokens(name, value) {
+				if !yield(token) {
+					return
+				}
+			}
+		}
+		for name, piece := range parameters(query) {
+			token := parameterToken(name, piece)
+			if len(token) > 0 && !yield(token) {
+				return
+			}
+		}
+	}
+}
+
+// headerTokens yields the tokens that one header carries.
+func headerTokens(name, value []byte) iter.Seq[[]byte] {
+	return func(yield func(token []byte) bool) {
+		var buf [maxName]byte
+		switch string(foldName(&buf, name)) {
+		case "x-api-key", "api-key", "x-goog-api-key":
+			if len(value) > 0 {
+				yield(value)
+			}
+		case "authorization", "proxy-authorization":
+			if token := authorizationToken(value); len(token) > 0 {
+				yield(token)
+			}
+		case "sec-websocket-protocol":
+			for protocol := range elements(value) {
+				if token, ok := bytes.CutPrefix(protocol, []byte(subprotocolKey)); ok && !yield(token) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// subprotocolKey begins the WebSocket subprotocol in which browsers send an
+// OpenAI key (openai-node, realtime/websocket).
+const subprotocolKey = "openai-insecure-api-key."
+
+// authorizationToken reads the token of an Authorization header: a bearer
+// token, the password of Basic, or the access key id of an AWS signature.
+func authorizationToken(value []byte) []byte {
+	scheme, rest, _ := bytes.Cut(value, []byte{' '})
+	rest = trimSpace(rest)
+	var buf [maxName]byte
+	switch string(foldName(&buf, scheme)) {
+	case "bearer":
+		return rest
+	case "basic":
+		decoded, err := base64.StdEncoding.AppendDecode(nil, rest)
+		if err != nil {
+			return nil
+		}
+		_, password, _ := bytes.Cut(decoded, []byte{':'})
+		return password
+	case "aws4-hmac-sha256":
+		if _, after, ok := bytes.Cut(rest, []byte("Credential=")); ok {
+			return accessKeyID(after)
+		}
+	}
+	return nil
+}
+
+// accessKeyID cuts the key id off an AWS credential scope
+// (ID/date/region/service/aws4_request).
+func accessKeyID(scope []byte) []byte {
+	id, _, _ := bytes.Cut(scope, []byte{'/'})
+	return id
+}
+
+// parameterToken reads the token of a query parameter, decoded.
+func parameterToken(name, piece []byte) []byte {
+	if !isSecretParameter(name) {
+		return nil
+	}
+	aws := foldedPrefix(name, "x-amz-")
+	if aws && !foldedEqual(name, "x-amz-credential") {
+		return nil
+	}
+	_, value, _ := bytes.Cut(piece, []byte{'='})
+	if bytes.IndexByte(value, '%') >= 0 {
+		value, _ = unescape(nil, value)
+	}
+	if aws {
+		return accessKeyID(value)
+	}
+	return value
+}

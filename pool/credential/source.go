@@ -12,12 +12,13 @@ import (
 // recheck is how often, at most, a Source looks whether its file has changed.
 const recheck = time.Second
 
-// Source lends the secret behind a Ref and notices when a file: reference is
-// rewritten (a rotated key, a Kubernetes secret swapped by symlink). Safe for
+// Source lends the credential behind a Ref and notices when a file: reference
+// is rewritten (a rotated key, a Kubernetes secret swapped by symlink). Safe for
 // concurrent use; it owns no goroutine.
 type Source struct {
-	ref Ref
-	now atomic.Pointer[reading]
+	ref    Ref
+	scheme Scheme
+	now    atomic.Pointer[reading]
 
 	mu sync.Mutex // held by the one caller that looks at the file
 }
@@ -30,21 +31,28 @@ type reading struct {
 	next   time.Time   // when to look again; zero for never
 }
 
-// NewSource makes a Source that first resolves ref when it is first asked.
-func NewSource(ref Ref) *Source { return &Source{ref: ref} }
+// NewSource makes a Source of credentials with this scheme. It first resolves
+// ref when it is first asked.
+func NewSource(ref Ref, scheme Scheme) *Source { return &Source{ref: ref, scheme: scheme} }
 
-// Ref is where the secret comes from.
-func (s *Source) Ref() Ref { return s.ref }
-
-// Secret is the secret as of now, fit to be sent to a provider (see Check).
-// While a rewritten file cannot be used, the last good secret stays; Err tells.
-// It fails only when there has not been a good one yet. Two Secrets compare
-// equal with == exactly when they are the same text, so that a caller can see a
-// rotation.
+// Credential is the credential as of now, fit to be sent to a provider (see
+// Check). While a rewritten file cannot be used, the last good secret stays; Err
+// tells. It fails only when there has not been a good one yet. Credentials are
+// equal (==) exactly when nothing changed, so that a caller can see a rotation.
 //
 // At most once a second the call looks at a file's metadata; it reads the file
 // only when they changed. Callers that come meanwhile get the value at hand.
-func (s *Source) Secret(now time.Time) (Secret, error) {
+// Nothing is waited for but a local file, so the context is not used.
+func (s *Source) Credential(_ context.Context) (Credential, error) {
+	seen := s.reading(time.Now())
+	if seen.secret.Empty() {
+		return Credential{}, seen.err
+	}
+	return Credential{Scheme: s.scheme, Secret: seen.secret}, nil
+}
+
+// reading is what can be said at now.
+func (s *Source) reading(now time.Time) *reading {
 	seen := s.now.Load()
 	switch {
 	case seen == nil:
@@ -59,10 +67,7 @@ func (s *Source) Secret(now time.Time) (Secret, error) {
 			seen = s.look(*seen, now)
 		}
 	}
-	if seen.secret.Empty() {
-		return Secret{}, seen.err
-	}
-	return seen.secret, nil
+	return seen
 }
 
 // Err is what was wrong when the source was last looked at; nil when it was

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/authpool/authpool/pool/credential"
@@ -113,8 +114,11 @@ func TestCheck(t *testing.T) {
 
 func TestSourcePicksUpARotatedFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
-	now := time.Unix(1_700_000_000, 0)
-	stamp := now
+	synctest.Test(t, func(t *testing.T) { rotate(t, file) })
+}
+
+func rotate(t *testing.T, file string) {
+	stamp := time.Now()
 	write := func(text string) {
 		t.Helper()
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -125,18 +129,21 @@ func TestSourcePicksUpARotatedFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	source := credential.NewSource(mustParse(t, "file:"+file))
+	source := credential.NewSource(mustParse(t, "file:"+file), credential.Bearer)
 	expect := func(want string, healthy bool) {
 		t.Helper()
-		secret, err := source.Secret(now)
-		if secret.Reveal() != want || (err != nil) != (want == "") {
-			t.Errorf("secret is %q (%v), want %q", secret.Reveal(), err, want)
+		got, err := source.Credential(t.Context())
+		if got.Secret.Reveal() != want || (err != nil) != (want == "") {
+			t.Errorf("secret is %q (%v), want %q", got.Secret.Reveal(), err, want)
+		}
+		if err == nil && got.Scheme != credential.Bearer {
+			t.Errorf("scheme is %q", got.Scheme)
 		}
 		if (source.Err() == nil) != healthy {
 			t.Errorf("Err is %v, want healthy %v", source.Err(), healthy)
 		}
 	}
-	step := func() { now = now.Add(time.Second) }
+	step := func() { <-time.After(time.Second) }
 
 	expect("", false) // not there yet
 	write("one\n")
@@ -145,9 +152,9 @@ func TestSourcePicksUpARotatedFile(t *testing.T) {
 	expect("one", true)
 	write("two\n")
 	expect("one", true)
-	now = now.Add(999 * time.Millisecond)
+	<-time.After(999 * time.Millisecond)
 	expect("one", true)
-	now = now.Add(time.Millisecond)
+	<-time.After(time.Millisecond)
 	expect("two", true)
 	write("apa_agent\n") // unusable: the last good one stays, and is said
 	step()
@@ -180,8 +187,8 @@ func TestSourcePicksUpARotatedFile(t *testing.T) {
 
 func TestSourceSaysWhyASecretIsRefused(t *testing.T) {
 	t.Setenv("AUTHPOOL_TEST_KEY", "apa_"+canary)
-	source := credential.NewSource(mustParse(t, "env:AUTHPOOL_TEST_KEY"))
-	_, err := source.Secret(time.Unix(0, 0))
+	source := credential.NewSource(mustParse(t, "env:AUTHPOOL_TEST_KEY"), credential.APIKey)
+	_, err := source.Credential(t.Context())
 	if !errors.Is(err, credential.ErrAgentToken) || strings.Contains(err.Error(), canary) || !strings.Contains(err.Error(), "env:AUTHPOOL_TEST_KEY") {
 		t.Errorf("error is %v", err)
 	}
@@ -189,34 +196,36 @@ func TestSourceSaysWhyASecretIsRefused(t *testing.T) {
 
 func TestSourceIsSafeForConcurrentUse(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(file, []byte("one"), 0o600); err != nil {
-		t.Fatal(err)
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Error(err)
+		}
 	}
-	source := credential.NewSource(mustParse(t, "file:"+file))
-	var wg sync.WaitGroup
-	for g := range 8 {
-		wg.Go(func() {
-			for i := range 200 {
-				if g == 0 && i%20 == 0 {
-					if err := os.WriteFile(file, []byte("two"), 0o600); err != nil {
+	write("one")
+	synctest.Test(t, func(t *testing.T) {
+		source := credential.NewSource(mustParse(t, "file:"+file), credential.APIKey)
+		var wg sync.WaitGroup
+		for g := range 8 {
+			wg.Go(func() {
+				for i := range 50 {
+					if g == 0 && i%5 == 0 {
+						write("two") // empty for a moment: the last good secret stays
+					}
+					if _, err := source.Credential(t.Context()); err != nil {
 						t.Error(err)
 					}
+					<-time.After(200 * time.Millisecond)
 				}
-				// An empty moment while the file is rewritten keeps the last good secret.
-				if _, err := source.Secret(time.Unix(int64(i), 0)); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
+			})
+		}
+		wg.Wait()
+	})
 }
 
-func TestSecretAtHandAllocatesNothing(t *testing.T) {
+func TestCredentialAtHandAllocatesNothing(t *testing.T) {
 	t.Setenv("AUTHPOOL_TEST_KEY", canary)
-	source := credential.NewSource(mustParse(t, "env:AUTHPOOL_TEST_KEY"))
-	now := time.Unix(0, 0)
-	if n := testing.AllocsPerRun(100, func() { _, _ = source.Secret(now) }); n != 0 {
+	source := credential.NewSource(mustParse(t, "env:AUTHPOOL_TEST_KEY"), credential.APIKey)
+	if n := testing.AllocsPerRun(100, func() { _, _ = source.Credential(t.Context()) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

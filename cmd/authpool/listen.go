@@ -1,0 +1,127 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/authpool/authpool/config"
+)
+
+// listen opens one address of the config: host:port or unix:/path. setting
+// names the flag and key that gave it, for the sentence that a person reads
+// when the address is taken.
+func listen(address, setting string) (net.Listener, error) {
+	path, isUnix := strings.CutPrefix(address, "unix:")
+	var (
+		l   net.Listener
+		err error
+	)
+	if isUnix {
+		l, err = listenUnix(path)
+	} else {
+		l, err = net.Listen("tcp", address)
+	}
+	switch {
+	case err == nil:
+		return l, nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s is taken by another program: stop it or choose another address by %s", address, setting)
+	default:
+		return nil, fmt.Errorf("cannot listen on %s: %w; choose another address by %s", address, plainNetError(err), setting)
+	}
+}
+
+// plainNetError takes the address off an error of net, which is told already.
+func plainNetError(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+// listenUnix opens a socket that only the own user can connect to. A socket
+// left by a process that died is replaced; one that answers is taken.
+func listenUnix(path string) (net.Listener, error) {
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
+		conn, err := net.DialTimeout("unix", path, time.Second)
+		if err == nil {
+			_ = conn.Close() // it was only a question
+			return nil, syscall.EADDRINUSE
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("cannot remove the socket of a former process: %w", err)
+		}
+	}
+	// The mode is set before anyone can connect: the socket is born in a folder
+	// of its own and then moved to its place.
+	folder, err := os.MkdirTemp(parentFolder(path), ".authpool-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(folder)
+	born := folder + "/s"
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(born, 0o600), os.Rename(born, path)); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &unixListener{Listener: l, path: path}, nil
+}
+
+func parentFolder(path string) string {
+	if i := strings.LastIndexByte(path, '/'); i > 0 {
+		return path[:i]
+	}
+	return "/"
+}
+
+// unixListener removes its socket file when it is closed.
+type unixListener struct {
+	net.Listener
+	path string
+}
+
+// Addr returns the path under which the socket is found.
+func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+// Close implements net.Listener.
+func (l *unixListener) Close() error {
+	err := l.Listener.Close()
+	if errors.Is(err, net.ErrClosed) {
+		return err // the file may be another's by now
+	}
+	if removed := os.Remove(l.path); removed != nil && !errors.Is(removed, fs.ErrNotExist) {
+		err = errors.Join(err, removed)
+	}
+	return err
+}
+
+// newTLSFromConfig loads the certificate for listeners that are not loopback;
+// nil when none is configured.
+func newTLSFromConfig(c config.TLS) (*tls.Config, error) {
+	if !c.Enabled() {
+		return nil, nil
+	}
+	chain, _ := c.Cert.File()
+	key, _ := c.Key.File()
+	pair, err := tls.LoadX509KeyPair(chain, key)
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the certificate of tls: %w", err)
+	}
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"http/1.1"},
+		Certificates: []tls.Certificate{pair},
+	}, nil
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden parts of the stories")
+
+// TestMain makes this test binary also the program that the stories run, and a
+// small HTTP client for them (see fetch).
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"authpool": main,
+		"fetch":    fetch,
+	})
+}
+
+// TestStories runs testdata/*.txtar: each is what a user does at a shell, with
+// the real program. Besides testscript's own commands there are
+//
+//	addresses NAME...      puts a free loopback address into each variable
+//	failed CMD...          runs a program that must exit with 1
+//	wrong CMD...           runs a program that must exit with 2
+//	await URL [STATUS]     waits until URL answers with STATUS (200)
+//	fetch [-H H]... [-d BODY] URL
+//	                       prints the status and the body of an answer, and
+//	                       the X-Authpool headers on stderr
+func TestStories(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		UpdateScripts:       *update,
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir+"/home")
+			env.Setenv("AUTHPOOL_STATE_DIR", env.WorkDir+"/state")
+			return os.Mkdir(env.WorkDir+"/home", 0o700)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"addresses": addresses,
+			"await":     await,
+			"failed":    exits(exitFailed),
+			"wrong":     exits(exitWrong),
+		},
+	})
+}
+
+// addresses finds free addresses. All are held until the last is found, so that
+// they differ.
+func addresses(ts *testscript.TestScript, neg bool, names []string) {
+	if neg || len(names) == 0 {
+		ts.Fatalf("usage: addresses NAME...")
+	}
+	for _, name := range names {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		defer l.Close()
+		ts.Setenv(name, l.Addr().String())
+	}
+}
+
+// exits makes a command that runs a program and demands its exit code. What the
+// program wrote can be looked at as after exec.
+func exits(code int) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) == 0 {
+			ts.Fatalf("usage: failed|wrong PROGRAM [ARG...]")
+		}
+		err := ts.Exec(args[0], args[1:]...)
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != code {
+			ts.Fatalf("%s: got %v, want exit status %d", strings.Join(args, " "), err, code)
+		}
+	}
+}
+
+// awaitLimit is how long await waits for a program that starts or stops: far
+// longer than it takes, also on a busy machine.
+const awaitLimit = 30 * time.Second
+
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 || len(args) > 2 {
+		ts.Fatalf("usage: await URL [STATUS]")
+	}
+	want := "200"
+	if len(args) == 2 {
+		want = args[1]
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), awaitLimit)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond) // another process cannot be waited for otherwise
+	defer tick.Stop()
+	last := "no answer"
+	for {
+		if resp, err := ask(ctx, http.MethodGet, args[0], nil, ""); err == nil {
+			_ = resp.Body.Close()
+			if last = resp.Status; strings.HasPrefix(last, want) {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("%s does not answer %s but: %s", args[0], want, last)
+		case <-tick.C:
+		}
+	}
+}
+
+// headers is a flag that can be given several times.
+type headers []string
+
+func (h *headers) String() string { return strings.Join(*h, ", ") }
+
+func (h *headers) Set(value string) error {
+	*h = append(*h, value)
+	return nil
+}
+
+// fetch is the program of that name.
+func fetch() {
+	var (
+		head headers
+		body string
+	)
+	flag.Var(&head, "H", "header")
+	flag.StringVar(&body, "d", "", "body of a POST")
+	flag.Parse()
+	method := http.MethodGet
+	if body != "" {
+		method = http.MethodPost
+	}
+	resp, err := ask(context.Background(), method, flag.Arg(0), head, body)
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	defer resp.Body.Close()
+	for name, values := range resp.Header {
+		if strings.HasPrefix(name, "X-Authpool-") {
+			_, _ = fmt.Fprintf(os.Stderr, "%s: %s\n", name, values[0])
+		}
+	}
+	_, _ = fmt.Fprintln(os.Stdout, resp.StatusCode)
+	if _, err := io.Copy(os.Stdout, resp.Body); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "\nanswer cut:", err)
+		os.Exit(1)
+	}
+}
+
+func ask(ctx context.Context, method, url string, head headers, body string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range head {
+		name, value, ok := strings.Cut(h, ": ")
+		if !ok {
+			return nil, errors.New("-H wants \"Name: value\"")
+		}
+		req.Header.Add(name, value)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	return client.Do(req)
+}

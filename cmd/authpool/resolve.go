@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/pool/credential"
+)
+
+// resolveSecrets reads every secret that the config refers to and tells all
+// that cannot be used, as faults of origin. Nothing is kept.
+func resolveSecrets(ctx context.Context, origin string, cfg *config.Config) error {
+	var faults config.Faults
+	try := func(field string, ref config.Ref, check func(credential.Secret) error) {
+		if ref == "" {
+			return
+		}
+		secret, err := resolve(ctx, ref)
+		if err == nil && check != nil {
+			if err = check(secret); err != nil {
+				err = fmt.Errorf("cannot use %s: %w", ref, err)
+			}
+		}
+		if err != nil {
+			faults = append(faults, config.Fault{
+				Origin: origin, Field: field, Problem: err.Error(),
+				Allowed: "a variable that is set, or a file that can be read",
+			})
+		}
+	}
+	for i, s := range cfg.Subscriptions {
+		try(fmt.Sprintf("subscriptions[%d].credential.value", i), s.Credential.Value, credential.Check)
+	}
+	try("admin.token", cfg.Admin.Token, nil)
+	try("redis.password", cfg.Redis.Password, nil)
+	if ref, ok := cfg.Redis.URLRef(); ok {
+		try("redis.url", ref, nil)
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	return wrongUse{faults}
+}
+
+// resolve reads the secret behind a reference of the config.
+func resolve(ctx context.Context, ref config.Ref) (credential.Secret, error) {
+	r, err := credential.ParseRef(string(ref))
+	if err != nil {
+		return credential.Secret{}, err
+	}
+	return r.Resolve(ctx)
+}

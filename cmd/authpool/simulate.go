@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/authpool/authpool/bench/simulator"
+)
+
+// simulatePace is the time between two events of a simulated stream, about that
+// of a fast model.
+const simulatePace = 10 * time.Millisecond
+
+func newSimulateCommand(p *program) *cobra.Command {
+	var (
+		address  string
+		seed     int64
+		keysFile string
+	)
+	cmd := &cobra.Command{
+		Use:   "simulate",
+		Short: "Run a provider simulator",
+		Long: `Runs a provider that costs nothing: Anthropic's and OpenAI's endpoints with real
+limits, real error bodies, and a ledger of what was billed at GET /ledger.
+
+--keys names a YAML list of the keys that it accepts:
+  - {key: sk-sim-1, provider: anthropic, rpm: 50, itpm: 40000, otpm: 8000,
+     faults: [{after: 10, count: 3, kind: status, status: 529}]}
+Without it every key is accepted, without limits. Faults are added at run time
+by POST /faults.`,
+		Example: "  authpool simulate --listen 127.0.0.1:8790 --keys keys.yaml\n  curl -s http://127.0.0.1:8790/ledger",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			keys, err := readKeys(keysFile)
+			if err != nil {
+				return wrongUse{err}
+			}
+			sim, err := simulator.New(simulator.Options{Keys: keys, Seed: seed, Pace: simulatePace})
+			if err != nil {
+				return wrongUse{err}
+			}
+			l, err := listen(address, "--listen")
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			return p.simulate(ctx.Done(), sim, l)
+		},
+	}
+	cmd.Flags().StringVar(&address, "listen", "127.0.0.1:8790", "address to listen on")
+	cmd.Flags().Int64Var(&seed, "seed", 1, "seed of the answers")
+	cmd.Flags().StringVar(&keysFile, "keys", "", "YAML file with the keys that are accepted")
+	return cmd
+}
+
+func readKeys(path string) ([]simulator.Key, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the keys file: %w", err)
+	}
+	defer f.Close()
+	keys, err := simulator.ReadKeys(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return keys, nil
+}
+
+// simulate serves on l until done is closed.
+func (p *program) simulate(done <-chan struct{}, sim *simulator.Simulator, l net.Listener) error {
+	if err := p.printf("simulator listening on http://%s\n", l.Addr()); err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- sim.Serve(l) }()
+	select {
+	case err := <-served:
+		return err
+	case <-done:
+	}
+	if err := sim.Close(); err != nil {
+		return fmt.Errorf("cannot stop the simulator: %w", err)
+	}
+	return <-served
+}

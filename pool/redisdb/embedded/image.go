@@ -1,0 +1,203 @@
+package embedded
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// The image is a copy of every key in the form in which a snapshot holds it. It
+// is brought up to date in slices: each takes mu, copies a few of the keys written
+// since their last copy, and lets go. When a slice ends with none left, the image
+// shows the store as it was at that very moment, all keys together, which is what
+// makes the counts of a subscription and the sequence numbers that guard them
+// agree after a restart.
+
+// sliceKeys is how many keys one slice copies, so that no command waits for more.
+const sliceKeys = 64
+
+// maxSlices ends a race that the writers win: the slice after it copies all that
+// is left. At 64 keys a slice, only a writer faster than the copier gets there.
+const maxSlices = 4096
+
+// record is one key in the image: a request of the Redis protocol holding type,
+// expiry in Unix ms (0: none), key, and then what the type needs: the text; or
+// field, value…; or member…; or member, score…; or element….
+type record struct {
+	encoded []byte
+	expires int64
+}
+
+// catchUp brings the image up to date and returns the moment that it shows. The
+// caller holds saving.
+func (s *Store) catchUp(ctx context.Context) (time.Time, error) {
+	for slice := 0; ; slice++ {
+		most := sliceKeys
+		if slice >= maxSlices {
+			most = math.MaxInt
+		}
+		if at, done := s.slice(most); done {
+			return at, nil
+		}
+		// A pause, because a lock that is taken again at once is not shared.
+		select {
+		case <-ctx.Done():
+			return time.Time{}, ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// slice copies at most so many keys and tells whether none is left.
+func (s *Store) slice(most int) (at time.Time, done bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at = wallClock()
+	if s.flushed {
+		clear(s.image)
+		s.flushed, s.unsaved = false, true
+	}
+	for key := range s.dirty {
+		if most == 0 {
+			return at, false
+		}
+		most--
+		delete(s.dirty, key)
+		s.unsaved = true
+		if r, ok := s.copyKey(key, at); ok {
+			s.image[key] = r
+		} else {
+			delete(s.image, key)
+		}
+	}
+	return at, true
+}
+
+// copyKey makes the record of a key; ok is false when there is no such key.
+func (s *Store) copyKey(key string, now time.Time) (r record, ok bool) {
+	db := s.mini.DB(0)
+	kind := db.Type(key)
+	if kind == "" {
+		return record{}, false
+	}
+	var values []string
+	switch kind {
+	case "string":
+		values = []string{must(db.Get(key))}
+	case "hash":
+		for _, field := range must(db.HKeys(key)) {
+			values = append(values, field, db.HGet(key, field))
+		}
+	case "set":
+		values = must(db.Members(key))
+	case "zset":
+		for member, score := range must(db.SortedSet(key)) {
+			values = append(values, member, strconv.FormatFloat(score, 'g', -1, 64))
+		}
+	case "list":
+		values = must(db.List(key))
+	default:
+		panic("BUG: the embedded Redis took a command that makes a " + kind)
+	}
+	if ttl := db.TTL(key); ttl > 0 {
+		r.expires = now.Add(ttl).UnixMilli()
+	}
+	r.encoded = appendRequest(nil, kind, strconv.FormatInt(r.expires, 10), key)
+	r.encoded = appendRequest(r.encoded, values...)
+	return r, true
+}
+
+// must is for reads of a key whose type was just asked, under mu.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	return v
+}
+
+// appendRequest appends args as one request of the Redis protocol.
+func appendRequest(b []byte, args ...string) []byte {
+	b = append(b, '*')
+	b = strconv.AppendInt(b, int64(len(args)), 10)
+	b = append(b, "\r\n"...)
+	for _, arg := range args {
+		b = append(b, '$')
+		b = strconv.AppendInt(b, int64(len(arg)), 10)
+		b = append(b, "\r\n"...)
+		b = append(b, arg...)
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// recordLimits are those of a file that this program wrote and whose checksum is
+// right.
+var recordLimits = limits{args: math.MaxInt32, bulk: math.MaxInt32, total: math.MaxInt32}
+
+// restore puts the records of a snapshot's body into the store and the image,
+// leaving out keys whose time is over. It is called before anything else runs.
+func (s *Store) restore(body []byte, keys int, now time.Time) error {
+	in := bufio.NewReader(bytes.NewReader(body))
+	db := s.mini.DB(0)
+	var encoded []byte
+	for range keys {
+		head, err := readRequest(in, recordLimits)
+		if err != nil {
+			return err
+		}
+		values, err := readRequest(in, recordLimits)
+		if err != nil {
+			return err
+		}
+		if len(head) != 3 {
+			return fmt.Errorf("a record has %d parts at its head", len(head))
+		}
+		kind, key := head[0], head[2]
+		expires, err := strconv.ParseInt(head[1], 10, 64)
+		if err != nil {
+			return fmt.Errorf("key %q: the expiry is no number", key)
+		}
+		if expires != 0 && expires <= now.UnixMilli() {
+			continue
+		}
+		switch {
+		case kind == "string" && len(values) == 1:
+			err = db.Set(key, values[0])
+		case kind == "hash" && len(values)%2 == 0:
+			db.HSet(key, values...)
+		case kind == "set":
+			_, err = db.SetAdd(key, values...)
+		case kind == "list":
+			_, err = db.Push(key, values...)
+		case kind == "zset" && len(values)%2 == 0:
+			for pair := range slices.Chunk(values, 2) {
+				score, bad := strconv.ParseFloat(pair[1], 64)
+				if bad != nil {
+					return fmt.Errorf("key %q: a score is no number", key)
+				}
+				if _, err = db.ZAdd(key, score, pair[0]); err != nil {
+					break
+				}
+			}
+		default:
+			return fmt.Errorf("key %q: a %s of %d parts", key, printable(kind), len(values))
+		}
+		if err != nil {
+			return fmt.Errorf("key %q: %w", key, err)
+		}
+		if expires != 0 {
+			db.SetTTL(key, time.UnixMilli(expires).Sub(now))
+		}
+		encoded = appendRequest(appendRequest(nil, head...), values...)
+		s.image[key] = record{encoded: encoded, expires: expires}
+	}
+	if in.Buffered() > 0 {
+		return fmt.Errorf("%d bytes follow the last record", in.Buffered())
+	}
+	return nil
+}

@@ -18,8 +18,9 @@ type Event struct {
 	Session      string
 	Model        string // the model that served, as the answer names it
 	Tokens       Tokens
-	CostNanoUSD  int64 // nano-dollars; 0 when Unpriced
-	Unpriced     bool  // the price table does not know the model
-	Estimated    bool  // the answer was cut before its final usage
-	Unknown      bool  // the answer told no usage at all: Tokens is not to be trusted
+	CostNanoUSD  int64  // nano-dollars; 0 when Unpriced
+	PriceVersion string // version of the price table that gave CostNanoUSD, so that a later correction can be told
+	Unpriced     bool   // the price table does not know the model
+	Estimated    bool   // the answer was cut before its final usage
+	Unknown      bool   // the answer told no usage at all: Tokens is not to be trusted
 }

@@ -1,0 +1,51 @@
+package usage
+
+// MaxBatch is the largest number of events in one Batch. A batch of it holds the
+// Redis server for about two milliseconds.
+const MaxBatch = 100
+
+// Batch is a run of one writer's events for one subscription. The writer has
+// numbered them without a hole: Events[i] is number First+i.
+type Batch struct {
+	Subscription string
+	Writer       string // who numbered them: random, see Journal
+	Epoch        int64  // the writer's life, from Claim
+	First        int64  // the number of Events[0], from 1
+	Events       []Event
+}
+
+// Outcome is what Apply did with a Batch.
+type Outcome uint8
+
+// The outcomes. Only Applied changed anything.
+const (
+	Applied   Outcome = iota // counted, but for events that had been before
+	Duplicate                // all of it had been counted before
+	Gap                      // numbers before First are missing: send from Result.Last+1
+	Fenced                   // the writer's id was claimed by a newer epoch
+)
+
+var outcomeNames = [...]string{"applied", "duplicate", "gap", "fenced"}
+
+// String returns the outcome's name in metrics and errors.
+func (o Outcome) String() string { return outcomeNames[o] }
+
+// Result is the answer to a Batch.
+type Result struct {
+	Outcome Outcome
+	Last    int64 // the last number counted of this writer
+	Applied int64 // events counted now; Outcome Applied only
+	Late    int64 // of these, events from before the current block
+	Epoch   int64 // the newer epoch; Outcome Fenced only
+	Fork    int64 // up to here the newer epoch's numbers mean the same events; Outcome Fenced only
+}
+
+// Claim is the answer to a writer that starts.
+type Claim struct {
+	// Ahead tells that more was counted under the writer's id than the writer
+	// has ever numbered: its journal is older than Redis. It must take a new id;
+	// nothing was claimed.
+	Ahead bool
+	Last  int64 // the last number counted of this writer
+	Epoch int64 // the epoch claimed
+}

@@ -1,0 +1,96 @@
+package usage
+
+import "time"
+
+// BlockLength is the length of an accounting block: ccusage's five hours.
+const BlockLength = 5 * time.Hour
+
+// Block is one five-hour accounting window of a subscription, after ccusage's
+// rule: it starts with its first event, floored to the hour in UTC, and ends
+// BlockLength later. An event opens a new block when it lies more than
+// BlockLength after the start, or more than BlockLength after the last event;
+// at exactly BlockLength it still belongs to the old one. The provider's own
+// window is another thing: see Window.
+type Block struct {
+	Start time.Time
+	End   time.Time
+	Last  time.Time // the last event in it
+	Counts
+}
+
+// Active tells whether the block is the one that usage now counts for, as
+// ccusage shows it: less than BlockLength after its last event and before its
+// end. Reading has this strict border, counting the one described at Block, so
+// an event exactly at the end still enters a block that is no longer shown.
+func (b Block) Active(now time.Time) bool {
+	return now.Sub(b.Last) < BlockLength && now.Before(b.End)
+}
+
+// Counts are sums over events. The names of the fields in Redis and in the
+// contract stand beside them.
+type Counts struct {
+	Requests     int64 // requests
+	Input        int64 // input: uncached input tokens
+	Output       int64 // output: tokens, reasoning included
+	CacheRead    int64 // cache_read: tokens
+	CacheWrite5m int64 // cache_write_5m: tokens
+	CacheWrite1h int64 // cache_write_1h: tokens
+	CostNanoUSD  int64 // cost_nano_usd
+	Estimated    int64 // estimated: requests whose tokens are an estimate
+	Unpriced     int64 // unpriced: requests of a model without a price
+	Unknown      int64 // unknown: requests whose answer told no usage
+}
+
+// fields are the names of Counts in Redis, in the order of Counts.refs and of
+// FIELDS in apply.lua.
+var fields = [...]string{
+	"requests", "input", "output", "cache_read", "cache_write_5m", "cache_write_1h",
+	"cost_nano_usd", "estimated", "unpriced", "unknown",
+}
+
+// refs returns the counts in the order of fields.
+func (c *Counts) refs() [len(fields)]*int64 {
+	return [...]*int64{
+		&c.Requests, &c.Input, &c.Output, &c.CacheRead, &c.CacheWrite5m, &c.CacheWrite1h,
+		&c.CostNanoUSD, &c.Estimated, &c.Unpriced, &c.Unknown,
+	}
+}
+
+// Add adds o to c.
+func (c *Counts) Add(o Counts) {
+	from := o.refs()
+	for i, to := range c.refs() {
+		*to += *from[i]
+	}
+}
+
+// countsOf returns what one event adds.
+func countsOf(e *Event) Counts {
+	c := Counts{
+		Requests:     1,
+		Input:        clamp(e.Tokens.Input),
+		Output:       clamp(e.Tokens.Output),
+		CacheRead:    clamp(e.Tokens.CacheRead),
+		CacheWrite5m: clamp(e.Tokens.CacheWrite5m),
+		CacheWrite1h: clamp(e.Tokens.CacheWrite1h),
+		CostNanoUSD:  clamp(e.CostNanoUSD),
+	}
+	if e.Unknown {
+		c = Counts{Requests: 1, Unknown: 1}
+	}
+	if e.Estimated {
+		c.Estimated = 1
+	}
+	if e.Unpriced {
+		c.Unpriced = 1
+	}
+	return c
+}
+
+// maxCount bounds each number of one event. The script sums a batch in doubles,
+// which are exact up to 2^53: 128 events of this size. As tokens of one answer
+// it is 70 million millions, as cost 70,000 dollars; only a nonsensical answer
+// has more.
+const maxCount = 1 << 46
+
+func clamp(n int64) int64 { return min(max(n, 0), maxCount) }

@@ -1,0 +1,81 @@
+package usage_test
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+)
+
+// tb is what testing.TB and rapid.T have in common.
+type tb interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// dump reads every hash of a subscription but its writers, without the prefix,
+// with expiry times.
+func dump(t tb, client redis.UniversalClient, sub string) (hashes map[string]map[string]string, expiry map[string]int64) {
+	t.Helper()
+	ctx := context.Background()
+	family := "authpool:{" + sub + "}:"
+	hashes, expiry = map[string]map[string]string{}, map[string]int64{}
+	keys, err := client.Keys(ctx, "authpool:*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keys {
+		name, ok := strings.CutPrefix(key, family)
+		if !ok || name == "blocks" || name == "writers" {
+			continue
+		}
+		if hashes[name], err = client.HGetAll(ctx, key).Result(); err != nil {
+			t.Fatal(key, err)
+		}
+		if expiry[name], err = client.Do(ctx, "PEXPIRETIME", key).Int64(); err != nil {
+			t.Fatal(key, err)
+		}
+	}
+	return hashes, expiry
+}
+
+// equalsModel compares all that Redis holds of a subscription with the model.
+func equalsModel(t tb, client redis.UniversalClient, sub string, m *model) {
+	t.Helper()
+	hashes, expiry := dump(t, client, sub)
+	if diff := cmp.Diff(m.hashes, hashes); diff != "" {
+		t.Fatalf("the hashes differ (-want +got):\n%s", diff)
+	}
+	// miniredis keeps the time that is left and not the instant.
+	near := cmp.Comparer(func(a, b int64) bool { return max(a-b, b-a) < 60_000 })
+	if diff := cmp.Diff(m.expiry, expiry, near); diff != "" {
+		t.Fatalf("the expiry times differ (-want +got):\n%s", diff)
+	}
+	var want []string
+	for _, start := range m.blocks {
+		want = append(want, strconv.FormatInt(start, 10))
+	}
+	got, err := client.ZRange(context.Background(), "authpool:{"+sub+"}:blocks", 0, -1).Result()
+	if err != nil || !slices.Equal(got, want) {
+		t.Fatalf("the blocks are %v, %v; want %v", got, err, want)
+	}
+	writers, err := client.HGetAll(context.Background(), "authpool:{"+sub+"}:writers").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for writer, done := range m.done {
+		last, rest, _ := strings.Cut(writers[writer], ":")
+		epoch, _, _ := strings.Cut(rest, ":")
+		if last != strconv.FormatInt(done, 10) || epoch != strconv.FormatInt(m.epochs[writer], 10) {
+			t.Fatalf("the entry of writer %s is %q; want number %d, epoch %d", writer, writers[writer], done, m.epochs[writer])
+		}
+	}
+	if len(writers) != len(m.done) {
+		t.Fatalf("the writers are %v, want %v", slices.Collect(maps.Keys(writers)), slices.Collect(maps.Keys(m.done)))
+	}
+}

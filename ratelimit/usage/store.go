@@ -1,0 +1,178 @@
+package usage
+
+import (
+	"cmp"
+	"context"
+	_ "embed" // the scripts
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Store keeps the sums of all subscriptions in Redis and reads them back. Its
+// keys and fields are a contract with whoever looks with redis-cli; the key
+// methods at the foot of this file name them. It is safe for concurrent use.
+type Store struct {
+	client redis.UniversalClient
+	prefix string
+}
+
+var (
+	//go:embed apply.lua
+	applySource string
+	//go:embed claim.lua
+	claimSource string
+
+	applyScript = redis.NewScript(applySource)
+	claimScript = redis.NewScript(claimSource)
+)
+
+// NewStore returns a Store that puts prefix before every key; "authpool" is
+// usual. The client stays the caller's.
+func NewStore(client redis.UniversalClient, prefix string) *Store {
+	return &Store{client: client, prefix: prefix}
+}
+
+// Apply counts a batch, each event exactly once however often and in whatever
+// pieces the batch is sent, by one script in the subscription's slot. It may be
+// repeated after any error. An empty batch counts nothing and tells where the
+// writer stands.
+func (s *Store) Apply(ctx context.Context, b Batch) (Result, error) {
+	if len(b.Events) > MaxBatch {
+		panic(fmt.Sprintf("BUG: a batch of %d events", len(b.Events)))
+	}
+	if b.First == 1 && len(b.Events) > 0 {
+		// Whoever is new here makes sure that readers find the subscription.
+		if err := s.register(ctx, b.Subscription); err != nil {
+			return Result{}, err
+		}
+	}
+	reply, err := applyScript.Run(ctx, s.client, []string{s.writersKey(b.Subscription), s.nowKey(b.Subscription)}, applyArgs(s.family(b.Subscription), b)...).Slice()
+	if err != nil {
+		return Result{}, fmt.Errorf("cannot count usage of %s: %w", b.Subscription, err)
+	}
+	word, n, err := parseReply(reply)
+	if err != nil {
+		return Result{}, fmt.Errorf("cannot count usage of %s: %w", b.Subscription, err)
+	}
+	r := Result{Last: n[0]}
+	switch word {
+	case "OK":
+		r.Outcome, r.Applied, r.Late = Applied, n[1], n[2]
+	case "DUP":
+		r.Outcome = Duplicate
+	case "GAP":
+		r.Outcome = Gap
+	case "FENCED":
+		r.Outcome, r.Epoch, r.Fork = Fenced, n[1], n[2]
+	default:
+		return Result{}, fmt.Errorf("cannot count usage of %s: unknown answer %q", b.Subscription, word)
+	}
+	return r, nil
+}
+
+// Claim begins a new epoch of writer for a subscription at now. numbered is the
+// highest number that the writer had given to an event before it started.
+func (s *Store) Claim(ctx context.Context, subscription, writer string, numbered int64, now time.Time) (Claim, error) {
+	if err := s.register(ctx, subscription); err != nil {
+		return Claim{}, err
+	}
+	reply, err := claimScript.Run(ctx, s.client, []string{s.writersKey(subscription)}, writer, numbered, now.UnixMilli()).Slice()
+	if err != nil {
+		return Claim{}, fmt.Errorf("cannot claim writer %s of %s: %w", writer, subscription, err)
+	}
+	word, n, err := parseReply(reply)
+	if err != nil {
+		return Claim{}, fmt.Errorf("cannot claim writer %s of %s: %w", writer, subscription, err)
+	}
+	return Claim{Ahead: word == "AHEAD", Last: n[0], Epoch: n[1]}, nil
+}
+
+// register adds the subscription to the set of all. The set lies in another slot
+// than the subscription, so no script can do it.
+func (s *Store) register(ctx context.Context, subscription string) error {
+	if err := s.client.SAdd(ctx, s.subscriptionsKey(), subscription).Err(); err != nil {
+		return fmt.Errorf("cannot register subscription %s: %w", subscription, err)
+	}
+	return nil
+}
+
+// applyArgs lays out ARGV of apply.lua: the events in the order of their time,
+// each with its place in the batch.
+func applyArgs(family string, b Batch) []any {
+	order := make([]int, len(b.Events))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(b.Events[i].Time, b.Events[j].Time) })
+	const perEvent = 6 + len(fields) - 1 // WIDTH of apply.lua; requests are not told
+	args := make([]any, 0, 5+perEvent*len(b.Events))
+	args = append(args, family, b.Writer, b.Epoch, b.First, len(b.Events))
+	for _, i := range order {
+		e := &b.Events[i]
+		args = append(args, i, min(max(e.Time, 0), maxTime), cleanModel(e.Model), cleanID(e.Agent), cleanID(e.Session), e.PriceVersion)
+		c := countsOf(e)
+		refs := c.refs()
+		for _, n := range refs[1:] {
+			args = append(args, *n)
+		}
+	}
+	return args
+}
+
+// maxTime is the last millisecond of the year 9999, the end of the key names'
+// calendar.
+const maxTime = 253402300799999
+
+// parseReply splits a script's answer into its word and its numbers, of which
+// there are always as many as anyone asks for.
+func parseReply(reply []any) (word string, n [3]int64, err error) {
+	if len(reply) == 0 || len(reply) > 1+len(n) {
+		return "", n, fmt.Errorf("unknown answer %v", reply)
+	}
+	word, ok := reply[0].(string)
+	for i, v := range reply[1:] {
+		var isInt bool
+		n[i], isInt = v.(int64)
+		ok = ok && isInt
+	}
+	if !ok {
+		return "", n, fmt.Errorf("unknown answer %v", reply)
+	}
+	return word, n, nil
+}
+
+// The keys. Those of one subscription share its hash tag, and with it one slot of
+// a cluster.
+
+func (s *Store) subscriptionsKey() string           { return s.prefix + ":subscriptions" }
+func (s *Store) family(sub string) string           { return s.prefix + ":{" + sub + "}:" }
+func (s *Store) writersKey(sub string) string       { return s.family(sub) + "writers" }
+func (s *Store) nowKey(sub string) string           { return s.family(sub) + "now" }
+func (s *Store) blocksKey(sub string) string        { return s.family(sub) + "blocks" }
+func (s *Store) windowsKey(sub string) string       { return s.family(sub) + "windows" }
+func (s *Store) dayKey(sub string, d string) string { return s.family(sub) + "day:" + d }
+
+func (s *Store) blockKey(sub string, start time.Time) string {
+	return s.family(sub) + "block:" + start.UTC().Format("2006-01-02T15")
+}
+
+// parseCounts reads the counts from a hash. Fields that are absent are zero.
+func parseCounts(hash map[string]string) (Counts, error) {
+	var c Counts
+	for i, ref := range c.refs() {
+		v, ok := hash[fields[i]]
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return Counts{}, fmt.Errorf("field %s is %q, not a count", fields[i], v)
+		}
+		*ref = n
+	}
+	return c, nil
+}

@@ -1,0 +1,430 @@
+package usage_test
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"pgregory.net/rapid"
+
+	"github.com/authpool/authpool/pool/redisdb/redistest"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// Events of these tests lie in a far future, so that no key expires while it is
+// looked at.
+var epoch = time.Date(2096, 2, 28, 9, 0, 0, 0, time.UTC)
+
+func ms(offset time.Duration) int64 { return epoch.Add(offset).UnixMilli() }
+
+// event is a plain event at epoch+offset.
+func event(offset time.Duration) usage.Event {
+	return usage.Event{
+		Time: ms(offset), Agent: "coder", Session: "s1", Model: "claude-sonnet-4-5",
+		Tokens:      usage.Tokens{Input: 1, Output: 2, CacheRead: 3, CacheWrite5m: 4, CacheWrite1h: 5},
+		CostNanoUSD: 6, PriceVersion: "v1",
+	}
+}
+
+func batch(first int64, events ...usage.Event) usage.Batch {
+	return usage.Batch{Subscription: "team-a", Writer: "w1", Epoch: 1, First: first, Events: events}
+}
+
+func apply(t testing.TB, s *usage.Store, b usage.Batch) usage.Result {
+	t.Helper()
+	r, err := s.Apply(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestBlockRule holds vectors written by hand from ccusage's rule.
+func TestBlockRule(t *testing.T) {
+	const hms = "15:04:05.000"
+	type want struct {
+		id, start, end, first, last string
+		requests                    int
+	}
+	at := func(day int, clock string) time.Duration {
+		c, err := time.Parse(hms, clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		midnight := time.Date(2096, 2, 28+day, 0, 0, 0, 0, time.UTC)
+		return midnight.Add(time.Duration(c.Hour())*time.Hour + time.Duration(c.Minute())*time.Minute +
+			time.Duration(c.Second())*time.Second + time.Duration(c.Nanosecond())).Sub(epoch)
+	}
+	cases := map[string]struct {
+		events []time.Duration
+		want   []want
+	}{
+		"floored to the hour": {
+			[]time.Duration{at(0, "09:59:59.999")},
+			[]want{{"2096-02-28T09", "09:00:00.000", "14:00:00.000", "09:59:59.999", "09:59:59.999", 1}},
+		},
+		"exactly on the hour": {
+			[]time.Duration{at(0, "09:00:00.000")},
+			[]want{{"2096-02-28T09", "09:00:00.000", "14:00:00.000", "09:00:00.000", "09:00:00.000", 1}},
+		},
+		"exactly at the end still belongs": {
+			[]time.Duration{at(0, "09:00:00.000"), at(0, "12:00:00.000"), at(0, "14:00:00.000")},
+			[]want{{"2096-02-28T09", "09:00:00.000", "14:00:00.000", "09:00:00.000", "14:00:00.000", 3}},
+		},
+		"a millisecond later opens the next": {
+			[]time.Duration{at(0, "09:00:00.000"), at(0, "12:00:00.000"), at(0, "14:00:00.001")},
+			[]want{
+				{"2096-02-28T09", "09:00:00.000", "14:00:00.000", "09:00:00.000", "12:00:00.000", 2},
+				{"2096-02-28T14", "14:00:00.000", "19:00:00.000", "14:00:00.001", "14:00:00.001", 1},
+			},
+		},
+		"a gap of exactly five hours after the last, past the end": {
+			[]time.Duration{at(0, "09:30:00.000"), at(0, "14:30:00.000")},
+			[]want{
+				{"2096-02-28T09", "09:00:00.000", "14:00:00.000", "09:30:00.000", "09:30:00.000", 1},
+				{"2096-02-28T14", "14:00:00.000", "19:00:00.000", "14:30:00.000", "14:30:00.000", 1},
+			},
+		},
+		"the next block starts at its own floor, not at the end of the former": {
+			[]time.Duration{at(0, "09:30:00.000"), at(0, "17:45:00.000")},
+			[]want{
+				{"2096-02-28T09", "09:00:00.000", "14:00:00.000", "09:30:00.000", "09:30:00.000", 1},
+				{"2096-02-28T17", "17:00:00.000", "22:00:00.000", "17:45:00.000", "17:45:00.000", 1},
+			},
+		},
+		"over midnight, a leap day and a month": {
+			[]time.Duration{at(0, "22:10:00.000"), at(1, "02:00:00.000"), at(1, "23:59:59.999"), at(2, "04:00:00.000")},
+			[]want{
+				{"2096-02-28T22", "22:00:00.000", "03:00:00.000", "22:10:00.000", "02:00:00.000", 2},
+				{"2096-02-29T23", "23:00:00.000", "04:00:00.000", "23:59:59.999", "04:00:00.000", 2},
+			},
+		},
+		"late, into the block that holds it": {
+			[]time.Duration{at(0, "09:10:00.000"), at(0, "15:00:00.000"), at(0, "13:00:00.000")},
+			[]want{
+				{"2096-02-28T09", "09:00:00.000", "14:00:00.000", "09:10:00.000", "13:00:00.000", 2},
+				{"2096-02-28T15", "15:00:00.000", "20:00:00.000", "15:00:00.000", "15:00:00.000", 1},
+			},
+		},
+		"late, exactly at the end of an older one": {
+			[]time.Duration{at(0, "09:10:00.000"), at(0, "15:00:00.000"), at(0, "14:00:00.000")},
+			[]want{
+				{"2096-02-28T09", "09:00:00.000", "14:00:00.000", "09:10:00.000", "14:00:00.000", 2},
+				{"2096-02-28T15", "15:00:00.000", "20:00:00.000", "15:00:00.000", "15:00:00.000", 1},
+			},
+		},
+		"late, into a block of its own": {
+			[]time.Duration{at(0, "09:10:00.000"), at(0, "15:00:00.000"), at(0, "14:00:00.001"), at(0, "03:30:00.000")},
+			[]want{
+				{"2096-02-28T03", "03:00:00.000", "08:00:00.000", "03:30:00.000", "03:30:00.000", 1},
+				{"2096-02-28T09", "09:00:00.000", "14:00:00.000", "09:10:00.000", "09:10:00.000", 1},
+				{"2096-02-28T14", "14:00:00.000", "19:00:00.000", "14:00:00.001", "14:00:00.001", 1},
+				{"2096-02-28T15", "15:00:00.000", "20:00:00.000", "15:00:00.000", "15:00:00.000", 1},
+			},
+		},
+	}
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		for name, c := range cases {
+			t.Run(name, func(t *testing.T) {
+				if err := client.FlushAll(t.Context()).Err(); err != nil {
+					t.Fatal(err)
+				}
+				store := usage.NewStore(client, "authpool")
+				for i, offset := range c.events {
+					apply(t, store, batch(int64(i+1), event(offset)))
+				}
+				var got []want
+				hashes, _ := dump(t, client, "team-a")
+				for _, start := range client.ZRange(t.Context(), "authpool:{team-a}:blocks", 0, -1).Val() {
+					n, _ := strconv.ParseInt(start, 10, 64)
+					id := time.UnixMilli(n).UTC().Format("2006-01-02T15")
+					h := hashes["block:"+id]
+					clock := func(field string) string {
+						n, _ := strconv.ParseInt(h[field], 10, 64)
+						return time.UnixMilli(n).UTC().Format(hms)
+					}
+					requests, _ := strconv.Atoi(h["requests"])
+					got = append(got, want{id, clock("start"), clock("end"), clock("first"), clock("last"), requests})
+				}
+				if fmt.Sprint(got) != fmt.Sprint(c.want) {
+					t.Errorf("\n got %v\nwant %v", got, c.want)
+				}
+			})
+		}
+	})
+}
+
+// TestNowIsOneCommand pins what the contract promises to redis-cli users.
+func TestNowIsOneCommand(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		cut := event(20 * time.Minute)
+		cut.Estimated, cut.Unpriced, cut.CostNanoUSD = true, true, 0
+		silent := event(30 * time.Minute)
+		silent.Unknown = true
+		apply(t, store, batch(1, event(10*time.Minute), cut, silent))
+
+		got := client.HGetAll(t.Context(), "authpool:{team-a}:now").Val()
+		want := map[string]string{
+			"block": "2096-02-28T09", "start": fmt.Sprint(ms(0)), "end": fmt.Sprint(ms(5 * time.Hour)), "last": fmt.Sprint(ms(30 * time.Minute)),
+			"requests": "3", "input": "2", "output": "4", "cache_read": "6", "cache_write_5m": "8", "cache_write_1h": "10",
+			"cost_nano_usd": "6", "estimated": "1", "unpriced": "1", "unknown": "1",
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("\n got %v\nwant %v", got, want)
+		}
+		if at := client.Do(t.Context(), "PEXPIRETIME", "authpool:{team-a}:now").Val(); at != ms(5*time.Hour) {
+			t.Errorf("it expires at %v, want the block's end %d", at, ms(5*time.Hour))
+		}
+		if subs := client.SMembers(t.Context(), "authpool:subscriptions").Val(); len(subs) != 1 || subs[0] != "team-a" {
+			t.Errorf("the subscriptions are %v", subs)
+		}
+
+		apply(t, store, batch(4, event(-10*time.Hour)))
+		if after := client.HGetAll(t.Context(), "authpool:{team-a}:now").Val(); fmt.Sprint(after) != fmt.Sprint(want) {
+			t.Errorf("a late event changed it to %v", after)
+		}
+	})
+}
+
+func TestOutcomes(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		f := func(b usage.Batch, want usage.Result) {
+			t.Helper()
+			if got := apply(t, store, b); got != want {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+		}
+		e := event(0)
+		f(batch(1), usage.Result{Outcome: usage.Duplicate})
+		f(batch(2, e), usage.Result{Outcome: usage.Gap})
+		f(batch(1, e, e), usage.Result{Outcome: usage.Applied, Last: 2, Applied: 2})
+		f(batch(1, e, e), usage.Result{Outcome: usage.Duplicate, Last: 2})
+		f(batch(2, e), usage.Result{Outcome: usage.Duplicate, Last: 2})
+		f(batch(2, e, e, event(-time.Hour)), usage.Result{Outcome: usage.Applied, Last: 4, Applied: 2, Late: 1})
+		f(batch(5), usage.Result{Outcome: usage.Duplicate, Last: 4})
+		f(batch(6), usage.Result{Outcome: usage.Gap, Last: 4})
+
+		claim, err := store.Claim(t.Context(), "team-a", "w1", 7, epoch)
+		if err != nil || claim != (usage.Claim{Last: 4, Epoch: 2}) {
+			t.Fatalf("got %+v, %v", claim, err)
+		}
+		f(batch(5, e), usage.Result{Outcome: usage.Fenced, Last: 4, Epoch: 2, Fork: 7})
+		newer := batch(5, e)
+		newer.Epoch = 2
+		f(newer, usage.Result{Outcome: usage.Applied, Last: 5, Applied: 1})
+
+		if claim, err = store.Claim(t.Context(), "team-a", "w1", 3, epoch); err != nil || claim != (usage.Claim{Ahead: true, Last: 5, Epoch: 2}) {
+			t.Fatalf("an older journal got %+v, %v", claim, err)
+		}
+		if claim, err = store.Claim(t.Context(), "team-a", "w2", 0, epoch); err != nil || claim != (usage.Claim{Epoch: 1}) {
+			t.Fatalf("a new writer got %+v, %v", claim, err)
+		}
+	})
+}
+
+// TestSkipFollowsNumbersNotTimes: the events of a batch are counted in the order
+// of their time, but left out by their number.
+func TestSkipFollowsNumbersNotTimes(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		first, second := event(time.Minute), event(0)
+		first.Tokens, second.Tokens = usage.Tokens{Input: 100}, usage.Tokens{Input: 1}
+		apply(t, store, batch(1, first))
+		apply(t, store, batch(1, first, second))
+		if got := client.HGet(t.Context(), "authpool:{team-a}:now", "input").Val(); got != "101" {
+			t.Errorf("counted %s, want 101", got)
+		}
+	})
+}
+
+func TestOldWritersAreForgotten(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		at := func(writer string, offset time.Duration) {
+			b := batch(1, event(offset))
+			b.Writer = writer
+			apply(t, store, b)
+		}
+		at("gone", 0)
+		at("idle", 24*time.Hour)
+		at("new", 36*24*time.Hour)
+		writers := client.HKeys(t.Context(), "authpool:{team-a}:writers").Val()
+		if len(writers) != 2 || client.HExists(t.Context(), "authpool:{team-a}:writers", "gone").Val() {
+			t.Errorf("the writers are %v, want idle and new", writers)
+		}
+		if blocks := client.ZCard(t.Context(), "authpool:{team-a}:blocks").Val(); blocks != 2 {
+			t.Errorf("%d blocks are listed, want those of 35 days", blocks)
+		}
+	})
+}
+
+func TestHostileNames(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		names := []string{
+			"", "a:b:requests", "{x}", "}{", "requests", ":", "%d%s%.0f", "'; return 1 --", "]]", "\x00", "\xff\xfe",
+			"a\nb", "модель", strings.Repeat("m", 500), "other",
+		}
+		var events []usage.Event
+		for _, name := range names {
+			e := event(0)
+			e.Agent, e.Session, e.Model, e.PriceVersion = name, name, name, name
+			events = append(events, e)
+		}
+		apply(t, store, batch(1, events...))
+		hashes, _ := dump(t, client, "team-a")
+		if got := hashes["now"]["requests"]; got != fmt.Sprint(len(names)) {
+			t.Errorf("%s requests counted, want %d", got, len(names))
+		}
+		var perModel int
+		for field, v := range hashes["block:2096-02-28T09"] {
+			for i := range len(field) {
+				if field[i] < '!' || field[i] > '~' {
+					t.Errorf("field %q", field)
+				}
+			}
+			if _, ok := cutKind(field, "requests"); ok {
+				n, _ := strconv.Atoi(v)
+				perModel += n
+			}
+		}
+		if perModel != len(names) {
+			t.Errorf("the models' requests add up to %d, want %d", perModel, len(names))
+		}
+		for key := range hashes {
+			if strings.ContainsAny(key, "{}\x00\n ") {
+				t.Errorf("key %q", key)
+			}
+		}
+	})
+}
+
+func TestManyModels(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store, m := usage.NewStore(client, "authpool"), newModel()
+		var n int64
+		for range 3 { // twice more than the limit, in batches that cut it anywhere
+			var events []usage.Event
+			for range 47 {
+				e := event(time.Duration(n) * time.Second)
+				e.Model = fmt.Sprintf("m-%d", n%130)
+				events = append(events, e)
+				n++
+			}
+			b := batch(n-int64(len(events))+1, events...)
+			m.apply(b)
+			apply(t, store, b)
+		}
+		equalsModel(t, client, "team-a", m)
+		if got := client.HGet(t.Context(), "authpool:{team-a}:day:2096-02-28", "other:requests").Val(); got != fmt.Sprint(n-64-(n-130)) {
+			t.Errorf("%s requests of other models", got)
+		}
+	})
+}
+
+func TestSumsBeyondDoubles(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		e := event(0)
+		e.CostNanoUSD = math.MaxInt64 // clamped to 2^46
+		e.Tokens.Input = -7           // clamped to 0
+		events := make([]usage.Event, usage.MaxBatch)
+		for i := range events {
+			events[i] = e
+		}
+		odd := event(0)
+		odd.CostNanoUSD = 1
+		for i := range int64(3) {
+			apply(t, store, batch(1+i*usage.MaxBatch, events...))
+		}
+		apply(t, store, batch(1+3*usage.MaxBatch, odd))
+		now := client.HGetAll(t.Context(), "authpool:{team-a}:now").Val()
+		if want := fmt.Sprint(3*usage.MaxBatch*(int64(1)<<46) + 1); now["cost_nano_usd"] != want || now["input"] != "1" {
+			t.Errorf("cost %s and input %s, want %s and 1", now["cost_nano_usd"], now["input"], want)
+		}
+	})
+}
+
+// TestApplyEqualsModel sends events of three writers with overlaps, repeats,
+// jumps, restarts and late events, and compares all of Redis with the model.
+func TestApplyEqualsModel(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		ctx := t.Context()
+		rapid.Check(t, func(t *rapid.T) {
+			if err := client.FlushAll(ctx).Err(); err != nil {
+				t.Fatal(err)
+			}
+			m := newModel()
+			type writer struct {
+				events []usage.Event
+				epoch  int64
+			}
+			writers := map[string]*writer{}
+			clock := int64(0)
+			for range rapid.IntRange(1, 25).Draw(t, "batches") {
+				id := rapid.SampledFrom([]string{"w1", "w2", "w3"}).Draw(t, "writer")
+				w := writers[id]
+				if w == nil {
+					w = &writer{epoch: 1}
+					writers[id] = w
+				}
+				for range rapid.IntRange(0, 8).Draw(t, "new events") {
+					clock += rapid.OneOf(
+						rapid.Int64Range(0, 5_000),
+						rapid.Int64Range(0, 3*hour),
+						rapid.SampledFrom([]int64{block, block + 1, block - 1, hour, 40 * day}),
+						rapid.Int64Range(-8*hour, 0),
+					).Draw(t, "step")
+					w.events = append(w.events, drawEvent(t, clock))
+				}
+				first := rapid.IntRange(max(0, len(w.events)-20), len(w.events)+1).Draw(t, "first")
+				n := rapid.IntRange(0, 20).Draw(t, "n")
+				b := usage.Batch{Subscription: "team-a", Writer: id, Epoch: w.epoch, First: int64(first + 1)}
+				if first < len(w.events) {
+					b.Events = w.events[first:min(first+n, len(w.events))]
+				}
+				if rapid.IntRange(0, 9).Draw(t, "stale") == 0 {
+					b.Epoch--
+				}
+				want := m.apply(b)
+				got, err := store.Apply(ctx, b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got != want {
+					t.Fatalf("got %+v, want %+v", got, want)
+				}
+				if m.epochs[id] == w.epoch && rapid.IntRange(0, 9).Draw(t, "restart") == 0 {
+					w.epoch++
+				}
+			}
+			equalsModel(t, client, "team-a", m)
+		})
+	})
+}
+
+func drawEvent(t *rapid.T, clock int64) usage.Event {
+	count := rapid.OneOf(rapid.Int64Range(0, 10), rapid.Int64Range(0, 1<<46))
+	return usage.Event{
+		Time:    epoch.UnixMilli() + clock,
+		Agent:   rapid.SampledFrom([]string{"coder", "ci", ""}).Draw(t, "agent"),
+		Session: rapid.SampledFrom([]string{"s1", "s.2", ""}).Draw(t, "session"),
+		Model:   rapid.SampledFrom([]string{"m1", "m:2", "{m}"}).Draw(t, "model"),
+		Tokens: usage.Tokens{
+			Input: count.Draw(t, "in"), Output: count.Draw(t, "out"), CacheRead: count.Draw(t, "cr"),
+			CacheWrite5m: count.Draw(t, "cw5m"), CacheWrite1h: count.Draw(t, "cw1h"),
+		},
+		CostNanoUSD:  count.Draw(t, "cost"),
+		PriceVersion: rapid.SampledFrom([]string{"v1", "v2", ""}).Draw(t, "prices"),
+		Estimated:    rapid.Bool().Draw(t, "estimated"),
+		Unpriced:     rapid.Bool().Draw(t, "unpriced"),
+		Unknown:      rapid.IntRange(0, 5).Draw(t, "unknown") == 0,
+	}
+}

@@ -11,35 +11,36 @@ import (
 
 // builtin is a provider that needs no entry in the file.
 type builtin struct {
-	api       string // whose API it speaks
+	family    string // the dialect of its credential header, errors and limit headers
 	baseURL   string // empty: the host differs by region or resource and must be configured
 	plaintext bool
+	uncounted bool // its own API is passed on, but this version reads no usage from it
 }
 
 // builtins are the providers of contract.md's routing list. Hosts are those of
 // the vendors' own SDKs and documentation; agents' paths are appended whole, so
 // none of them carries a version.
 var builtins = map[string]builtin{
-	"anthropic":   {api: "anthropic", baseURL: "https://api.anthropic.com"},
-	"openai":      {api: "openai", baseURL: "https://api.openai.com"},
-	"gemini":      {api: "gemini", baseURL: "https://generativelanguage.googleapis.com"},
-	"vertex":      {api: "vertex"},
-	"bedrock":     {api: "bedrock"},
-	"azure":       {api: "azure"},
-	"cohere":      {api: "cohere", baseURL: "https://api.cohere.com"},
-	"mistral":     {api: "openai", baseURL: "https://api.mistral.ai"},
-	"groq":        {api: "openai", baseURL: "https://api.groq.com"},
-	"deepseek":    {api: "openai", baseURL: "https://api.deepseek.com"},
-	"xai":         {api: "openai", baseURL: "https://api.x.ai"},
-	"openrouter":  {api: "openai", baseURL: "https://openrouter.ai"},
-	"perplexity":  {api: "openai", baseURL: "https://api.perplexity.ai"},
-	"together":    {api: "openai", baseURL: "https://api.together.xyz"},
-	"fireworks":   {api: "openai", baseURL: "https://api.fireworks.ai"},
-	"cerebras":    {api: "openai", baseURL: "https://api.cerebras.ai"},
-	"huggingface": {api: "openai", baseURL: "https://router.huggingface.co"},
-	"ollama":      {api: "ollama", baseURL: "http://127.0.0.1:11434", plaintext: true},
-	"voyage":      {api: "voyage", baseURL: "https://api.voyageai.com"},
-	"zai":         {api: "openai", baseURL: "https://api.z.ai"},
+	"anthropic":   {family: "anthropic", baseURL: "https://api.anthropic.com"},
+	"openai":      {family: "openai", baseURL: "https://api.openai.com"},
+	"gemini":      {family: "gemini", baseURL: "https://generativelanguage.googleapis.com", uncounted: true},
+	"vertex":      {family: "gemini", uncounted: true},
+	"bedrock":     {family: "openai", uncounted: true}, // its API keys are bearer tokens
+	"azure":       {family: "azure"},
+	"cohere":      {family: "openai", baseURL: "https://api.cohere.com", uncounted: true},
+	"mistral":     {family: "openai", baseURL: "https://api.mistral.ai"},
+	"groq":        {family: "openai", baseURL: "https://api.groq.com"},
+	"deepseek":    {family: "openai", baseURL: "https://api.deepseek.com"},
+	"xai":         {family: "openai", baseURL: "https://api.x.ai"},
+	"openrouter":  {family: "openai", baseURL: "https://openrouter.ai"},
+	"perplexity":  {family: "openai", baseURL: "https://api.perplexity.ai"},
+	"together":    {family: "openai", baseURL: "https://api.together.xyz"},
+	"fireworks":   {family: "openai", baseURL: "https://api.fireworks.ai"},
+	"cerebras":    {family: "openai", baseURL: "https://api.cerebras.ai"},
+	"huggingface": {family: "openai", baseURL: "https://router.huggingface.co"},
+	"ollama":      {family: "openai", baseURL: "http://127.0.0.1:11434", plaintext: true, uncounted: true},
+	"voyage":      {family: "openai", baseURL: "https://api.voyageai.com", uncounted: true},
+	"zai":         {family: "openai", baseURL: "https://api.z.ai"},
 }
 
 // reserved names are first path segments that route by themselves.
@@ -60,7 +61,7 @@ func (c *Config) ProviderByName(name string) (Provider, bool) {
 	if !declared {
 		p.setDefaults()
 	}
-	p.Type = b.api
+	p.Type = b.family
 	if p.BaseURL == "" {
 		p.BaseURL, p.AllowPlaintext = b.baseURL, p.AllowPlaintext || b.plaintext
 	}
@@ -93,7 +94,7 @@ func (v *validator) providers() {
 			v.fault(path, "is a name that routes already", "another name than "+strings.Join(reserved, ", "))
 		case !identifier.MatchString(name):
 			v.fault(path, quoted(name)+" is no name", identifierAllowed)
-		case known && p.Type != "" && p.Type != b.api:
+		case known && p.Type != "" && p.Type != b.family:
 			v.fault(path+".type", "cannot be changed for a built-in provider", "leave it out, or declare a provider of another name")
 		case !known && p.Type == "":
 			v.fault(path+".type", "is missing for a provider that is not built in"+suggest(name, BuiltinProviders()), "one of anthropic, openai")

@@ -155,8 +155,8 @@ type bodyScan struct {
 	chunk   [32 << 10]byte // of a decompressed body
 
 	// What is found, apart from what the caller has until all is well.
-	call    Call
-	id      identity
+	call Call
+	id   identity
 	facts
 
 	// For the session's hash.

@@ -1,0 +1,133 @@
+package provider
+
+import (
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// ErrorBody appends the JSON body of an error of authpool's own, in the shape
+// of the family's errors and with a type that its SDKs understand. The message
+// is made to start with `authpool:`. The code is authpool's, for OpenAI's
+// `code`, except where SDKs know one for the status. The request id stands in
+// Anthropic's shape only; it may be empty.
+func ErrorBody(dst []byte, f Family, status int, code, message, requestID string) []byte {
+	if !strings.HasPrefix(message, "authpool:") {
+		message = "authpool: " + message
+	}
+	switch f {
+	case Anthropic:
+		dst = append(dst, `{"type":"error","error":{"type":`...)
+		dst = appendString(dst, anthropicType(status))
+		dst = append(dst, `,"message":`...)
+		dst = appendString(dst, message)
+		dst = append(dst, '}')
+		if requestID != "" {
+			dst = append(dst, `,"request_id":`...)
+			dst = appendString(dst, requestID)
+		}
+		return append(dst, '}')
+	case Gemini:
+		dst = append(dst, `{"error":{"code":`...)
+		dst = strconv.AppendInt(dst, int64(status), 10)
+		dst = append(dst, `,"message":`...)
+		dst = appendString(dst, message)
+		dst = append(dst, `,"status":`...)
+		dst = appendString(dst, googleStatus(status))
+		return append(dst, "}}"...)
+	}
+	typ, known := openAIType(status)
+	if known != "" {
+		code = known
+	}
+	dst = append(dst, `{"error":{"message":`...)
+	dst = appendString(dst, message)
+	dst = append(dst, `,"type":`...)
+	dst = appendString(dst, typ)
+	dst = append(dst, `,"param":null,"code":`...)
+	dst = appendString(dst, code)
+	return append(dst, "}}"...)
+}
+
+// anthropicType is the error type of a status (anthropic-sdk-typescript
+// shared.d.ts).
+func anthropicType(status int) string {
+	switch status {
+	case 401:
+		return "authentication_error"
+	case 403:
+		return "permission_error"
+	case 404:
+		return "not_found_error"
+	case 413:
+		return "request_too_large"
+	case 429:
+		return "rate_limit_error"
+	case 503, 529:
+		return "overloaded_error"
+	case 504:
+		return "timeout_error"
+	}
+	if status >= 500 {
+		return "api_error"
+	}
+	return "invalid_request_error"
+}
+
+// openAIType is the error type of a status, and the code where there is one
+// that clients look at.
+func openAIType(status int) (typ, code string) {
+	switch {
+	case status == 401:
+		return "invalid_request_error", "invalid_api_key"
+	case status == 429:
+		return "rate_limit_error", "rate_limit_exceeded"
+	case status == 503:
+		return "service_unavailable_error", "server_is_overloaded"
+	case status >= 500:
+		return "server_error", ""
+	}
+	return "invalid_request_error", ""
+}
+
+// googleStatus is the name of a status (google.rpc.Code).
+func googleStatus(status int) string {
+	switch status {
+	case 401:
+		return "UNAUTHENTICATED"
+	case 403:
+		return "PERMISSION_DENIED"
+	case 404:
+		return "NOT_FOUND"
+	case 426:
+		return "FAILED_PRECONDITION"
+	case 429:
+		return "RESOURCE_EXHAUSTED"
+	case 502, 503:
+		return "UNAVAILABLE"
+	case 504:
+		return "DEADLINE_EXCEEDED"
+	}
+	if status >= 500 {
+		return "INTERNAL"
+	}
+	return "INVALID_ARGUMENT"
+}
+
+// appendString appends text as a JSON string. Bytes that are not UTF-8 become
+// U+FFFD.
+func appendString(dst []byte, text string) []byte {
+	const digits = "0123456789abcdef"
+	dst = append(dst, '"')
+	for _, r := range text {
+		switch {
+		case r == '"' || r == '\\':
+			dst = append(dst, '\\', byte(r))
+		case r < ' ' || r == 0x7f:
+			dst = append(dst, '\\', 'u', '0', '0', digits[r>>4], digits[r&15])
+		default:
+			dst = utf8.AppendRune(dst, r)
+		}
+	}
+	return append(dst, '"')
+}

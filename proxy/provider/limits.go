@@ -1,0 +1,340 @@
+package provider
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/authpool/authpool/ratelimit"
+)
+
+// limits are what an answer's headers say about limits, found by the names'
+// prefixes in one walk, since providers add limits without notice
+// (providers.md 4.1, 4.2, 4.6).
+type limits struct {
+	list  [maxLimits]limit
+	count int
+
+	retryAfter, retryAfterMS string
+	date                     time.Time // of the answer, by the provider's clock
+
+	// Anthropic's subscriptions: the state over all windows.
+	unifiedStatus, unifiedReset, unifiedClaim string
+
+	// Codex: which family of limits refused, and how.
+	codexActive, codexReached string
+}
+
+// maxLimits is how many limits are kept of one answer.
+const maxLimits = 16
+
+// limit is one limit as its headers tell it, each text as it was sent.
+type limit struct {
+	kind            limitKind
+	name            string
+	size, remaining string // of a bucket
+	utilization     string
+	status          string // allowed, allowed_warning, rejected
+	reset           string
+	resetIn         string // Codex: seconds
+	minutes         string // Codex: length of the window
+	percent         bool   // utilization counts to 100
+}
+
+type limitKind uint8
+
+const (
+	bucketLimit limitKind = iota // requests or tokens a minute
+	windowLimit                  // a usage window of Anthropic
+	codexLimit                   // a usage window of ChatGPT
+)
+
+// read takes one header.
+func (l *limits) read(name, value []byte) {
+	var buf [maxName]byte
+	key := foldName(&buf, name)
+	switch {
+	case len(key) < 4:
+	case key[0] == 'a' && bytes.HasPrefix(key, []byte("anthropic-ratelimit-")):
+		key = key[len("anthropic-ratelimit-"):]
+		if rest, ok := bytes.CutPrefix(key, []byte("unified-")); ok {
+			l.readUnified(rest, value)
+			return
+		}
+		if bucket, what, ok := cutLast(key, '-'); ok {
+			l.readBucket(bucket, what, value)
+		}
+	case key[0] == 'x' && bytes.HasPrefix(key, []byte("x-ratelimit-")):
+		// OpenAI puts what it is first, and what it is of last.
+		what, bucket, ok := bytes.Cut(key[len("x-ratelimit-"):], []byte{'-'})
+		if !ok {
+			bucket = []byte("requests")
+		}
+		l.readBucket(bucket, what, value)
+	case key[0] == 'x':
+		l.readCodex(key, value)
+	case string(key) == "retry-after":
+		l.retryAfter = string(value)
+	case string(key) == "retry-after-ms":
+		l.retryAfterMS = string(value)
+	case string(key) == "date":
+		if t, ok := parseTime(string(value)); ok {
+			l.date = t
+		}
+	}
+}
+
+// find returns the limit of that kind and name, a new one if need be, or nil
+// when there are too many.
+func (l *limits) find(kind limitKind, name []byte) *limit {
+	for i := range l.list[:l.count] {
+		if l.list[i].kind == kind && l.list[i].name == string(name) {
+			return &l.list[i]
+		}
+	}
+	if l.count == maxLimits || len(name) == 0 {
+		return nil
+	}
+	l.list[l.count] = limit{kind: kind, name: intern(name)}
+	l.count++
+	return &l.list[l.count-1]
+}
+
+// intern returns name as a string, without allocating for the usual ones.
+func intern(name []byte) string {
+	switch string(name) {
+	case "requests":
+		return "requests"
+	case "tokens":
+		return "tokens"
+	case "input-tokens":
+		return "input-tokens"
+	case "output-tokens":
+		return "output-tokens"
+	case "5h":
+		return "5h"
+	case "7d":
+		return "7d"
+	case "codex-primary":
+		return "codex-primary"
+	case "codex-secondary":
+		return "codex-secondary"
+	}
+	return string(name)
+}
+
+// readUnified reads a header of Anthropic's subscription windows: a fact about
+// all of them, or WINDOW-FACT.
+func (l *limits) readUnified(key, value []byte) {
+	switch string(key) {
+	case "status":
+		l.unifiedStatus = string(value)
+		return
+	case "reset":
+		l.unifiedReset = string(value)
+		return
+	case "representative-claim":
+		l.unifiedClaim = string(value)
+		return
+	}
+	window, what, ok := cutLast(key, '-')
+	if !ok || window[0] == 'o' || window[0] == 'f' || window[0] == 'u' {
+		return // overage-…, fallback-…, upgrade-…: about paying more
+	}
+	switch string(what) {
+	case "utilization", "reset", "status":
+		if w := l.find(windowLimit, window); w != nil {
+			switch what[0] {
+			case 'u':
+				w.utilization = string(value)
+			case 'r':
+				w.reset = string(value)
+			case 's':
+				w.status = string(value)
+			}
+		}
+	}
+}
+
+// readBucket reads a header of a limit that refills: limit, remaining or reset.
+func (l *limits) readBucket(bucket, what, value []byte) {
+	switch string(what) {
+	case "limit", "remaining", "reset":
+		b := l.find(bucketLimit, bucket)
+		if b == nil {
+			return
+		}
+		switch {
+		case what[0] == 'l':
+			b.size = string(value)
+		case what[2] == 'm':
+			b.remaining = string(value)
+		default:
+			b.reset = string(value)
+		}
+	}
+}
+
+// readCodex reads a header of ChatGPT's usage windows,
+// x-FAMILY-{primary,secondary}-FACT (openai/codex, codex-api rate_limits.rs).
+func (l *limits) readCodex(key, value []byte) {
+	switch string(key) {
+	case "x-codex-active-limit":
+		l.codexActive = string(value)
+		return
+	case "x-codex-rate-limit-reached-type":
+		l.codexReached = string(value)
+		return
+	}
+	for _, fact := range [...]string{"-used-percent", "-window-minutes", "-reset-at", "-reset-after-seconds"} {
+		name, ok := bytes.CutSuffix(key[len("x-"):], []byte(fact))
+		if !ok || !bytes.HasSuffix(name, []byte("-primary")) && !bytes.HasSuffix(name, []byte("-secondary")) {
+			continue
+		}
+		w := l.find(codexLimit, name)
+		if w == nil {
+			return
+		}
+		switch fact {
+		case "-used-percent":
+			w.utilization, w.percent = string(value), true
+		case "-window-minutes":
+			w.minutes = string(value)
+		case "-reset-at":
+			w.reset = string(value)
+		case "-reset-after-seconds":
+			w.resetIn = string(value)
+		}
+	}
+}
+
+// clock is the time that the provider's stated times are counted from: its own
+// clock where the answer tells it, so that a wrong local clock does not matter.
+func (l *limits) clock(now time.Time) time.Time {
+	if l.date.IsZero() {
+		return now
+	}
+	return l.date
+}
+
+// wait is how long the limit says to wait; false when it does not say.
+func (w *limit) wait(clock time.Time) (time.Duration, bool) {
+	if d, ok := ParseWait(w.reset, clock); ok {
+		return d, true
+	}
+	return ParseWait(w.resetIn, clock)
+}
+
+// used is the spent fraction of the limit; false when it is not told.
+func (w *limit) used() (float64, bool) {
+	if w.kind != bucketLimit {
+		used, ok := fraction(w.utilization)
+		if w.percent {
+			used /= 100
+		}
+		return used, ok
+	}
+	size, ok1 := fraction(w.size)
+	remaining, ok2 := fraction(w.remaining)
+	if !ok1 || !ok2 || size == 0 {
+		return 0, false
+	}
+	return max(1-remaining/size, 0), true
+}
+
+// fraction reads a decimal number that is not negative.
+func fraction(text string) (float64, bool) {
+	n, rest := number(text)
+	return n, n >= 0 && rest == ""
+}
+
+// exhausted tells whether nothing is left of the limit.
+func (w *limit) exhausted() bool {
+	if w.kind == bucketLimit {
+		remaining, ok := fraction(w.remaining)
+		return ok && remaining == 0
+	}
+	used, ok := w.used()
+	return w.status == "rejected" || ok && used >= 1
+}
+
+// window names the usage window that the limit is of.
+func (w *limit) window() string {
+	switch w.kind {
+	case bucketLimit:
+		return strings.ReplaceAll(w.name, "-", "_")
+	case windowLimit:
+		return w.name
+	}
+	length := w.name
+	switch w.minutes {
+	case "300":
+		length = "5h"
+	case "10080":
+		length = "7d"
+	}
+	if family := w.family(); family != "codex" && length != w.name {
+		return family + "_" + length
+	}
+	return length
+}
+
+// family is the name of the limit family of a Codex window.
+func (w *limit) family() string {
+	return strings.TrimSuffix(strings.TrimSuffix(w.name, "-primary"), "-secondary")
+}
+
+// windows appends the limits that say how much of them is spent.
+func (l *limits) windows(dst []ratelimit.Window, now time.Time) []ratelimit.Window {
+	clock := l.clock(now)
+	for i := range l.list[:l.count] {
+		w := &l.list[i]
+		used, ok := w.used()
+		if !ok && w.status == "" {
+			continue
+		}
+		window := ratelimit.Window{Name: w.window(), Kind: "provider", Utilization: used, Status: w.status, Seen: now}
+		if w.kind == bucketLimit {
+			window.Kind = "bucket"
+		}
+		if wait, ok := w.wait(clock); ok {
+			window.Reset = now.Add(wait)
+		}
+		dst = append(dst, window)
+	}
+	return dst
+}
+
+// afterHeader is what retry-after-ms or else retry-after says; a wait of zero
+// says nothing (seen on Azure beside a retry-after that does).
+func (l *limits) afterHeader(now time.Time) (time.Duration, bool) {
+	if ms, ok := fraction(strings.TrimSpace(l.retryAfterMS)); ok && ms > 0 {
+		return capped(ms * float64(time.Millisecond)), true
+	}
+	wait, ok := ParseWait(l.retryAfter, l.clock(now))
+	return wait, ok && wait > 0
+}
+
+// exhaustedWait is the longest wait of the limits of these kinds that are
+// exhausted; the others' resets do not matter (providers.md 0.11).
+func (l *limits) exhaustedWait(now time.Time, kinds ...limitKind) (longest time.Duration, ok bool) {
+	for i := range l.list[:l.count] {
+		w := &l.list[i]
+		for _, kind := range kinds {
+			if w.kind != kind || !w.exhausted() {
+				continue
+			}
+			if wait, told := w.wait(l.clock(now)); told && wait > 0 {
+				longest, ok = max(longest, wait), true
+			}
+		}
+	}
+	return longest, ok
+}
+
+// intOf reads a whole number; false for anything else.
+func intOf(text string) (int, bool) {
+	n, err := strconv.Atoi(text)
+	return n, err == nil
+}

@@ -124,13 +124,13 @@ func TestOverride(t *testing.T) {
 		c := load()
 		c.Override(flag, origin, text)
 		err := c.Validate()
-		var faults config.Faults
-		if !errors.As(err, &faults) || len(faults) != len(want) {
+		faults, ok := errors.AsType[config.Faults](err)
+		if !ok || len(faults) != len(want) {
 			t.Fatalf("%s %s: %v", flag, text, err)
 		}
 		for i := range want {
-			if !strings.HasPrefix(faults[i].Error(), want[i]) {
-				t.Errorf("got %s\nwant %s…", faults[i].Error(), want[i])
+			if !strings.HasPrefix(faults[i].String(), want[i]) {
+				t.Errorf("got %s\nwant %s…", faults[i].String(), want[i])
 			}
 		}
 	}

@@ -2,8 +2,10 @@ package config
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -258,7 +260,7 @@ func (d *decoder) oneOrMany(path string, n ast.Node, target oneOrMany) {
 // that parse it themselves.
 func (d *decoder) text(path string, n ast.Node, v reflect.Value, r rules, set func([]byte) error) {
 	text, ok := stringOf(n)
-	if _, numeric := v.Addr().Interface().(encoding.TextUnmarshaler); !ok && numeric && v.Kind() != reflect.String {
+	if _, numeric := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); !ok && numeric && v.Kind() != reflect.String {
 		switch n.(type) {
 		case *ast.IntegerNode, *ast.FloatNode:
 			text, ok = n.GetToken().Value, true
@@ -330,22 +332,17 @@ func (d *decoder) allowed(v reflect.Value, r rules) string {
 			return "one of " + strings.Join(r.enum, ", ")
 		}
 		return "a text (in quotes when it looks like something else)"
-	}
-	switch {
-	case r.max < 1<<63-1:
-		return fmt.Sprintf("a whole number from %d to %d", r.min, r.max)
 	default:
+		if r.max < 1<<63-1 {
+			return fmt.Sprintf("a whole number from %d to %d", r.min, r.max)
+		}
 		return fmt.Sprintf("a whole number, at least %d", r.min)
 	}
 }
 
 func setString(v reflect.Value, text string, r rules) error {
 	if len(r.enum) > 0 {
-		known := false
-		for _, e := range r.enum {
-			known = known || e == text
-		}
-		if !known {
+		if !slices.Contains(r.enum, text) {
 			return wrong{quoted(text) + " is not known here" + suggest(text, r.enum), "one of " + strings.Join(r.enum, ", ")}
 		}
 	}
@@ -356,7 +353,7 @@ func setString(v reflect.Value, text string, r rules) error {
 // fresh makes a value of type t with its defaults.
 func fresh(t reflect.Type) reflect.Value {
 	v := reflect.New(t)
-	if d, ok := v.Interface().(interface{ setDefaults() }); ok {
+	if d, ok := reflect.TypeAssert[interface{ setDefaults() }](v); ok {
 		d.setDefaults()
 	}
 	return v.Elem()
@@ -419,7 +416,7 @@ func quotedKey(key string) string {
 
 // split takes a scalar type's complaint apart.
 func split(err error) (problem, allowed string) {
-	if w, ok := err.(wrong); ok {
+	if w, ok := errors.AsType[wrong](err); ok {
 		return w.problem, w.allowed
 	}
 	return err.Error(), "a value of the right form"

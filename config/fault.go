@@ -18,8 +18,8 @@ type Fault struct {
 	Allowed string // what is allowed instead
 }
 
-// Error writes the fault as FILE:LINE:COL: field: what is wrong → what is allowed.
-func (f Fault) Error() string {
+// String writes the fault as FILE:LINE:COL: field: what is wrong → what is allowed.
+func (f Fault) String() string {
 	var b strings.Builder
 	if f.Origin != "" {
 		b.WriteString(f.Origin)
@@ -31,18 +31,21 @@ func (f Fault) Error() string {
 	if f.Field != "" {
 		b.WriteString(f.Field + ": ")
 	}
-	b.WriteString(f.Problem + " → " + f.Allowed)
+	b.WriteString(f.Problem)
+	if f.Allowed != "" {
+		b.WriteString(" → " + f.Allowed)
+	}
 	return b.String()
 }
 
 // Faults are all faults of one configuration, in the order of the file.
-type Faults []Fault
+type Faults []Fault //nolint:errname // the word that README and messages use
 
 // Error writes one fault a line.
 func (f Faults) Error() string {
 	lines := make([]string, len(f))
 	for i, fault := range f {
-		lines[i] = fault.Error()
+		lines[i] = fault.String()
 	}
 	return strings.Join(lines, "\n")
 }
@@ -83,9 +86,6 @@ func (o origin) at(path string) place {
 	}
 	return place{origin: o.file, line: 1, column: 1}
 }
-
-// wrote tells whether path itself was written.
-func (o origin) wrote(path string) bool { _, ok := o.places[path]; return ok }
 
 // parent cuts the last step off a field path: a[0].b → a[0] → a → "".
 func parent(path string) string {

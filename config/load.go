@@ -101,8 +101,7 @@ func (c *Config) settle(folder string) {
 // the whole error would quote the lines around, and with them perhaps a secret.
 func (d *decoder) syntax(err error) Fault {
 	f := Fault{Origin: d.file, Line: 1, Column: 1, Problem: "this is not YAML", Allowed: "a YAML mapping of keys, such as listen: and subscriptions:"}
-	var at *yaml.SyntaxError
-	if errors.As(err, &at) {
+	if at, ok := errors.AsType[*yaml.SyntaxError](err); ok {
 		f.Problem += " (" + at.Message + ")"
 		if t := at.Token; t != nil && t.Position != nil {
 			f.Line, f.Column = max(t.Position.Line, 1), max(t.Position.Column, 1)

@@ -19,8 +19,7 @@ func faultsOf(t *testing.T, text string) []string {
 	if err == nil {
 		return nil
 	}
-	var faults config.Faults
-	if !errors.As(err, &faults) {
+	if _, ok := errors.AsType[config.Faults](err); !ok {
 		t.Fatalf("error is %T, want Faults: %v", err, err)
 	}
 	return strings.Split(err.Error(), "\n")
@@ -343,8 +342,7 @@ func TestLoadNamesTheFileThatIsMissing(t *testing.T) {
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), path) {
 		t.Errorf("error is %v", err)
 	}
-	var faults config.Faults
-	if errors.As(err, &faults) {
+	if _, ok := errors.AsType[config.Faults](err); ok {
 		t.Error("a missing file came back as Faults")
 	}
 }
@@ -375,8 +373,8 @@ func FuzzLoad(f *testing.F) {
 			c.Warnings()
 			return
 		}
-		var faults config.Faults
-		if !errors.As(err, &faults) {
+		faults, ok := errors.AsType[config.Faults](err)
+		if !ok {
 			t.Fatalf("error is %T", err)
 		}
 		lines := strings.Count(strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n"), "\n") + 1

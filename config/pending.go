@@ -20,20 +20,42 @@ type pendingKey struct {
 // way than the operator ordered; it warns where traffic is what it would be
 // without the key.
 var pendingKeys = []pendingKey{
-	{"egress.proxy", func(c *Config) bool { return c.Egress.Proxy != "" }, true,
-		"is not available in this version: providers would be reached directly"},
-	{"egress.ca_file", func(c *Config) bool { return c.Egress.CAFile != "" }, true,
-		"is not available in this version: only the system's CAs are trusted (SSL_CERT_FILE replaces them)"},
-	{"subscriptions[].budgets", nil, false,
-		"has no effect in this version: NOTHING STOPS SPENDING at this amount"},
-	{"notifications", func(c *Config) bool { return len(c.Notifications) > 0 }, false,
-		"has no effect in this version: nobody is notified"},
-	{"intercept.enabled", func(c *Config) bool { return c.Intercept.Enabled }, false,
-		"has no effect in this version: there is no proxy mode yet, CONNECT is refused"},
-	{"intercept.other_hosts", func(c *Config) bool { return c.Intercept.OtherHosts.Mode != "deny" }, false,
-		"has no effect in this version: there is no proxy mode yet, CONNECT is refused"},
-	{"sessions.drain_on_disconnect", func(c *Config) bool { return c.Sessions.DrainOnDisconnect }, false,
-		"has no effect in this version: when an agent leaves, the answer is cancelled and its usage estimated"},
+	{
+		path:   "egress.proxy",
+		when:   func(c *Config) bool { return c.Egress.Proxy != "" },
+		refuse: true,
+		effect: "is not available in this version: providers would be reached directly",
+	},
+	{
+		path:   "egress.ca_file",
+		when:   func(c *Config) bool { return c.Egress.CAFile != "" },
+		refuse: true,
+		effect: "is not available in this version: only the system's CAs are trusted (SSL_CERT_FILE replaces them)",
+	},
+	{
+		path:   "subscriptions[].budgets",
+		effect: "has no effect in this version: NOTHING STOPS SPENDING at this amount",
+	},
+	{
+		path:   "notifications",
+		when:   func(c *Config) bool { return len(c.Notifications) > 0 },
+		effect: "has no effect in this version: nobody is notified",
+	},
+	{
+		path:   "intercept.enabled",
+		when:   func(c *Config) bool { return c.Intercept.Enabled },
+		effect: "has no effect in this version: there is no proxy mode yet, CONNECT is refused",
+	},
+	{
+		path:   "intercept.other_hosts",
+		when:   func(c *Config) bool { return c.Intercept.OtherHosts.Mode != "deny" },
+		effect: "has no effect in this version: there is no proxy mode yet, CONNECT is refused",
+	},
+	{
+		path:   "sessions.drain_on_disconnect",
+		when:   func(c *Config) bool { return c.Sessions.DrainOnDisconnect },
+		effect: "has no effect in this version: when an agent leaves, the answer is cancelled and its usage estimated",
+	},
 }
 
 var index = regexp.MustCompile(`\[[0-9]+\]`)

@@ -65,11 +65,17 @@ func (v *validator) fault(path, problem, allowed string) {
 			return
 		}
 	}
-	where := v.origin.at(path)
-	v.faults = append(v.faults, Fault{
+	v.faults = append(v.faults, v.FaultAt(path, problem, allowed))
+}
+
+// FaultAt makes a fault about a field, such as a reference that does not
+// resolve, with the place where the field was written.
+func (c *Config) FaultAt(field, problem, allowed string) Fault {
+	where := c.origin.at(field)
+	return Fault{
 		Origin: where.origin, Line: where.line, Column: where.column,
-		Field: path, Problem: problem, Allowed: allowed,
-	})
+		Field: field, Problem: problem, Allowed: allowed,
+	}
 }
 
 func (v *validator) wrong(path string, err error) {
@@ -78,9 +84,7 @@ func (v *validator) wrong(path string, err error) {
 }
 
 func (v *validator) warn(path, text string) {
-	where := v.origin.at(path)
-	f := Fault{Origin: where.origin, Line: where.line, Column: where.column, Field: path, Problem: text}
-	v.warnings = append(v.warnings, strings.TrimSuffix(f.Error(), " → "))
+	v.warnings = append(v.warnings, v.FaultAt(path, text, "").String())
 }
 
 // within tells whether path is outer or lies in it.

@@ -47,7 +47,7 @@ func TestNoEncoderPrintsASecret(t *testing.T) {
 		}
 		for how, text := range outputs {
 			// Hexadecimal and byte-list forms would be the text in another dress.
-			for _, form := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary), fmt.Sprint([]byte(canary))[1:20]} {
+			for _, form := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary), strings.Trim(fmt.Sprintf("%d", []byte(canary)), "[]")} {
 				if strings.Contains(text, form) {
 					t.Errorf("%s of %T shows the secret: %s", how, value, text)
 				}

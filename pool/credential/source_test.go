@@ -204,6 +204,9 @@ func TestSourceIsSafeForConcurrentUse(t *testing.T) {
 	write("one")
 	synctest.Test(t, func(t *testing.T) {
 		source := credential.NewSource(mustParse(t, "file:"+file), credential.APIKey)
+		if _, err := source.Credential(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		var wg sync.WaitGroup
 		for g := range 8 {
 			wg.Go(func() {

@@ -119,11 +119,11 @@ func (p *prober) awaitShut(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	p.gate.up.Store(true)
-	p.closeFirst()
 	p.mu.Lock()
-	onUp := slices.Clone(p.onUp)
+	onUp := slices.Clone(p.onUp) // those that register from now on see it up
+	p.gate.up.Store(true)
 	p.mu.Unlock()
+	p.closeFirst()
 	for _, f := range onUp {
 		f()
 	}

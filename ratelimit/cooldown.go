@@ -30,6 +30,9 @@ const (
 	// refuses at once: a probe that is still without an answer after that was
 	// most likely accepted and waits for its first token.
 	probePatience = 10 * time.Second
+	// adoptSlack is the difference of two ends below which they are the same:
+	// the time that the news took.
+	adoptSlack = 250 * time.Millisecond
 	// modelsMost bounds the models that are remembered; beyond it the whole
 	// subscription is closed instead of one more model.
 	modelsMost = 64
@@ -222,7 +225,7 @@ func (c *Cooldowns) Adopt(now time.Time, model string, until time.Time, signal S
 	defer c.mu.Unlock()
 	slot := c.slot(now, model == "", model)
 	k := slot.get()
-	if k != nil && !until.After(k.until) {
+	if k != nil && !until.After(k.until.Add(adoptSlack)) {
 		return false
 	}
 	next := &closure{until: until, since: now, signal: signal, reason: reason}

@@ -62,15 +62,25 @@ func (w *windows) list() []Window {
 	return slices.Clone(w.all)
 }
 
-// utilization is that of the fullest window.
+// utilization is that of the fullest window among those that concern every
+// request.
 func (w *windows) utilization(now time.Time) float64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	most := 0.0
 	for i := range w.all {
-		most = max(most, w.all[i].Spent(now))
+		if !w.all[i].partial() {
+			most = max(most, w.all[i].Spent(now))
+		}
 	}
 	return most
+}
+
+// partial tells a window that is about some requests only: a family of models
+// ("7d_oi"), or paid usage beyond the plan ("overage"), which is rejected on
+// every subscription that did not buy any.
+func (w *Window) partial() bool {
+	return w.Kind == "provider" && (w.Name == "overage" || strings.Contains(w.Name, "_"))
 }
 
 // Spent is the window's utilization at now, never negative and never NaN: 0

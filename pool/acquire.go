@@ -1,0 +1,285 @@
+package pool
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/authpool/authpool/ratelimit"
+)
+
+// Request is what the pool has to know of a request. Its strings may lie in
+// the request's buffers: the pool copies what it keeps beyond the Lease.
+type Request struct {
+	ID       string // for people
+	Provider string
+	Agent    string
+	Session  string // empty: the request belongs to no session and binds nothing
+	Parent   string // the parent session's id, or empty
+	Model    string // empty: the globs of the subscriptions do not matter
+	// Pinned says that the request carries state that only the session's own
+	// domain understands (encrypted reasoning, account-bound ids).
+	Pinned bool
+	// EstimatedInput and EstimatedOutput are tokens, for the configured rates;
+	// 0 when there is no estimate.
+	EstimatedInput, EstimatedOutput int64
+	// Tried are subscriptions that failed in this request: they are not offered
+	// again. One that was limited need not be here, its cooldown keeps it away;
+	// left out it can be waited for.
+	Tried []string
+}
+
+// Source says how a subscription was chosen.
+type Source string
+
+// The sources.
+const (
+	SourceBound     Source = "bound"     // the session sticks to it
+	SourceNew       Source = "new"       // chosen now; the session, if there is one, sticks to it from here on
+	SourceMoved     Source = "moved"     // chosen now, because the session's former one cannot serve
+	SourceElsewhere Source = "elsewhere" // for this request only; the session stays where it is
+)
+
+// rebinds bounds how often one attempt follows a session that other processes
+// move at the same time.
+const rebinds = 3
+
+// Acquire lends the subscription that is to serve req: the session's own if it
+// can serve, else the best of the lowest tier that can. When all that fit are
+// closed only for a while, it waits in order of arrival, for Options.Wait and
+// until ctx ends at most, but only if the first is expected to open in that
+// time.
+//
+// The errors are a *NoSubscriptionError, an *UnavailableError, ErrClosed, or
+// the context's.
+func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
+	g := p.groups[req.Provider]
+	if g == nil {
+		return nil, &NoSubscriptionError{Provider: req.Provider}
+	}
+	now := time.Now()
+	var s *session
+	if req.Session != "" {
+		s = p.sessions.get(sessionKey{req.Provider, req.Agent, req.Session}, req.Parent, now)
+	}
+	// Who comes while others wait goes behind them.
+	if g.queue.empty() {
+		lease, err := p.try(ctx, g, req, s, time.Time{}, now)
+		if lease != nil || err != nil {
+			return lease, err
+		}
+	}
+	return p.wait(ctx, g, req, s, now)
+}
+
+// try makes one attempt without waiting for a subscription. Both results nil
+// mean that nobody can serve now, or, until patience ends (zero: it begins
+// now), that the session's own subscription will in a moment.
+func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, patience, now time.Time) (*Lease, error) {
+	if s == nil {
+		return p.place(ctx, g, req, nil, nil, SourceNew, now)
+	}
+	for range rebinds {
+		home := p.home(ctx, s)
+		if home == nil {
+			lease, err := p.place(ctx, g, req, s, nil, SourceNew, now)
+			if lease != nil || err != nil || !s.isBound() {
+				return lease, err
+			}
+			continue // bound by somebody else at the same time
+		}
+		lease, r := p.stay(ctx, home, req, s, now)
+		if lease != nil {
+			return lease, nil
+		}
+		if p.opts.Wait > 0 && r.brief(now) && (patience.IsZero() || now.Before(patience)) {
+			return nil, nil
+		}
+		source := SourceElsewhere
+		if r.moves(now) {
+			source = SourceMoved
+		}
+		lease, err := p.place(ctx, g, req, s, home, source, now)
+		if lease != nil || err != nil || p.home(ctx, s) == home {
+			return lease, err
+		}
+	}
+	return nil, nil
+}
+
+// stay serves the request where the session is bound.
+func (p *Pool) stay(ctx context.Context, home *member, req *Request, s *session, now time.Time) (*Lease, refusal) {
+	if r := home.permits(req, ""); r.obstacle != none {
+		return nil, r
+	}
+	if !s.holdsPlace(now) {
+		if r := p.returns(ctx, home, s, now); r.obstacle != none {
+			return nil, r
+		}
+	}
+	return p.enter(home, req, s, SourceBound, now)
+}
+
+// place chooses among all that can serve. Unless it is only for this request,
+// the session is bound to the choice. Both results nil mean that nobody can, or
+// that somebody else has bound the session meanwhile.
+func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, home *member, source Source, now time.Time) (*Lease, error) {
+	pin := ""
+	if req.Pinned && home != nil {
+		pin = home.conf.domain()
+	}
+	binds := s != nil && source != SourceElsewhere
+	var room [8]*member
+	passed := room[:0]
+	if home != nil {
+		passed = append(passed, home) // it was asked before
+	}
+	for byHash := p.alone(); len(passed) < len(g.members); {
+		m := p.heir(s, home, req, passed, now)
+		if m == nil {
+			m = p.best(g, req, s, pin, passed, binds, byHash, now)
+		}
+		if m == nil {
+			return nil, nil
+		}
+		lease, r := p.enter(m, req, s, source, now)
+		if r.obstacle != none {
+			passed = append(passed, m)
+			continue
+		}
+		if !binds {
+			return lease, nil
+		}
+		switch result := p.bind(ctx, s, m, home, now); result {
+		case bindDone:
+			return lease, nil
+		case bindFull:
+			passed = append(passed, m)
+		case bindAway:
+			// Redis went away in the middle of it: choose again, as all
+			// others do without it.
+			if byHash {
+				passed = append(passed, m)
+			}
+			byHash = true
+		case bindLost:
+			lease.cancel(now)
+			return nil, nil
+		}
+		lease.cancel(now)
+	}
+	return nil, nil
+}
+
+// heir is the subscription that a new session has from its parent session, if
+// it can serve: it has the prompt cache that a sub-agent begins with.
+func (p *Pool) heir(s *session, home *member, req *Request, passed []*member, now time.Time) *member {
+	if s == nil || home != nil || s.parent == "" || p.opts.SpreadChildren {
+		return nil
+	}
+	parent := p.sessions.find(sessionKey{s.key.provider, s.key.agent, s.parent})
+	if parent == nil {
+		return nil
+	}
+	m := parent.home()
+	if m == nil || contains(passed, m) || p.fits(m, req, "", now).obstacle != none {
+		return nil
+	}
+	return m
+}
+
+// best is the choice among those that can serve and were not passed over.
+// byHash looks at the session's name alone, so that every process comes to the
+// same choice.
+func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*member, binds, byHash bool, now time.Time) *member {
+	name := req.ID
+	if s != nil {
+		name = s.name
+	}
+	var best *member
+	var top candidate
+	for _, m := range g.members {
+		if contains(passed, m) || p.fits(m, req, pin, now).obstacle != none {
+			continue
+		}
+		if _, yes := m.full(now); yes && binds {
+			continue
+		}
+		c := candidate{priority: m.conf.Priority, claim: rendezvous(name, m.conf.ID, m.conf.weight())}
+		if !byHash {
+			c.total = m.score(now).Total
+		}
+		if best == nil || c.better(top) {
+			best, top = m, c
+		}
+	}
+	return best
+}
+
+func contains(list []*member, m *member) bool {
+	for _, one := range list {
+		if one == m {
+			return true
+		}
+	}
+	return false
+}
+
+// score rates m for the choice.
+func (m *member) score(now time.Time) Score {
+	f := Factors{
+		Availability: 1,
+		Utilization:  m.gate.Utilization(now),
+		ErrorRate:    m.gate.ErrorRate(),
+		InFlight:     int64(m.share.busy()),
+		Sessions:     m.placed(now),
+		Weight:       m.conf.Weight,
+	}
+	switch state, _ := m.state(now); state {
+	case StateProbing:
+		f.Availability = 0.5
+	case StateCooling, StateDisabled:
+		f.Availability = 0
+	}
+	return f.Rate()
+}
+
+// enter takes what the request needs of m, and makes the lease.
+func (p *Pool) enter(m *member, req *Request, s *session, source Source, now time.Time) (*Lease, refusal) {
+	away := p.alone()
+	ok, ask := m.share.enter(now, away)
+	if !ok {
+		if ask && !away {
+			p.keeper.wake()
+		}
+		return nil, refusal{obstacle: saturated, reason: ReasonConcurrency}
+	}
+	pass, r := m.gate.Allow(now, req.Model, req.EstimatedInput, req.EstimatedOutput)
+	if r.Why != ratelimit.Open {
+		m.share.leave()
+		return nil, gateRefusal(r)
+	}
+	if s != nil {
+		s.enter()
+	}
+	m.acquired[source.index()].Inc()
+	return &Lease{pool: p, member: m, session: s, source: source, pass: pass}, refusal{}
+}
+
+var sources = [...]Source{SourceBound, SourceNew, SourceMoved, SourceElsewhere}
+
+func (s Source) index() int {
+	for i, one := range sources {
+		if one == s {
+			return i
+		}
+	}
+	panic("BUG: no such source: " + string(s))
+}
+
+var acquired = promauto.NewCounterVec(prometheus.CounterOpts{
+	Name: "authpool_subscription_leases_total",
+	Help: "Attempts that a subscription was lent for, by how it was chosen.",
+}, []string{"subscription", "source"})

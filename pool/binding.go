@@ -1,0 +1,266 @@
+package pool
+
+import (
+	"context"
+	"time"
+
+	"github.com/authpool/authpool/pool/store"
+)
+
+const (
+	// bindingWait is how long one request waits for Redis to bind its session.
+	bindingWait = 50 * time.Millisecond
+	// reservation is how long a place is held for a session that no answer has
+	// come for yet; what its process leaves behind when it dies ends with it.
+	reservation = 10 * time.Second
+	// placeMargin is the rest of a place's time that is too little to count on:
+	// its extension takes a moment.
+	placeMargin = 2 * time.Second
+)
+
+// bindResult is what became of binding a session.
+type bindResult uint8
+
+const (
+	bindDone bindResult = iota
+	bindFull            // the subscription has no place for it
+	bindLost            // somebody else has bound the session, maybe elsewhere
+	bindAway            // Redis did not answer
+)
+
+// home returns where the session is bound, asking Redis once when this process
+// does not know; nil when it is not bound.
+func (p *Pool) home(ctx context.Context, s *session) *member {
+	s.mu.Lock()
+	bound, looked := s.bound, s.looked
+	s.mu.Unlock()
+	if bound != nil || looked || !p.shared() {
+		return bound
+	}
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	s.mu.Lock()
+	bound, looked = s.bound, s.looked
+	s.mu.Unlock()
+	if bound != nil || looked {
+		return bound
+	}
+	ctx, cancel := context.WithTimeout(ctx, bindingWait)
+	defer cancel()
+	id, err := p.bindings.Lookup(ctx, s.name)
+	if err != nil {
+		return nil // as without Redis; the keeper settles it later
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.looked, s.expect = true, id
+	if m := p.byID[id]; m != nil && m.conf.Provider == s.key.provider {
+		s.bound, s.since, s.synced = m, time.Now(), true
+	}
+	return s.bound
+}
+
+// bind makes s stick to m, by the two steps that keep the fleet in agreement:
+// a place on m is reserved, then the session's binding is set if it still is
+// what this process believes, which is home (nil: none).
+func (p *Pool) bind(ctx context.Context, s *session, m, home *member, now time.Time) bindResult {
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	s.mu.Lock()
+	bound, expect := s.bound, s.expect
+	s.mu.Unlock()
+	if bound != home {
+		return bindLost
+	}
+	limit := m.conf.Limits.Sessions
+	if !p.shared() {
+		free, ok := m.place(s, now, now.Add(p.opts.IdleTimeout), limit)
+		if !ok {
+			m.setFull(now, free)
+			return bindFull
+		}
+		p.settle(s, m, now, now.Add(p.opts.IdleTimeout), 0, false)
+		return bindDone
+	}
+	ctx, cancel := context.WithTimeout(ctx, bindingWait)
+	defer cancel()
+	place, err := p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, reservation)
+	if err != nil {
+		return bindAway
+	}
+	m.count.Store(place.Count)
+	if !place.Granted {
+		m.setFull(now, place.Free)
+		return bindFull
+	}
+	got, err := p.bindings.Bind(ctx, s.name, expect, m.conf.ID, s.parent, p.opts.Affinity)
+	if err == nil && got != m.conf.ID && p.byID[got] == nil {
+		// Bound to a subscription that is not configured here any more.
+		got, err = p.bindings.Bind(ctx, s.name, got, m.conf.ID, s.parent, p.opts.Affinity)
+	}
+	if err != nil || got != m.conf.ID {
+		if place.Created {
+			p.keeper.release(m, s.name, place.Score)
+		}
+		if err != nil {
+			return bindAway
+		}
+		p.adopt(s, got)
+		return bindLost
+	}
+	p.settle(s, m, now, now.Add(reservation), place.Score, true)
+	return bindDone
+}
+
+// settle takes over that s is bound to m and holds a place there, and gives the
+// former place back.
+func (p *Pool) settle(s *session, m *member, now, until time.Time, score int64, synced bool) {
+	s.mu.Lock()
+	former, formerScore, held := s.bound, s.score, now.Before(s.slotUntil)
+	s.bound, s.expect, s.since, s.synced = m, m.conf.ID, now, synced
+	s.slotUntil, s.score, s.touched, s.confirmed = until, score, now, false
+	if synced {
+		s.looked, s.kept = true, now
+	}
+	s.mu.Unlock()
+	if former != nil && former != m {
+		former.unplace(s)
+		if held && formerScore != 0 {
+			p.keeper.release(former, s.name, formerScore)
+		}
+	}
+	m.place(s, now, until, 0)
+	if synced {
+		p.keeper.reserve(s)
+	} else {
+		p.keeper.dirty(s)
+	}
+}
+
+// adopt follows a binding that another process has made.
+func (p *Pool) adopt(s *session, id string) {
+	m := p.byID[id]
+	s.mu.Lock()
+	former := s.bound
+	if former == m && m != nil {
+		s.synced = true
+		s.mu.Unlock()
+		return
+	}
+	formerScore, held := s.score, time.Now().Before(s.slotUntil)
+	s.bound, s.expect, s.since, s.looked, s.synced = m, id, time.Now(), true, true
+	s.slotUntil, s.score, s.confirmed = time.Time{}, 0, false
+	s.mu.Unlock()
+	if former != nil {
+		former.unplace(s)
+		if held && formerScore != 0 {
+			p.keeper.release(former, s.name, formerScore)
+		}
+	}
+}
+
+// returns gives a place to a session that is bound to m but holds none: it was
+// idle, or another process bound it. Only a subscription that limits its
+// sessions is asked at once.
+func (p *Pool) returns(ctx context.Context, m *member, s *session, now time.Time) refusal {
+	if free, yes := m.full(now); yes {
+		return refusal{obstacle: full, until: free, reason: ReasonSessions}
+	}
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	if s.holdsPlace(now) {
+		return refusal{}
+	}
+	limit := m.conf.Limits.Sessions
+	until := now.Add(p.opts.IdleTimeout)
+	var place store.Place
+	if limit > 0 && p.shared() {
+		ctx, cancel := context.WithTimeout(ctx, bindingWait)
+		defer cancel()
+		var err error
+		place, err = p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, reservation)
+		if err == nil {
+			m.count.Store(place.Count)
+			until = now.Add(reservation)
+			if !place.Granted {
+				m.setFull(now, place.Free)
+				return refusal{obstacle: full, until: now.Add(place.Free), reason: ReasonSessions}
+			}
+		}
+	}
+	if p.bindings != nil && place.Granted {
+		limit = 0 // Redis has counted it
+	}
+	if free, ok := m.place(s, now, until, limit); !ok {
+		m.setFull(now, free)
+		return refusal{obstacle: full, until: now.Add(free), reason: ReasonSessions}
+	}
+	s.mu.Lock()
+	s.slotUntil, s.score, s.touched, s.confirmed = until, place.Score, now, false
+	s.mu.Unlock()
+	if place.Granted {
+		p.keeper.reserve(s)
+	} else {
+		p.keeper.dirty(s)
+	}
+	return refusal{}
+}
+
+// confirm makes the place of a session that got an answer more than a
+// reservation.
+func (p *Pool) confirm(s *session, m *member, now time.Time) {
+	s.mu.Lock()
+	first := s.bound == m && !s.confirmed
+	if first {
+		s.confirmed = true
+	}
+	s.mu.Unlock()
+	if first {
+		p.keeper.dirty(s)
+		return
+	}
+	p.refresh(s, now)
+}
+
+// refresh extends the session's place when a good part of its time has passed
+// since that was done last.
+func (p *Pool) refresh(s *session, now time.Time) {
+	s.mu.Lock()
+	due := s.bound != nil && s.confirmed && now.Sub(s.touched) >= p.opts.IdleTimeout/4
+	if p.bindings == nil && s.bound != nil {
+		s.slotUntil, s.touched = now.Add(p.opts.IdleTimeout), now
+		s.bound.extend(s, s.slotUntil)
+	}
+	s.mu.Unlock()
+	if due {
+		p.keeper.dirty(s)
+	}
+}
+
+// holdsPlace tells whether the session has a place for long enough.
+func (s *session) holdsPlace(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.slotUntil.Sub(now) > 0 && (s.inFlight > 0 || s.slotUntil.Sub(now) > placeMargin)
+}
+
+func (s *session) isBound() bool { return s.home() != nil }
+
+// home is where the session is bound, as far as this process knows.
+func (s *session) home() *member {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bound
+}
+
+func (s *session) enter() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inFlight++
+}
+
+func (s *session) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inFlight--
+}

@@ -1,0 +1,90 @@
+package pool
+
+import (
+	"context"
+	"crypto/sha256"
+	"log/slog"
+	"time"
+
+	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/ratelimit"
+)
+
+const (
+	// credentialRecheck is how often the credential of a subscription that it
+	// closed is read again.
+	credentialRecheck = 2 * time.Second
+	// credentialTimeout bounds one such reading.
+	credentialTimeout = 5 * time.Second
+)
+
+// digest stands for a secret that has to be recognised but not known.
+type digest [sha256.Size]byte
+
+func digestOf(c credential.Credential) digest {
+	return sha256.Sum256([]byte(c.Secret.Reveal()))
+}
+
+// refuseCredential closes m because the provider does not accept what was
+// lent, until its source gives another secret. A source that gives another one
+// already closes nothing: it was replaced while the request was under way.
+func (p *Pool) refuseCredential(m *member, lent credential.Credential) {
+	refused := digestOf(lent)
+	ctx, cancel := context.WithTimeout(context.Background(), credentialTimeout)
+	defer cancel()
+	if c, err := m.conf.Credential.Credential(ctx); err == nil && digestOf(c) != refused {
+		return
+	}
+	m.mu.Lock()
+	known := m.closed != ""
+	m.closed, m.refused = string(ratelimit.ReasonCredential), refused
+	m.mu.Unlock()
+	if !known {
+		p.opts.Logger.Warn("the provider does not accept the credential: the subscription is disabled until it changes",
+			slog.String("subscription", m.conf.ID))
+	}
+}
+
+// loseCredential closes m because its source gives nothing, until it does.
+func (p *Pool) loseCredential(m *member, err error) {
+	m.mu.Lock()
+	known := m.closed != ""
+	if !known {
+		m.closed = ReasonUnreadable
+	}
+	m.mu.Unlock()
+	if !known {
+		p.opts.Logger.Warn("the credential cannot be read: the subscription is disabled until it can",
+			slog.String("subscription", m.conf.ID), slog.Any("error", err))
+	}
+}
+
+// checkCredentials reads the credentials that closed their subscription, or
+// all, and opens and closes accordingly.
+func (p *Pool) checkCredentials(ctx context.Context, all bool) {
+	for _, m := range p.members {
+		m.mu.Lock()
+		closed, refused := m.closed, m.refused
+		m.mu.Unlock()
+		if m.conf.Disabled || closed == "" && !all {
+			continue
+		}
+		c, err := m.readCredential(ctx)
+		switch {
+		case err != nil:
+			p.loseCredential(m, err)
+		case closed != "" && digestOf(c) != refused:
+			m.mu.Lock()
+			m.closed, m.refused = "", digest{}
+			m.mu.Unlock()
+			p.opts.Logger.Info("the credential has changed: the subscription is enabled", slog.String("subscription", m.conf.ID))
+			p.groups[m.conf.Provider].queue.event()
+		}
+	}
+}
+
+func (m *member) readCredential(ctx context.Context) (credential.Credential, error) {
+	ctx, cancel := context.WithTimeout(ctx, credentialTimeout)
+	defer cancel()
+	return m.conf.Credential.Credential(ctx)
+}

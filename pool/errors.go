@@ -1,0 +1,122 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/authpool/authpool/ratelimit"
+)
+
+// ErrClosed is returned by Acquire once the pool is closed.
+var ErrClosed = errors.New("the pool is closed")
+
+// ErrNoSubscription is what errors.Is finds in a NoSubscriptionError.
+var ErrNoSubscription = errors.New("no subscription")
+
+// NoSubscriptionError says that no subscription fits, whatever happens: the
+// provider has none (Model is empty: answer 404), or none of those allows the
+// model.
+type NoSubscriptionError struct {
+	Provider string
+	Model    string // the model that none allows; empty: the provider has no subscription at all
+}
+
+// Error implements error.
+func (e *NoSubscriptionError) Error() string {
+	if e.Model == "" {
+		return fmt.Sprintf("no subscription for provider %q", e.Provider)
+	}
+	return fmt.Sprintf("no subscription for provider %q allows the model %q", e.Provider, e.Model)
+}
+
+// Is makes errors.Is(err, ErrNoSubscription) true.
+func (e *NoSubscriptionError) Is(target error) bool { return target == ErrNoSubscription }
+
+// The reasons of an UnavailableError that are not reasons of an answer.
+const (
+	ReasonBreaker     = "breaker"     // its endpoint is broken
+	ReasonRate        = "rate"        // a configured limit per minute is used up
+	ReasonConcurrency = "concurrency" // limits.concurrent is reached
+	ReasonSessions    = "sessions"    // limits.sessions is reached
+	ReasonDisabled    = "disabled"    // switched off, or the credential is not accepted
+	ReasonTried       = "tried"       // it has failed in this very request
+	ReasonQueue       = "queue"       // too many requests are waiting already
+)
+
+// UnavailableError says that subscriptions fit, but none can serve in time. It
+// carries what an honest answer needs.
+type UnavailableError struct {
+	Provider string
+	Model    string
+	Count    int // subscriptions that fit
+	// Until is when the first of them is expected to open; zero when no time
+	// will do it (all are disabled or were tried): then there is no Retry-After.
+	Until time.Time
+	// Wait is Until counted from when the error was made.
+	Wait time.Duration
+	// FirstSubscription is the one that opens first, or one of them where
+	// nobody knows.
+	FirstSubscription string
+	// Reason is why that one is closed: a reason of package ratelimit or of
+	// this package.
+	Reason string
+	// LastVerdict is what the last bad answer of that subscription said; nil
+	// when it had none.
+	LastVerdict *ratelimit.Verdict
+}
+
+// Error implements error with the sentence for the agent, without the
+// "authpool: " in front.
+func (e *UnavailableError) Error() string {
+	who := fmt.Sprintf("all %d subscriptions", e.Count)
+	are := "are"
+	if e.Count == 1 {
+		who, are = "the only subscription", "is"
+	}
+	what := e.Model
+	if what == "" {
+		what = "provider " + e.Provider
+	}
+	if e.Until.IsZero() {
+		return fmt.Sprintf("%s for %s %s unavailable (%s: %s)", who, what, are, e.FirstSubscription, e.Reason)
+	}
+	return fmt.Sprintf("%s for %s %s limited; first free in %s (%s)", who, what, are, roundWait(e.Wait), e.FirstSubscription)
+}
+
+// roundWait writes a wait the way people say it: 12m, 45s, 3h10m.
+func roundWait(d time.Duration) string {
+	switch {
+	case d <= time.Second:
+		return "1s"
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", int64((d+time.Second-1)/time.Second))
+	}
+	m := int64((d + time.Minute - 1) / time.Minute)
+	switch {
+	case m < 120:
+		return fmt.Sprintf("%dm", m)
+	case m < 48*60:
+		if m%60 == 0 {
+			return fmt.Sprintf("%dh", m/60)
+		}
+		return fmt.Sprintf("%dh%dm", m/60, m%60)
+	}
+	return fmt.Sprintf("%dd%dh", m/(24*60), m/60%24)
+}
+
+// CredentialError says that a leased subscription's credential cannot be had.
+// The subscription is disabled until it can; the request may be tried on
+// another.
+type CredentialError struct {
+	Subscription string
+	Err          error
+}
+
+// Error implements error.
+func (e *CredentialError) Error() string {
+	return fmt.Sprintf("cannot read the credential of subscription %q: %v", e.Subscription, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *CredentialError) Unwrap() error { return e.Err }

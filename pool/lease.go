@@ -1,0 +1,136 @@
+package pool
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/ratelimit"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// Lease is one subscription, lent for one attempt. The holder calls Verdict as
+// soon as it is known what the answer means (its head, or its first content),
+// and Done when the attempt is over, in any case. Both may be called from any
+// goroutine; only the first call of each counts.
+type Lease struct {
+	pool    *Pool
+	member  *member
+	session *session // nil: none
+	source  Source
+
+	mu           sync.Mutex
+	lent         credential.Credential
+	judged, done bool
+	served       bool // the verdict was ok
+	pass         ratelimit.Pass
+}
+
+// Subscription returns what was lent. It must not be changed.
+func (l *Lease) Subscription() *Subscription { return l.member.conf }
+
+// Source tells how the subscription was chosen.
+func (l *Lease) Source() Source { return l.source }
+
+// Credential returns the secret. When it cannot be had the subscription is
+// disabled until it can, and the error is a *CredentialError; then the lease is
+// to be given up by Done, and the request may go to another subscription.
+func (l *Lease) Credential(ctx context.Context) (credential.Credential, error) {
+	c, err := l.member.conf.Credential.Credential(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			l.pool.loseCredential(l.member, err)
+		}
+		return credential.Credential{}, &CredentialError{Subscription: l.member.conf.ID, Err: err}
+	}
+	l.mu.Lock()
+	l.lent = c
+	l.mu.Unlock()
+	return c, nil
+}
+
+// Verdict tells what the answer said: it settles the breaker and the cooldowns,
+// for all processes where that is due, and makes the session's binding final.
+// After Done it does nothing.
+func (l *Lease) Verdict(v ratelimit.Verdict) {
+	p, m, now := l.pool, l.member, time.Now()
+	l.mu.Lock()
+	if l.done || l.judged {
+		l.mu.Unlock()
+		return
+	}
+	l.judged, l.served = true, v.Signal == ratelimit.OK
+	change := l.pass.Verdict(now, v)
+	lent := l.lent
+	l.mu.Unlock()
+
+	if v.Signal != ratelimit.OK {
+		m.remember(v)
+	}
+	switch {
+	case change.Opened:
+		breakerOpened.WithLabelValues(m.conf.ID).Inc()
+	case change.Shared && !change.None():
+		p.keeper.cool(m, change)
+	}
+	if v.Signal == ratelimit.Auth && v.Scope == ratelimit.ScopeSubscription {
+		p.refuseCredential(m, lent)
+	}
+	if l.session != nil && (v.Signal == ratelimit.OK || v.Signal == ratelimit.ClientError) {
+		p.confirm(l.session, m, now)
+	}
+	verdicts.WithLabelValues(m.conf.ID, v.Signal.String(), string(v.Reason)).Inc()
+	p.groups[m.conf.Provider].queue.event()
+}
+
+// Done ends the attempt with the tokens that it used; zero where that is not
+// known. Without a Verdict before it the agent has left: that counts for
+// nothing.
+func (l *Lease) Done(t usage.Tokens) {
+	now := time.Now()
+	l.mu.Lock()
+	if l.done {
+		l.mu.Unlock()
+		return
+	}
+	l.done = true
+	// Cached input does not count against a rate: the providers' own limits
+	// leave it out. A served answer without usage keeps its estimate.
+	l.pass.Done(now, t.Prompt()-t.CacheRead, t.Output, !l.served || t.Total() > 0)
+	l.mu.Unlock()
+	l.leave(now)
+}
+
+// cancel gives back a lease that nobody got.
+func (l *Lease) cancel(now time.Time) {
+	l.mu.Lock()
+	l.done = true
+	l.pass.Cancel(now)
+	l.mu.Unlock()
+	l.leave(now)
+}
+
+func (l *Lease) leave(now time.Time) {
+	l.member.share.leave()
+	if l.session != nil {
+		l.pool.sessions.used(l.session, now)
+		l.session.leave()
+		l.pool.refresh(l.session, now)
+	}
+	l.pool.groups[l.member.conf.Provider].queue.event()
+}
+
+var (
+	verdicts = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authpool_subscription_verdicts_total",
+		Help: "What the answers of a subscription said.",
+	}, []string{"subscription", "signal", "reason"})
+	breakerOpened = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authpool_subscription_breaker_opened_total",
+		Help: "How often the breaker of a subscription opened.",
+	}, []string{"subscription"})
+)

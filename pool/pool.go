@@ -1,0 +1,188 @@
+// Package pool chooses which subscription serves a request, and lends it for
+// the length of the answer. It never sees a request or an answer.
+//
+// Start at Pool.Acquire, which returns a Lease. A session sticks to the
+// subscription that served it first; it moves only when that one cannot serve
+// (see refusal.moves). Who is best for a new session is Factors.Rate.
+//
+// Everything is decided from memory. What the processes of a fleet have to
+// agree on (who a session sticks to, places, shares of the concurrency,
+// cooldowns) is written to and read from Redis by the keeper, off the request
+// path; only the binding of a session that is new here waits for Redis, for
+// bindingWait at most. Without Redis the pool goes on with what it knows.
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/authpool/authpool/pool/store"
+	"github.com/authpool/authpool/ratelimit"
+)
+
+// Options are the pool's settings; a zero field is its default, except Wait.
+type Options struct {
+	// Wait is how long a request may wait for a subscription to open; 0: not
+	// at all.
+	Wait time.Duration
+	// Waiters bounds the requests that wait, for each provider. Default 1024.
+	Waiters int
+	// IdleTimeout is when a session that does nothing gives its place to
+	// another. Default 30 minutes.
+	IdleTimeout time.Duration
+	// Affinity is how long the session's subscription is remembered after its
+	// last use. Default 30 days.
+	Affinity time.Duration
+	// Sessions bounds the sessions that are remembered in memory. Default
+	// 100,000.
+	Sessions int
+	// SpreadChildren places the sessions of sub-agents like any other; else
+	// they begin where their parent is.
+	SpreadChildren bool
+	// Logger gets what an operator should know of, such as a refused
+	// credential. Default: slog.Default.
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.Waiters <= 0 {
+		o.Waiters = 1024
+	}
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 30 * time.Minute
+	}
+	if o.Affinity <= 0 {
+		o.Affinity = 720 * time.Hour
+	}
+	if o.Sessions <= 0 {
+		o.Sessions = 100_000
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+// Bindings is what the pool shares with the other processes of a fleet;
+// *store.Store is the one that does it in Redis.
+type Bindings interface {
+	// Healthy tells whether asking is worth the time; while it is false no
+	// other method is called.
+	Healthy() bool
+
+	Lookup(ctx context.Context, session string) (sub string, err error)
+	Reserve(ctx context.Context, sub, session string, most int, hold time.Duration) (store.Place, error)
+	Extend(ctx context.Context, sub string, most int, holds []store.Hold) (scores []int64, count int64, err error)
+	Release(ctx context.Context, sub, session string, score int64) error
+	Bind(ctx context.Context, session, expect, sub, parent string, affinity time.Duration) (bound string, err error)
+	Keep(ctx context.Context, bindings []store.Binding, affinity time.Duration) ([]string, error)
+	Counts(ctx context.Context, subs []string) ([]int64, error)
+	Shares(ctx context.Context, process string, requests []store.ShareRequest) ([]store.Share, error)
+	Cool(ctx context.Context, cooldowns []store.Cooldown) error
+	Cooldowns(ctx context.Context, subs []string) ([]store.Cooldown, error)
+	Watch(ctx context.Context, f func(store.Event))
+}
+
+// Pool lends subscriptions. It is safe for concurrent use.
+type Pool struct {
+	opts     Options
+	bindings Bindings // nil: this process is the whole fleet
+	process  string   // names this process in the shares
+	members  []*member
+	byID     map[string]*member
+	groups   map[string]*group
+	sessions *sessions
+	keeper   *keeper
+
+	closeOnce sync.Once
+	closed    chan struct{}
+}
+
+// group is the subscriptions of one provider and those who wait for them.
+type group struct {
+	provider string
+	members  []*member
+	queue    queue
+}
+
+// New returns a pool of the subscriptions. bindings may be nil: then nothing is
+// shared with other processes. Their ids must differ. Nothing runs until Start.
+func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
+	p := &Pool{
+		opts:     opts.withDefaults(),
+		bindings: bindings,
+		process:  newProcess(),
+		byID:     make(map[string]*member, len(subs)),
+		groups:   make(map[string]*group),
+		closed:   make(chan struct{}),
+	}
+	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)
+	domains := make(map[string]*ratelimit.Cooldowns)
+	for i := range subs {
+		conf := subs[i]
+		if p.byID[conf.ID] != nil {
+			panic("BUG: two subscriptions are called " + conf.ID)
+		}
+		cooldowns := domains[conf.domain()]
+		if cooldowns == nil {
+			cooldowns = ratelimit.NewCooldowns()
+			domains[conf.domain()] = cooldowns
+		}
+		m := newMember(&conf, cooldowns, bindings == nil)
+		p.members = append(p.members, m)
+		p.byID[conf.ID] = m
+		g := p.groups[conf.Provider]
+		if g == nil {
+			g = &group{provider: conf.Provider}
+			g.queue.most = p.opts.Waiters
+			p.groups[conf.Provider] = g
+		}
+		g.members = append(g.members, m)
+	}
+	p.keeper = newKeeper(p)
+	return p
+}
+
+// newProcess is a random name: host names are not unique where it counts.
+func newProcess() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // crypto/rand never fails
+	return hex.EncodeToString(id[:])
+}
+
+// Start reads every credential once, reads the cooldowns that the fleet knows,
+// and starts the goroutines that keep the pool in step with Redis and the
+// credentials. ctx bounds only this call. Close stops them.
+func (p *Pool) Start(ctx context.Context) {
+	p.checkCredentials(ctx, true)
+	p.keeper.start(ctx)
+}
+
+// Close stops the pool's goroutines and waits for them; who waits in Acquire
+// gets ErrClosed. Leases stay valid and may still be settled.
+func (p *Pool) Close() {
+	p.closeOnce.Do(func() { close(p.closed) })
+	p.keeper.stop()
+}
+
+// shared tells whether there is a fleet that can be asked now.
+func (p *Pool) shared() bool { return p.bindings != nil && p.bindings.Healthy() }
+
+// alone tells whether there is a fleet that cannot be asked: then new sessions
+// are placed where every process would place them.
+func (p *Pool) alone() bool { return p.bindings != nil && !p.bindings.Healthy() }
+
+// Ready tells whether at least one subscription is enabled: not switched off
+// and not without an accepted credential. Cooldowns do not count.
+func (p *Pool) Ready() bool {
+	for _, m := range p.members {
+		if _, disabled := m.disabled(); !disabled {
+			return true
+		}
+	}
+	return false
+}

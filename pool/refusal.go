@@ -1,0 +1,115 @@
+package pool
+
+import (
+	"time"
+
+	"github.com/authpool/authpool/ratelimit"
+)
+
+// obstacle is what keeps a subscription from serving a request.
+type obstacle uint8
+
+const (
+	none      obstacle = iota
+	unfit              // the model or the domain is not allowed: it never will
+	tried              // it failed in this request
+	disabled           // switched off, or its credential is not accepted
+	cooling            // a limit was met
+	probing            // one request finds out whether that is over
+	broken             // the breaker is open
+	metered            // a configured rate is used up
+	saturated          // enough requests are under way
+	full               // enough sessions have a place
+)
+
+// refusal is why a subscription does not serve a request; the zero refusal is
+// that it does.
+type refusal struct {
+	obstacle obstacle
+	until    time.Time // when that may change; zero: no time is known
+	reason   string    // for the agent and for status
+}
+
+// briefWait is the cooldown that a session waits out where it is: its prompt
+// cache is worth more.
+const briefWait = 2 * time.Second
+
+// brief tells whether the session should wait for its own subscription.
+func (r refusal) brief(now time.Time) bool {
+	switch r.obstacle {
+	case cooling, metered:
+		return !r.until.After(now.Add(briefWait))
+	case probing:
+		return true
+	}
+	return false
+}
+
+// moves tells whether the session leaves a subscription that refuses for this
+// reason. Other reasons are about this one request, or over before a new prompt
+// cache would pay: it is served elsewhere, and the session stays.
+func (r refusal) moves(now time.Time) bool {
+	switch r.obstacle {
+	case disabled, broken, full:
+		return true
+	case cooling:
+		return r.until.After(now.Add(briefWait))
+	}
+	return false
+}
+
+// passes tells whether waiting can help.
+func (r refusal) passes() bool {
+	return r.obstacle >= cooling
+}
+
+// gateRefusal translates a gate's no.
+func gateRefusal(g ratelimit.Refusal) refusal {
+	r := refusal{until: g.Until}
+	switch g.Why {
+	case ratelimit.Open:
+	case ratelimit.Cooling:
+		r.obstacle, r.reason = cooling, string(g.Reason)
+	case ratelimit.Probing:
+		r.obstacle, r.reason = probing, string(g.Reason)
+	case ratelimit.Broken:
+		r.obstacle, r.reason = broken, ReasonBreaker
+	case ratelimit.Metered:
+		r.obstacle, r.reason = metered, ReasonRate
+	}
+	return r
+}
+
+// fits tells what keeps m from serving req, as far as that can be known without
+// taking anything. pin is the domain that the request must stay in; empty: any.
+func (p *Pool) fits(m *member, req *Request, pin string, now time.Time) refusal {
+	if r := m.permits(req, pin); r.obstacle != none {
+		return r
+	}
+	if r := m.gate.Check(now, req.Model, req.EstimatedInput, req.EstimatedOutput); r.Why != ratelimit.Open {
+		return gateRefusal(r)
+	}
+	if !m.share.has(now, p.alone()) {
+		return refusal{obstacle: saturated, reason: ReasonConcurrency}
+	}
+	return refusal{}
+}
+
+// permits is the part of fits that time does not change.
+func (m *member) permits(req *Request, pin string) refusal {
+	if !m.conf.serves(req.Model) || pin != "" && m.conf.domain() != pin {
+		return refusal{obstacle: unfit}
+	}
+	for _, id := range req.Tried {
+		if id == m.conf.ID {
+			return refusal{obstacle: tried, reason: ReasonTried}
+		}
+	}
+	if reason, yes := m.disabled(); yes {
+		if reason == "" {
+			reason = ReasonDisabled
+		}
+		return refusal{obstacle: disabled, reason: reason}
+	}
+	return refusal{}
+}

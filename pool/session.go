@@ -1,0 +1,137 @@
+package pool
+
+import (
+	"strings"
+	"sync"
+	"time"
+)
+
+// sessionKey names a session: the same id of another agent or at another
+// provider is another session.
+type sessionKey struct{ provider, agent, session string }
+
+// name is the session's name in Redis.
+func (k sessionKey) name() string { return k.provider + "/" + k.agent + "/" + k.session }
+
+// session is what this process knows of one session. The binding lock is held
+// over the talk with Redis that binds it, so that parallel first requests make
+// one binding; the inner lock guards the fields and is never held for long.
+type session struct {
+	key    sessionKey
+	name   string
+	parent string
+
+	binding sync.Mutex
+
+	mu        sync.Mutex
+	bound     *member   // where it sticks; nil until it is bound
+	since     time.Time // when it was bound there
+	looked    bool      // Redis was asked for an earlier binding
+	expect    string    // the subscription that Redis is believed to have; empty: none
+	synced    bool      // Redis knows the binding
+	slotUntil time.Time // until when it holds a place on bound, at least; zero: it holds none
+	score     int64     // the store's mark of that place, to give back exactly this one
+	confirmed bool      // an answer has come: the place is more than a reservation
+	touched   time.Time // when the place was last extended
+	inFlight  int
+	kept      time.Time // when Redis was last told that the binding is in use
+	listed    bool      // is on the keeper's list
+
+	// Guarded by the lock of sessions.
+	prev, next *session
+	last       time.Time
+}
+
+// sessions remembers the bindings of this process: bounded in number, the
+// least recently used is forgotten first, and everybody is after the affinity.
+// What is forgotten here is still in Redis.
+type sessions struct {
+	most     int
+	affinity time.Duration
+
+	mu    sync.Mutex
+	byKey map[sessionKey]*session
+	head  session // of the ring: next is the most recently used
+}
+
+func newSessions(most int, affinity time.Duration) *sessions {
+	s := &sessions{most: most, affinity: affinity, byKey: make(map[sessionKey]*session)}
+	s.head.prev, s.head.next = &s.head, &s.head
+	return s
+}
+
+// get returns the session of the key and marks it used at now. It is made when
+// it is not known; its strings are copied then, because the key may lie in a
+// request's buffer.
+func (s *sessions) get(key sessionKey, parent string, now time.Time) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one := s.byKey[key]; one != nil {
+		if now.Sub(one.last) <= s.affinity {
+			s.unlink(one)
+			s.link(one, now)
+			return one
+		}
+		s.forget(one)
+	}
+	if len(s.byKey) >= s.most {
+		s.forget(s.head.prev)
+	}
+	key = sessionKey{strings.Clone(key.provider), strings.Clone(key.agent), strings.Clone(key.session)}
+	one := &session{key: key, name: key.name(), parent: strings.Clone(parent)}
+	s.byKey[key] = one
+	s.link(one, now)
+	return one
+}
+
+// find returns the session of the key without marking it used; nil when it is
+// not known.
+func (s *sessions) find(key sessionKey) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byKey[key]
+}
+
+// lastUse is when the session was last used.
+func (s *sessions) lastUse(one *session) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return one.last
+}
+
+// used marks the session used at now, unless it was forgotten meanwhile.
+func (s *sessions) used(one *session, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one.next == nil {
+		return
+	}
+	s.unlink(one)
+	s.link(one, now)
+}
+
+// each calls f for every session, most recently used first. f must not call
+// back into s.
+func (s *sessions) each(f func(one *session, last time.Time)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for one := s.head.next; one != &s.head; one = one.next {
+		f(one, one.last)
+	}
+}
+
+func (s *sessions) link(one *session, now time.Time) {
+	one.last = now
+	one.prev, one.next = &s.head, s.head.next
+	one.prev.next, one.next.prev = one, one
+}
+
+func (s *sessions) unlink(one *session) {
+	one.prev.next, one.next.prev = one.next, one.prev
+	one.prev, one.next = nil, nil
+}
+
+func (s *sessions) forget(one *session) {
+	s.unlink(one)
+	delete(s.byKey, one.key)
+}

@@ -1,0 +1,88 @@
+package pool
+
+import (
+	"math"
+	"time"
+
+	"github.com/authpool/authpool/ratelimit"
+)
+
+// State is a subscription's state in one word of the contract.
+type State string
+
+// The states.
+const (
+	StateReady    State = "ready"
+	StateCooling  State = "cooling"  // closed until a known time
+	StateProbing  State = "probing"  // that time has passed; one request finds out
+	StateDraining State = "draining" // takes no new sessions
+	StateDisabled State = "disabled" // switched off, or without accepted credential or credit
+)
+
+// Status is what people see of one subscription.
+type Status struct {
+	ID             string
+	Provider       string
+	State          State
+	Reason         string               // why it is not ready; empty when it is
+	Health         int                  // 0..100, rounded Score.Health
+	Score          Score                // with its parts
+	CooldownUntil  time.Time            // zero when the whole subscription is open
+	CooldownModels map[string]time.Time // models that are closed on it; may be nil
+	Breaker        string               // "closed", "half-open" or "open"
+	Windows        []ratelimit.Window   // the provider's own view
+	Sessions       int                  // that hold a place, over all processes
+	InFlight       int                  // requests under way in this process
+}
+
+// state tells the state and its reason.
+func (m *member) state(now time.Time) (State, string) {
+	if reason, yes := m.disabled(); yes {
+		if reason == "" {
+			reason = ReasonDisabled
+		}
+		return StateDisabled, reason
+	}
+	if c, ok := m.gate.Cooldowns().Whole(now); ok {
+		switch {
+		case c.Probing:
+			return StateProbing, string(c.Reason)
+		case c.Signal == ratelimit.Quota:
+			return StateDisabled, string(c.Reason)
+		}
+		return StateCooling, string(c.Reason)
+	}
+	switch m.gate.Breaker() {
+	case "open":
+		return StateCooling, ReasonBreaker
+	case "half-open":
+		return StateProbing, ReasonBreaker
+	}
+	return StateReady, ""
+}
+
+// Status returns all subscriptions in the order of the configuration.
+func (p *Pool) Status() []Status {
+	now := time.Now()
+	out := make([]Status, len(p.members))
+	for i, m := range p.members {
+		score := m.score(now)
+		s := Status{
+			ID:             m.conf.ID,
+			Provider:       m.conf.Provider,
+			Health:         int(math.Round(score.Health)),
+			Score:          score,
+			CooldownModels: m.gate.Cooldowns().Models(now),
+			Breaker:        m.gate.Breaker(),
+			Windows:        m.gate.Windows(),
+			Sessions:       int(m.placed(now)),
+			InFlight:       m.share.busy(),
+		}
+		s.State, s.Reason = m.state(now)
+		if c, ok := m.gate.Cooldowns().Whole(now); ok && !c.Probing {
+			s.CooldownUntil = c.Until
+		}
+		out[i] = s
+	}
+	return out
+}

@@ -1,0 +1,96 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	//go:embed cool.lua
+	coolSource string
+	coolScript = redis.NewScript(coolSource)
+
+	//go:embed state.lua
+	stateSource string
+	stateScript = redis.NewScript(stateSource)
+)
+
+// modelField is what a model's cooldown is called in the hash, before its name.
+const modelField = "cooldown:"
+
+// Cooldown is until when a subscription, or one model on it, is not offered.
+type Cooldown struct {
+	Subscription string
+	Model        string // empty: the whole subscription
+	State        string // "cooling" or "disabled", of the whole
+	Reason       string // of the whole
+	Wait         time.Duration
+}
+
+// Cool shares cooldowns with all processes. A cooldown that ends before the
+// known one changes nothing.
+func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) error {
+	calls := make([]call, len(cooldowns))
+	for i, c := range cooldowns {
+		calls[i] = call{
+			[]string{s.subscriptionKey(c.Subscription, "state")},
+			[]any{c.Model, ms(c.Wait), c.State, c.Reason, s.channel(), c.Subscription},
+		}
+	}
+	if _, err := s.pipeline(ctx, coolScript, calls); err != nil {
+		return fmt.Errorf("cannot share %d cooldowns: %w", len(cooldowns), err)
+	}
+	return nil
+}
+
+// Cooldowns returns those of the given subscriptions that have not ended, their
+// Wait counted from when Redis answered.
+func (s *Store) Cooldowns(ctx context.Context, subs []string) ([]Cooldown, error) {
+	calls := make([]call, len(subs))
+	for i, sub := range subs {
+		calls[i] = call{keys: []string{s.subscriptionKey(sub, "state")}}
+	}
+	replies, err := s.pipeline(ctx, stateScript, calls)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the states of %d subscriptions: %w", len(subs), err)
+	}
+	var out []Cooldown
+	for i, cmd := range replies {
+		reply, err := cmd.StringSlice()
+		if err != nil || len(reply)%2 != 1 {
+			return nil, fmt.Errorf("cannot read the state of subscription %q: %w", subs[i], err)
+		}
+		out = appendCooldowns(out, subs[i], reply)
+	}
+	return out, nil
+}
+
+// appendCooldowns reads one reply of the script: Redis' time, then fields and
+// values of the hash.
+func appendCooldowns(out []Cooldown, sub string, reply []string) []Cooldown {
+	now := parseInt(reply[0])
+	whole := Cooldown{Subscription: sub}
+	for i := 1; i+1 < len(reply); i += 2 {
+		field, value := reply[i], reply[i+1]
+		wait := fromMS(parseInt(value) - now)
+		switch model, isModel := strings.CutPrefix(field, modelField); {
+		case field == "state":
+			whole.State = value
+		case field == "reason":
+			whole.Reason = value
+		case field == "cooldown_until":
+			whole.Wait = wait
+		case isModel && wait > 0:
+			out = append(out, Cooldown{Subscription: sub, Model: model, Wait: wait})
+		}
+	}
+	if whole.Wait > 0 {
+		out = append(out, whole)
+	}
+	return out
+}

@@ -1,0 +1,124 @@
+// Package store keeps what the processes of a fleet have to agree on about
+// subscriptions and sessions: which subscription a session sticks to, who holds
+// a place on a subscription, who may have how many requests under way, and
+// until when a subscription is closed. It is the only package of the pool that
+// names a Redis key or command.
+//
+// Every change is one Lua script over the keys of one slot, with Redis' clock.
+// A script that is run again with the same arguments, because its reply was
+// lost, changes nothing more. Instants leave the store as durations from now,
+// so that nobody compares two machines' clocks.
+//
+//	authpool:{SUB}:sessions       zset  <provider>/<agent>/<session> -> end of its place, epoch ms
+//	authpool:{SUB}:slots          hash  <process> -> its share of limits.concurrent
+//	authpool:{SUB}:state          hash  state, reason, cooldown_until, cooldown:<model>
+//	authpool:session:{<session>}  hash  subscription, since, last, parent
+//	authpool:events               channel that tells about changed states and moved sessions
+package store
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Health tells whether Redis is known to answer. While it is not, the pool asks
+// nothing of the store.
+type Health interface{ Healthy() bool }
+
+// Store is the fleet's shared memory in one Redis. It is safe for concurrent
+// use. Its methods obey their context and try once.
+type Store struct {
+	client redis.UniversalClient
+	health Health
+	prefix string
+}
+
+// New returns the Store under the prefix ("authpool" by default) of a Redis.
+func New(client redis.UniversalClient, health Health, prefix string) *Store {
+	return &Store{client: client, health: health, prefix: prefix}
+}
+
+// Healthy tells whether it is worth asking.
+func (s *Store) Healthy() bool { return s.health.Healthy() }
+
+func (s *Store) subscriptionKey(sub, what string) string {
+	return s.prefix + ":{" + sub + "}:" + what
+}
+
+func (s *Store) sessionKey(session string) string {
+	return s.prefix + ":session:{" + session + "}"
+}
+
+func (s *Store) channel() string { return s.prefix + ":events" }
+
+// ms is a duration in whole milliseconds, rounded up: a wait is never shortened.
+func ms(d time.Duration) int64 {
+	return int64((d + time.Millisecond - 1) / time.Millisecond)
+}
+
+func fromMS(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// errReply is a reply that the scripts never give.
+var errReply = errors.New("unexpected reply of a script")
+
+// ints reads a reply that is a list of integers, at least n of them.
+func ints(reply any, err error, n int) ([]int64, error) {
+	if err != nil {
+		return nil, err
+	}
+	list, ok := reply.([]any)
+	if !ok || len(list) < n {
+		return nil, fmt.Errorf("%w: %v", errReply, reply)
+	}
+	out := make([]int64, len(list))
+	for i, v := range list {
+		if out[i], ok = v.(int64); !ok {
+			return nil, fmt.Errorf("%w: %v", errReply, reply)
+		}
+	}
+	return out, nil
+}
+
+// pipeline runs a script for every set of keys and arguments in one round
+// trip, loading it where a server does not know it. Results come in order.
+func (s *Store) pipeline(ctx context.Context, script *redis.Script, calls []call) ([]*redis.Cmd, error) {
+	send := func() ([]*redis.Cmd, error) {
+		out := make([]*redis.Cmd, len(calls))
+		_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			for i, c := range calls {
+				out[i] = script.EvalSha(ctx, pipe, c.keys, c.args...)
+			}
+			return nil
+		})
+		return out, err
+	}
+	out, err := send()
+	for _, cmd := range out {
+		if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
+			if err := script.Load(ctx, s.client).Err(); err != nil {
+				return nil, err
+			}
+			return send()
+		}
+	}
+	return out, err
+}
+
+type call struct {
+	keys []string
+	args []any
+}
+
+func parseInt(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}

@@ -1,0 +1,67 @@
+package store
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Event is a hint that something changed. All fields empty: anything may have,
+// because the connection is new.
+type Event struct {
+	// State is the subscription whose cooldowns changed.
+	State string
+	// Session has moved to Subscription.
+	Session, Subscription string
+}
+
+const (
+	// eventBuffer holds events while the receiver is busy; beyond it go-redis
+	// drops them, which the receiver's slow poll makes good.
+	eventBuffer = 1024
+	// eventAlive is how often a silent connection is asked whether it lives.
+	eventAlive = 3 * time.Second
+)
+
+// Watch calls f for every event until ctx ends, one at a time. Events can be
+// lost while the connection is down; a new connection begins with an empty
+// event.
+func (s *Store) Watch(ctx context.Context, f func(Event)) {
+	sub := s.client.Subscribe(ctx, s.channel())
+	defer func() { _ = sub.Close() }() // nothing is to be saved of a subscription
+	messages := sub.ChannelWithSubscriptions(
+		redis.WithChannelSize(eventBuffer), redis.WithChannelHealthCheckInterval(eventAlive))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case m, ok := <-messages:
+			if !ok {
+				return
+			}
+			switch m := m.(type) {
+			case *redis.Subscription:
+				f(Event{})
+			case *redis.Message:
+				f(parseEvent(m.Payload))
+			}
+		}
+	}
+}
+
+// parseEvent reads what the scripts publish. What it does not understand, of a
+// newer version perhaps, means that anything may have changed.
+func parseEvent(payload string) Event {
+	kind, rest, _ := strings.Cut(payload, " ")
+	switch kind {
+	case "state":
+		return Event{State: rest}
+	case "session":
+		if sub, session, ok := strings.Cut(rest, " "); ok {
+			return Event{Session: session, Subscription: sub}
+		}
+	}
+	return Event{}
+}

@@ -1,0 +1,229 @@
+package pool
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/ratelimit"
+)
+
+// CredentialSource gives the credential of one subscription. It is asked for
+// every attempt, so it answers from memory; it may be asked by many at once.
+type CredentialSource interface {
+	Credential(ctx context.Context) (credential.Credential, error)
+}
+
+// Limits are what the operator allows a subscription; 0 is no limit.
+type Limits struct {
+	RequestsPerMinute     int
+	InputTokensPerMinute  int
+	OutputTokensPerMinute int
+	Concurrent            int // requests under way, over all processes
+	Sessions              int // sessions that are not idle, over all processes
+}
+
+// Subscription describes one subscription. The pool keeps what it is given and
+// changes nothing in it.
+type Subscription struct {
+	ID         string
+	Provider   string
+	Domain     string   // subscriptions with the same one share limits; empty: its own
+	Priority   int      // lower is used first
+	Weight     int      // share among equals; less than 1 counts as 1
+	Models     []string // globs of the models that it may serve; empty: all
+	Limits     Limits
+	Credential CredentialSource
+	Disabled   bool   // never offered
+	Reason     string // why it is Disabled, for people
+}
+
+// The reasons of a state that the pool itself gives, beside those of package
+// ratelimit.
+const (
+	// ReasonUnreadable: the credential cannot be read from its source.
+	ReasonUnreadable = "credential_unreadable"
+)
+
+// member is a subscription's live state in the pool. Everything in it but conf
+// changes while requests run.
+type member struct {
+	conf  *Subscription
+	gate  *ratelimit.Gate
+	share share        // requests of this process that are under way
+	count atomic.Int64 // sessions that hold a place, as Redis last told
+
+	acquired [len(sources)]prometheus.Counter
+
+	mu      sync.Mutex
+	closed  string                 // why the credential closes it, "" while it does not
+	refused digest                 // of the secret that the provider refused; zero: none
+	last    *ratelimit.Verdict     // the last one that was not ok
+	places  map[*session]time.Time // sessions of this process that hold a place, and until when
+	retry   time.Time              // after a refusal: when it is worth asking for a place again
+	free    time.Time              // and when the first place ends
+}
+
+func newMember(conf *Subscription, cooldowns *ratelimit.Cooldowns, whole bool) *member {
+	m := &member{
+		conf: conf,
+		gate: ratelimit.NewGate(conf.ID, ratelimit.Rates{
+			Requests:     conf.Limits.RequestsPerMinute,
+			InputTokens:  conf.Limits.InputTokensPerMinute,
+			OutputTokens: conf.Limits.OutputTokensPerMinute,
+		}, cooldowns),
+		share:  share{limit: conf.Limits.Concurrent, whole: whole},
+		places: make(map[*session]time.Time),
+	}
+	for i, source := range sources {
+		m.acquired[i] = acquired.WithLabelValues(conf.ID, string(source))
+	}
+	return m
+}
+
+// domain is the name of those who share the member's limits.
+func (c *Subscription) domain() string {
+	if c.Domain == "" {
+		return "\x00" + c.ID // no configured domain can be called so
+	}
+	return c.Domain
+}
+
+func (c *Subscription) weight() int { return max(c.Weight, 1) }
+
+// serves tells whether the globs allow the model. A request that names none is
+// always allowed.
+func (c *Subscription) serves(model string) bool {
+	if model == "" || len(c.Models) == 0 {
+		return true
+	}
+	for _, glob := range c.Models {
+		if matches(glob, model) {
+			return true
+		}
+	}
+	return false
+}
+
+// disabled returns why nobody is let through until something outside changes.
+func (m *member) disabled() (reason string, yes bool) {
+	if m.conf.Disabled {
+		return m.conf.Reason, true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closed, m.closed != ""
+}
+
+// full tells whether the subscription has refused one more session a moment
+// ago, and when its first place ends.
+func (m *member) full(now time.Time) (free time.Time, yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.free, now.Before(m.retry)
+}
+
+// setFull remembers a refusal, for a moment only: a place can also be given
+// back before its end.
+func (m *member) setFull(now time.Time, free time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.free = now.Add(max(free, time.Millisecond))
+	m.retry = now.Add(min(max(free, time.Millisecond), fullMemory))
+}
+
+// fullMemory is how long a subscription that had no place is not asked again.
+const fullMemory = time.Second
+
+// place notes that a session of this process holds a place. With a limit, for
+// the times when nobody else keeps the count, it refuses what is above it and
+// tells when the first place ends.
+func (m *member) place(s *session, now, until time.Time, limit int) (free time.Duration, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, held := m.places[s]; !held && limit > 0 {
+		m.prune(now)
+		if len(m.places) >= limit {
+			first := until
+			for _, end := range m.places {
+				if end.Before(first) {
+					first = end
+				}
+			}
+			return first.Sub(now), false
+		}
+	}
+	m.places[s] = until
+	return 0, true
+}
+
+// extend moves the end of a place that is held.
+func (m *member) extend(s *session, until time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.places[s] = until
+}
+
+// unplace forgets a session's place.
+func (m *member) unplace(s *session) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.places, s)
+}
+
+// placed is the number of sessions that hold a place: as the fleet last told,
+// and those of this process at least.
+func (m *member) placed(now time.Time) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.prune(now)
+	return max(int64(len(m.places)), m.count.Load())
+}
+
+// prune drops the places that have ended, under the lock.
+func (m *member) prune(now time.Time) {
+	for s, end := range m.places {
+		if !now.Before(end) {
+			delete(m.places, s)
+		}
+	}
+}
+
+// remember keeps what a bad answer said, for the error that the agent gets when
+// nobody can serve.
+func (m *member) remember(v ratelimit.Verdict) {
+	v.Windows = nil // they belong to the answer's buffers
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.last = &v
+}
+
+// matches tells whether name fits glob: * is any run of characters, / too, and
+// ? is any one byte. It takes linear time for real globs and allocates nothing.
+func matches(glob, name string) bool {
+	g, n := 0, 0
+	star, mark := -1, 0
+	for n < len(name) {
+		switch {
+		case g < len(glob) && glob[g] == '*':
+			star, mark = g, n
+			g++
+		case g < len(glob) && (glob[g] == '?' || glob[g] == name[n]):
+			g++
+			n++
+		case star >= 0: // let the last star eat one more
+			mark++
+			g, n = star+1, mark
+		default:
+			return false
+		}
+	}
+	for g < len(glob) && glob[g] == '*' {
+		g++
+	}
+	return g == len(glob)
+}

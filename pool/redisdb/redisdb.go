@@ -62,7 +62,7 @@ func openEmbedded(opts Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the embedded Redis: %w", err)
 	}
-	p := plan{mode: Embedded, addrs: []string{"in-process:0"}}
+	p := plan{mode: Embedded, addrs: []string{"127.0.0.1:0"}} // a name would be looked up, even with a Dialer
 	universal := p.universal()
 	universal.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) { return store.Dial(ctx) }
 	db := &DB{mode: Embedded, client: redis.NewUniversalClient(universal), gate: newGate(), embedded: store}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 	"go.uber.org/goleak"
 )
 
@@ -32,12 +33,15 @@ func open(t testing.TB, opts Options) (*Store, *redis.Client) {
 
 func newClient(t testing.TB, s *Store) *redis.Client {
 	client := redis.NewClient(&redis.Options{
+		Addr:                  "127.0.0.1:0", // a name would be looked up, even with a Dialer
 		Dialer:                func(ctx context.Context, _, _ string) (net.Conn, error) { return s.Dial(ctx) },
 		Protocol:              2,
 		MaxRetries:            -1,
 		DialerRetries:         1,
 		ContextTimeoutEnabled: true,
 		DisableIdentity:       true,
+
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
 	t.Cleanup(func() { _ = client.Close() })
 	return client

@@ -1,0 +1,204 @@
+package meter
+
+import (
+	"github.com/authpool/authpool/proxy/jsonscan"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// anthropicUsage is the usage object of the Messages API. input_tokens does not
+// hold the cache's tokens, thinking_tokens is a part of output_tokens. Source:
+// @anthropic-ai/sdk 1.12.0, messages.d.ts.
+var anthropicUsage = append([]place{
+	{"server_tool_use.web_search_requests", webSearches},
+	{"server_tool_use.web_fetch_requests", webFetches},
+	{"iterations[]", iterBegin},
+	{"iterations[].type", iterKind},
+	{"iterations[].model", iterModel},
+}, append(anthropicCounts, under("iterations[]", anthropicCounts)...)...)
+
+var anthropicCounts = []place{
+	{"input_tokens", input},
+	{"output_tokens", output},
+	{"output_tokens_details.thinking_tokens", reasoning},
+	{"cache_read_input_tokens", cacheRead},
+	{"cache_creation_input_tokens", cacheWrite},
+	{"cache_creation.ephemeral_5m_input_tokens", cacheWrite5m},
+	{"cache_creation.ephemeral_1h_input_tokens", cacheWrite1h},
+}
+
+var anthropicMessages = dialect{
+	json: newTable([]place{{"type", kind}, {"model", model}, {"usage", usageBegin}},
+		under("usage", anthropicUsage), failureAt("error")),
+	sse: newTable([]place{
+		{"type", kind},
+		{"message.model", model},
+		{"message.usage", usageBegin},
+		{"usage", usageBegin},
+		{"delta.text", generated},
+		{"delta.thinking", generated},
+		{"delta.partial_json", generated},
+	}, under("message.usage", anthropicUsage), under("usage", anthropicUsage), failureAt("error")),
+	event:  anthropicEvent,
+	answer: anthropicAnswer,
+	normal: anthropicNormal,
+}
+
+// anthropicEvent takes over an event. Usage stands in message_start, whole, and
+// in message_delta, where every field that is not null replaces the one before:
+// they are running totals.
+func anthropicEvent(m *Meter, e *event) {
+	switch string(e.kind.bytes()) {
+	case "message_start":
+		m.takeModel(e)
+		anthropicTake(m, e)
+	case "message_delta":
+		anthropicTake(m, e)
+		m.final = m.final || e.told
+		m.content = true
+	case "ping":
+	case "message_stop":
+		m.terminal, m.content = true, true
+	default:
+		if e.failed {
+			m.fail(e)
+			return
+		}
+		m.content = true
+		m.text += e.text
+	}
+}
+
+func anthropicAnswer(m *Meter, e *event) {
+	m.takeModel(e)
+	anthropicTake(m, e)
+	m.final = m.final || e.told
+	if e.failed {
+		m.fail(e)
+	}
+}
+
+// anthropicTake merges one usage object.
+func anthropicTake(m *Meter, e *event) {
+	if !e.told {
+		return
+	}
+	m.told = true
+	e.counts.splitWrites(&m.counts)
+	m.counts.take(&e.counts)
+	if e.others != nil || e.extra != (usage.Tokens{}) {
+		m.others, m.extra = e.others, e.extra
+	}
+}
+
+// splitWrites completes the cache writes of c, a usage object that follows one
+// with the numbers of before. Where the object tells the writes by their life,
+// that split counts, and its sum is the number of writes. Where it tells only
+// the number, what goes beyond the writes split before has a life of five
+// minutes, the default.
+func (c *counts) splitWrites(before *counts) {
+	all := c[cacheWrite]
+	if c[cacheWrite5m] >= 0 || c[cacheWrite1h] >= 0 {
+		if sum := c.at(cacheWrite5m) + c.at(cacheWrite1h); sum > 0 || all <= 0 {
+			c[cacheWrite5m], c[cacheWrite1h] = c.at(cacheWrite5m), c.at(cacheWrite1h)
+			return
+		}
+	}
+	if all < 0 {
+		return
+	}
+	long := min(before.at(cacheWrite1h), all)
+	c[cacheWrite1h] = long
+	c[cacheWrite5m] = all - long
+}
+
+func anthropicNormal(c *counts) usage.Tokens {
+	return usage.Tokens{
+		Input:        c.at(input),
+		Output:       c.at(output),
+		CacheRead:    c.at(cacheRead),
+		CacheWrite5m: c.at(cacheWrite5m),
+		CacheWrite1h: c.at(cacheWrite1h),
+		Reasoning:    min(c.at(reasoning), c.at(output)),
+	}
+}
+
+// iteration is one entry of usage.iterations: a turn that the provider made by
+// itself within this answer. Those of type message are what the top level adds
+// up; a compaction, an advisor's or a fallback's turn is not in there.
+type iteration struct {
+	open   bool
+	top    bool // of type message
+	model  string
+	counts counts
+}
+
+// maxOthers bounds the further models of one answer; their usage beyond it is
+// added to the last.
+const maxOthers = 8
+
+func (e *event) readIteration(m *Meter, s slot, v *jsonscan.Value) {
+	it := &e.iter
+	switch {
+	case s == iterKind:
+		it.top = string(v.Raw) == "message"
+	case s == iterModel && v.Kind == jsonscan.String:
+		it.model = m.keepModel(v)
+	case s == iterBegin && v.Kind == jsonscan.ObjectBegin:
+		if v.Index == 0 {
+			e.others, e.extra = nil, usage.Tokens{}
+		}
+		*it = iteration{open: true}
+		it.counts.reset()
+	case s == iterBegin && v.Kind == jsonscan.ObjectEnd:
+		it.open = false
+		if !it.top {
+			e.addIteration()
+		}
+	}
+}
+
+// addIteration adds a finished iteration that the top level leaves out.
+func (e *event) addIteration() {
+	var none counts
+	none.reset()
+	e.iter.counts.splitWrites(&none)
+	t := anthropicNormal(&e.iter.counts)
+	if e.iter.model == "" {
+		e.extra = e.extra.Add(t)
+		return
+	}
+	for i := range e.others {
+		if e.others[i].Model == e.iter.model || i == maxOthers-1 {
+			e.others[i].Tokens = e.others[i].Tokens.Add(t)
+			return
+		}
+	}
+	e.others = append(e.others, ModelTokens{e.iter.model, t})
+}
+
+// anthropicComplete is the legacy Text Completions API. It tells no usage.
+var anthropicComplete = dialect{
+	json: newTable([]place{{"model", model}, {"completion", generated}}, failureAt("error")),
+	sse: newTable([]place{
+		{"type", kind},
+		{"model", model},
+		{"completion", generated},
+		{"stop_reason", finish},
+	}, failureAt("error")),
+	event: func(m *Meter, e *event) {
+		m.takeModel(e)
+		m.text += e.text
+		m.content = m.content || e.content || e.finished
+		m.terminal = m.terminal || e.finished
+		if e.failed {
+			m.fail(e)
+		}
+	},
+	answer: func(m *Meter, e *event) {
+		m.takeModel(e)
+		if e.failed {
+			m.fail(e)
+		}
+	},
+	normal: anthropicNormal,
+}

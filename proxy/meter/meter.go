@@ -1,0 +1,263 @@
+package meter
+
+import (
+	"github.com/authpool/authpool/proxy/jsonscan"
+	"github.com/authpool/authpool/proxy/tap"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// Options say what is known of an answer before its body.
+type Options struct {
+	// Stream: the answer's Content-Type is text/event-stream. The body decides
+	// all the same: some servers send a stream, or an error, under another name.
+	Stream bool
+	// Model is the model asked for, told when the answer names none.
+	Model string
+}
+
+// Meter reads one answer at a time. It is a tap.Sink: it is given the decoded
+// bytes of the answer's body in pieces of any size, and keeps none of the text.
+// It uses a few KiB, whatever the size of an event, and allocates only for what
+// it tells (a model's name, an error). The zero value is ready for Reset. It is
+// not safe for concurrent use.
+type Meter struct {
+	dialect *dialect
+	options Options
+	framing framing
+	events  tap.Events
+	scanner jsonscan.Scanner
+
+	table *table
+	event event // what the event being read has told
+	seen  int   // data bytes of the event being read
+
+	// What the answer has told, from whole events (or the whole JSON text).
+	counts   counts
+	told     bool // some usage was told
+	final    bool // no further usage is expected
+	content  bool
+	terminal bool
+	accepted bool // a background response that has only been queued
+	blind    bool
+	failed   bool
+	failure  Failure
+	text     int64 // bytes of generated text
+	images   int64
+	model    string
+	others   []ModelTokens
+	extra    usage.Tokens // of iterations that the counts leave out
+	units    [numUnits]Unit
+}
+
+var _ tap.Sink = (*Meter)(nil)
+
+// framing is how an answer's body is put together.
+type framing uint8
+
+const (
+	unknownFraming framing = iota
+	jsonFraming
+	sseFraming
+	opaqueFraming // nothing in it can be read
+)
+
+// New returns a Meter for an answer.
+func New(api API, o Options) *Meter {
+	m := new(Meter)
+	m.Reset(api, o)
+	return m
+}
+
+// Reset makes m ready for another answer.
+func (m *Meter) Reset(api API, o Options) {
+	m.dialect, m.options = dialects[api], o
+	m.framing = unknownFraming
+	if m.dialect == nil {
+		m.framing = opaqueFraming
+	}
+	m.events.Reset()
+	m.table = nil
+	m.event.reset()
+	m.seen = 0
+	m.counts.reset()
+	m.told, m.final, m.content, m.terminal = false, false, false, false
+	m.accepted, m.blind, m.failed = false, false, false
+	m.failure = Failure{}
+	m.text, m.images = 0, 0
+	m.model = ""
+	m.others, m.extra = nil, usage.Tokens{}
+}
+
+// Write reads the next piece of the body. It implements tap.Sink.
+func (m *Meter) Write(p []byte) {
+	if m.blind || len(p) == 0 {
+		return
+	}
+	if m.framing == unknownFraming {
+		p = m.sniff(p)
+	}
+	switch m.framing {
+	case jsonFraming:
+		m.readJSON(p)
+	case sseFraming:
+		m.readEvents(p)
+	case opaqueFraming:
+		m.content = true
+	}
+}
+
+// Blind says that the rest of the body cannot be read. It implements tap.Sink.
+func (m *Meter) Blind() {
+	m.blind = true
+	m.content = true // it goes on, whatever it is
+}
+
+// Close says that the body has ended. It implements tap.Sink. What was told
+// stays readable until Reset.
+func (m *Meter) Close() { m.blind = true }
+
+// sniff finds the framing by the first byte that is not white space, and
+// returns the rest of p.
+func (m *Meter) sniff(p []byte) []byte {
+	for i, c := range p {
+		switch {
+		case c == ' ' || c == '\t' || c == '\r' || c == '\n':
+			continue // DeepSeek keeps waiting agents busy with blank lines
+		case c == '{' || c == '[':
+			m.framing = jsonFraming
+			m.begin(m.dialect.json)
+		case m.options.Stream || !m.dialect.media:
+			m.framing = sseFraming
+		default:
+			m.framing = opaqueFraming
+		}
+		return p[i:]
+	}
+	return nil
+}
+
+// begin makes m ready for a JSON text.
+func (m *Meter) begin(t *table) {
+	m.table = t
+	m.scanner.Reset(t.paths, m)
+}
+
+func (m *Meter) readJSON(p []byte) {
+	if m.terminal {
+		return
+	}
+	m.scanner.Write(p)
+	if m.scanner.Done() {
+		m.dialect.answer(m, &m.event)
+		m.terminal = true
+		m.content = m.content || !m.failed
+	}
+}
+
+func (m *Meter) readEvents(p []byte) {
+	for len(p) > 0 {
+		what, data, n := m.events.Next(p)
+		p = p[n:]
+		switch what {
+		case tap.Data:
+			m.readData(data)
+		case tap.End:
+			m.event.reset()
+			m.seen = 0
+		}
+	}
+}
+
+// endMark is the data of the event that ends an OpenAI stream.
+const endMark = "[DONE]"
+
+// readData reads a part of an event's data. An event counts as soon as its JSON
+// is complete, before the blank line that lets the agent act on it.
+func (m *Meter) readData(data []byte) {
+	if m.seen == 0 {
+		m.begin(m.dialect.sse)
+	}
+	if m.seen < len(endMark) {
+		n := min(len(data), len(endMark)-m.seen)
+		if string(data[:n]) != endMark[m.seen:m.seen+n] {
+			m.seen = len(endMark) // no end mark
+		} else if m.seen += n; m.seen == len(endMark) && m.dialect.endMark {
+			m.terminal, m.final = true, true
+		}
+	}
+	wasDone := m.scanner.Done()
+	m.scanner.Write(data)
+	if !wasDone && m.scanner.Done() {
+		m.dialect.event(m, &m.event)
+	}
+}
+
+// HasContent reports whether the answer's first content has been read, or what
+// decides it otherwise. Events that say only that the provider is at work do
+// not count: Anthropic's message_start and ping, the Responses API's created,
+// queued and in_progress, chat chunks with a role and no text, comments. A JSON
+// answer has content when it is complete.
+func (m *Meter) HasContent() bool { return m.content }
+
+// Terminal reports whether the event that ends the answer has been read: what
+// follows tells nothing more. A stream of a dialect that has no such event, and
+// a body that cannot be read, never become terminal.
+func (m *Meter) Terminal() bool { return m.terminal }
+
+// Failure returns the error that the answer ended in, if it did. An error is
+// not content.
+func (m *Meter) Failure() (Failure, bool) { return m.failure, m.failed }
+
+// InputKnown reports whether the input usage has been told.
+func (m *Meter) InputKnown() bool { return m.told && m.counts[input] >= 0 }
+
+// bytesPerToken is the average length of a token of generated text as it
+// stands in a stream's JSON.
+const bytesPerToken = 4
+
+// EstimateOutput returns about how many tokens the text read so far has: its
+// bytes divided by 4. It is for streams that were cut, whose provider bills
+// what it generated but can no longer say so. Text that is not shown to the
+// agent (hidden reasoning) is not in it.
+func (m *Meter) EstimateOutput() int64 {
+	return (m.text + bytesPerToken - 1) / bytesPerToken
+}
+
+// Result returns what the answer has told so far. Its slices are valid until
+// the next call of Write, Result or Reset.
+func (m *Meter) Result() Result {
+	r := Result{
+		Model:    m.model,
+		Billable: !m.accepted && (!m.failed || m.content || m.told),
+		Raw:      m.counts.raw(),
+	}
+	if r.Model == "" {
+		r.Model = m.options.Model
+	}
+	if m.told {
+		r.State = Partial
+		if m.final || m.terminal {
+			r.State = Reported
+		}
+		r.Tokens = m.dialect.normal(&m.counts).Add(m.extra)
+		r.Others = m.others
+	}
+	r.Units = m.listUnits()
+	return r
+}
+
+func (m *Meter) listUnits() []Unit {
+	list := m.units[:0]
+	for i, name := range unitNames {
+		if n := m.counts[firstUnit+slot(i)]; n > 0 {
+			list = append(list, Unit{name, n})
+		}
+	}
+	if m.images > 0 {
+		list = append(list, Unit{"images", m.images})
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}

@@ -1,0 +1,107 @@
+package meter_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"compress/zlib"
+	"io"
+	"testing"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
+	"go.uber.org/goleak"
+
+	"github.com/authpool/authpool/proxy/meter"
+	"github.com/authpool/authpool/proxy/tap"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// reading is everything that a meter tells at the end of an answer.
+type reading struct {
+	Result   meter.Result
+	Failure  *meter.Failure
+	Content  bool
+	Terminal bool
+	Input    bool
+	Estimate int64
+}
+
+func (r reading) failed() (meter.Failure, bool) {
+	if r.Failure == nil {
+		return meter.Failure{}, false
+	}
+	return *r.Failure, true
+}
+
+func told(m *meter.Meter) reading {
+	r := reading{
+		Result: m.Result(), Content: m.HasContent(), Terminal: m.Terminal(),
+		Input: m.InputKnown(), Estimate: m.EstimateOutput(),
+	}
+	r.Result.Units = append([]meter.Unit(nil), r.Result.Units...)
+	if f, failed := m.Failure(); failed {
+		r.Failure = &f
+	}
+	return r
+}
+
+// read passes the pieces through a tap into a meter, checks that the bytes are
+// unchanged, and returns what the meter tells.
+func read(t *testing.T, api meter.API, stream bool, coding string, pieces ...[]byte) reading {
+	t.Helper()
+	m := meter.New(api, meter.Options{Stream: stream, Model: "asked-for"})
+	tp := tap.New(tap.Options{Encoding: coding, Sink: m, Mask: [][]byte{[]byte("sk-canary-0123456789")}})
+	defer tp.Close()
+	var sent, passed []byte
+	for _, p := range pieces {
+		sent = append(sent, p...)
+		out, err := tp.Pass(bytes.Clone(p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		passed = append(passed, out...)
+	}
+	out, err := tp.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(append(passed, out...), sent) {
+		t.Fatal("the bytes were changed")
+	}
+	return told(m)
+}
+
+var codings = map[string]func(*testing.T, []byte) []byte{
+	"gzip": func(t *testing.T, p []byte) []byte {
+		return encode(t, p, func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) })
+	},
+	"deflate": func(t *testing.T, p []byte) []byte {
+		return encode(t, p, func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) })
+	},
+	"br": func(t *testing.T, p []byte) []byte {
+		return encode(t, p, func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) })
+	},
+	"zstd": func(t *testing.T, p []byte) []byte {
+		return encode(t, p, func(w io.Writer) io.WriteCloser {
+			z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return z
+		})
+	},
+}
+
+func encode(t *testing.T, p []byte, to func(io.Writer) io.WriteCloser) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := to(&b)
+	if _, err := w.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,215 @@
+package meter_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/authpool/authpool/proxy/meter"
+)
+
+// recordingsVar names the folder of recorded provider traffic. The recordings
+// are not part of this repository; testdata has vectors of its own for the
+// same traps.
+const recordingsVar = "AUTHPOOL_RECORDINGS"
+
+// recording is one recorded exchange, as far as the meter is concerned.
+type recording struct {
+	ID       string   `json:"id"`
+	API      string   `json:"api"`
+	Kind     string   `json:"kind"`
+	Flags    []string `json:"flags"`
+	Response struct {
+		Status  int               `json:"status"`
+		Headers map[string]string `json:"headers"`
+		Body    string            `json:"body"`
+	} `json:"response"`
+	Expect struct {
+		Model             *string `json:"model"`
+		InputTokens       *int64  `json:"input_tokens"`
+		OutputTokens      *int64  `json:"output_tokens"`
+		TotalTokens       *int64  `json:"total_tokens"`
+		CacheReadTokens   *int64  `json:"cache_read_tokens"`
+		CacheWriteTokens  *int64  `json:"cache_creation_tokens"`
+		CacheWrite5m      *int64  `json:"cache_creation_5m_tokens"`
+		CacheWrite1h      *int64  `json:"cache_creation_1h_tokens"`
+		ReasoningTokens   *int64  `json:"reasoning_tokens"`
+		AllInputTokens    *int64  `json:"all_input_tokens"`
+		AllOutputTokens   *int64  `json:"all_output_tokens"`
+		IterationsInput   *int64  `json:"iterations_input_tokens"`
+		IterationsOutput  *int64  `json:"iterations_output_tokens"`
+		WebSearchRequests *int64  `json:"web_search_requests"`
+		UsageReported     bool    `json:"usage_reported"`
+		Billable          *bool   `json:"billable"`
+		Status            string  `json:"status"`
+		InputFrom         string  `json:"input_from"`
+		RawUsage          struct {
+			Seconds *int64 `json:"seconds"`
+		} `json:"raw_usage"`
+	} `json:"expect"`
+}
+
+var recordedAPIs = map[string]meter.API{
+	"anthropic-messages":          meter.AnthropicMessages,
+	"openai-chat":                 meter.OpenAIChat,
+	"openai-completions":          meter.OpenAICompletions,
+	"openai-responses":            meter.OpenAIResponses,
+	"openai-responses-compact":    meter.OpenAIResponses,
+	"openai-embeddings":           meter.OpenAIEmbeddings,
+	"openai-images-edits":         meter.OpenAIImages,
+	"openai-images-generations":   meter.OpenAIImages,
+	"openai-audio-transcriptions": meter.OpenAITranscriptions,
+}
+
+// TestRecordings replays every recording of the dialects that the meter knows:
+// what is counted equals what the recording says, and the bytes are unchanged,
+// whole, cut, and through every coding.
+func TestRecordings(t *testing.T) {
+	dir := os.Getenv(recordingsVar)
+	if dir == "" {
+		t.Skipf("%s is not set: no recordings to replay", recordingsVar)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*", "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no recordings in %s (%v)", dir, err)
+	}
+	played := map[string]int{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rec recording
+		if err := json.Unmarshal(text, &rec); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		api, known := recordedAPIs[rec.API]
+		if !known || rec.Response.Status/100 != 2 {
+			continue
+		}
+		played[rec.API+" "+rec.Kind]++
+		t.Run(rec.ID, func(t *testing.T) { replay(t, api, &rec) })
+	}
+	t.Logf("replayed: %v", played)
+}
+
+func replay(t *testing.T, api meter.API, rec *recording) {
+	body := []byte(rec.Response.Body)
+	stream := strings.HasPrefix(rec.Response.Headers["content-type"], "text/event-stream")
+	whole := read(t, api, stream, "", body)
+	if rec.Kind == "error" {
+		if _, failed := whole.failed(); !failed {
+			t.Error("the error was not seen")
+		}
+	} else {
+		checkRecorded(t, rec, whole.Result)
+	}
+	for _, pieces := range [][][]byte{cutBytes(body), cutRandomly(body, 1), cutRandomly(body, 2)} {
+		if diff := cmp.Diff(whole, read(t, api, stream, "", pieces...)); diff != "" {
+			t.Fatalf("cut (-whole +cut):\n%s", diff)
+		}
+	}
+	for coding, encode := range codings {
+		encoded := encode(t, body)
+		for _, pieces := range [][][]byte{{encoded}, cutBytes(encoded), cutRandomly(encoded, 3)} {
+			if diff := cmp.Diff(whole, read(t, api, stream, coding, pieces...)); diff != "" {
+				t.Fatalf("%s (-plain +coded):\n%s", coding, diff)
+			}
+		}
+	}
+}
+
+// checkRecorded holds a result against what the recording says. The numbers as
+// reported are Raw, with null for -1. The numbers "on one footing" are those of
+// the normal form: the whole prompt, cached or not, and the whole output.
+func checkRecorded(t *testing.T, rec *recording, r meter.Result) {
+	e := &rec.Expect
+	if e.Billable != nil && !*e.Billable {
+		if background := e.Status == "queued" || e.Status == "in_progress"; background && r.Billable {
+			t.Error("a response that is only queued is billable")
+		}
+		return // a stored answer that was fetched: the request says so, not the answer
+	}
+	if !r.Billable {
+		t.Error("not billable")
+	}
+	if !e.UsageReported {
+		if r.State != meter.Absent {
+			t.Errorf("state %v, want Absent", r.State)
+		}
+		return
+	}
+	if r.State != meter.Reported {
+		t.Errorf("state %v, want Reported", r.State)
+	}
+	if e.Model != nil && r.Model != *e.Model {
+		t.Errorf("model %q, want %q", r.Model, *e.Model)
+	}
+	same := func(what string, got int64, want *int64) {
+		t.Helper()
+		if want != nil && got != *want || want == nil && got > 0 {
+			t.Errorf("%s is %d, want %v", what, got, deref(want))
+		}
+	}
+	if e.InputFrom == "" {
+		same("raw input", r.Raw.Input, e.InputTokens)
+	}
+	if rec.API != "openai-embeddings" {
+		same("raw output", r.Raw.Output, e.OutputTokens)
+		same("raw cache write", r.Raw.CacheWrite, e.CacheWriteTokens)
+		same("raw reasoning", r.Raw.Reasoning, e.ReasoningTokens)
+		same("raw cache read", r.Raw.CacheRead, e.CacheReadTokens)
+	}
+	if e.CacheWrite5m != nil {
+		same("cache write 5m", r.Tokens.CacheWrite5m, e.CacheWrite5m)
+		same("cache write 1h", r.Tokens.CacheWrite1h, e.CacheWrite1h)
+	}
+	same("all input", r.Tokens.Prompt(), e.AllInputTokens)
+	same("all output", r.Tokens.Output, e.AllOutputTokens)
+	if e.IterationsInput != nil {
+		all := r.Tokens
+		for _, o := range r.Others {
+			all = all.Add(o.Tokens)
+		}
+		same("input with iterations", all.Input, e.IterationsInput)
+		same("output with iterations", all.Output, e.IterationsOutput)
+	}
+	units := map[string]int64{}
+	for _, u := range r.Units {
+		units[u.Name] = u.Count
+	}
+	same("web searches", units["web_search_requests"], e.WebSearchRequests)
+	same("seconds", units["seconds"], e.RawUsage.Seconds)
+}
+
+func deref(n *int64) any {
+	if n == nil {
+		return nil
+	}
+	return *n
+}
+
+func cutBytes(text []byte) [][]byte {
+	var pieces [][]byte
+	for i := range text {
+		pieces = append(pieces, text[i:i+1])
+	}
+	return pieces
+}
+
+func cutRandomly(text []byte, seed uint64) [][]byte {
+	random := rand.New(rand.NewPCG(seed, 1))
+	var pieces [][]byte
+	for len(text) > 0 {
+		n := 1 + random.IntN(min(len(text), 200))
+		pieces = append(pieces, bytes.Clone(text[:n]))
+		text = text[n:]
+	}
+	return pieces
+}

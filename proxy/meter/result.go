@@ -1,0 +1,75 @@
+package meter
+
+import "github.com/authpool/authpool/ratelimit/usage"
+
+// State says how far the usage of an answer is known. An answer that tells no
+// usage has not used nothing.
+type State uint8
+
+// The states, from least to most known.
+const (
+	// Absent: the answer has told no usage. Tokens are zero and mean nothing.
+	Absent State = iota
+	// Partial: the answer has told some usage, but not the final one: it goes
+	// on, or was cut.
+	Partial
+	// Reported: the final usage is known.
+	Reported
+)
+
+// Result is what an answer has told about itself so far.
+type Result struct {
+	// Tokens is the usage in normal form; the numbers of a Partial answer are
+	// the last ones told.
+	Tokens usage.Tokens
+	// Others is the usage of further models that the provider ran within this
+	// answer (Anthropic's advisor and fallback iterations). It is not in Tokens,
+	// because each model has its own price. Usually empty.
+	Others []ModelTokens
+	// Model is the model that served, else the one asked for.
+	Model string
+	State State
+	// Billable is false when the answer itself says that nothing was spent:
+	// a background response that was only accepted, or a failure before
+	// anything was generated.
+	Billable bool
+	// Units is usage that is not counted in tokens. Usually empty.
+	Units []Unit
+	// Raw is the usage as the provider tells it.
+	Raw Raw
+}
+
+// ModelTokens is the usage of one model.
+type ModelTokens struct {
+	Model  string
+	Tokens usage.Tokens
+}
+
+// Unit is usage that is not counted in tokens: web_search_requests,
+// web_fetch_requests, seconds (of audio, rounded up), images.
+type Unit struct {
+	Name  string
+	Count int64
+}
+
+// Raw holds an answer's numbers as the provider tells them, before they are
+// brought to normal form; -1 where it tells none. What is inside what differs
+// from dialect to dialect.
+type Raw struct {
+	Input, Output, Total                   int64
+	CacheRead                              int64
+	CacheWrite, CacheWrite5m, CacheWrite1h int64
+	Reasoning                              int64
+}
+
+// Failure is an error that a stream, or a JSON answer with a good status, ended
+// in. Fields that the error does not have are empty.
+type Failure struct {
+	Type    string // error.type; a Responses stream has none
+	Code    string // error.code, or Anthropic's error.details.error_code
+	Message string // cut to 1 KiB
+	Status  int    // the HTTP status it stands for, where it says so
+	// ResetsAt is when the limit opens again, in epoch seconds, where the error
+	// says so (Codex: resets_at).
+	ResetsAt int64
+}

@@ -39,8 +39,8 @@ func (b bucket) free(now time.Time, n int64) time.Time {
 
 // take books n, positive or negative, whatever is left: a bucket below zero is
 // a debt that later requests wait for. ReserveN refuses more than a full bucket
-// at once (and books nothing), so a large n goes in parts; a negative one gives
-// back, and the bucket never holds more than its size.
+// at once (and books nothing), so a large n goes in parts. A negative one gives
+// back, which works undocumented; the bucket never holds more than its size.
 func (b bucket) take(now time.Time, n int64) {
 	if b.lim == nil {
 		return
@@ -49,7 +49,7 @@ func (b bucket) take(now time.Time, n int64) {
 	for ; n > burst; n -= burst {
 		b.lim.ReserveN(now, int(burst))
 	}
-	b.lim.ReserveN(now, int(max(n, -burst)))
+	b.lim.ReserveN(now, int(n))
 }
 
 // used is the spent fraction, above 1 in debt; 0 without a limit.

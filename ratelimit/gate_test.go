@@ -1,0 +1,266 @@
+package ratelimit_test
+
+import (
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/authpool/authpool/ratelimit"
+)
+
+func gate(rates ratelimit.Rates) *ratelimit.Gate {
+	return ratelimit.NewGate("team-a", rates, ratelimit.NewCooldowns())
+}
+
+// attempt lets one request through and settles it.
+func attempt(t *testing.T, g *ratelimit.Gate, v ratelimit.Verdict) ratelimit.Change {
+	t.Helper()
+	pass, r := g.Allow(time.Now(), "m", 0, 0)
+	if r.Why != ratelimit.Open {
+		t.Fatalf("refused: %v until %v", r.Why, r.Until)
+	}
+	change := pass.Verdict(time.Now(), v)
+	pass.Done(time.Now(), 0, 0, true)
+	return change
+}
+
+var (
+	ok         = ratelimit.Verdict{Signal: ratelimit.OK}
+	failed     = ratelimit.Verdict{Signal: ratelimit.ServerError, Reason: ratelimit.ReasonUpstream, Scope: ratelimit.ScopeSubscription, Wait: -1}
+	overloaded = ratelimit.Verdict{Signal: ratelimit.Overloaded, Reason: ratelimit.ReasonCapacity, Scope: ratelimit.ScopeProviderModel, Wait: -1}
+	refused    = ratelimit.Verdict{Signal: ratelimit.ClientError, Reason: ratelimit.ReasonRefused, Scope: ratelimit.ScopeRequest, Wait: -1}
+)
+
+func TestBreakerOpensOnFailuresInARow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gate(ratelimit.Rates{})
+		for i := range 5 {
+			if change := attempt(t, g, failed); change.Opened != (i == 4) {
+				t.Errorf("failure %d: opened %v", i+1, change.Opened)
+			}
+		}
+		_, r := g.Allow(time.Now(), "m", 0, 0)
+		if r.Why != ratelimit.Broken {
+			t.Fatalf("after five failures: %v, want breaker", r.Why)
+		}
+		if wait := time.Until(r.Until); wait < 10*time.Second || wait > 11*time.Second {
+			t.Errorf("opens in %v, want about 10s", wait)
+		}
+
+		// Half open: one request finds out, the others stay out until it is
+		// settled.
+		time.Sleep(time.Until(r.Until))
+		probe, r := g.Allow(time.Now(), "m", 0, 0)
+		if r.Why != ratelimit.Open {
+			t.Fatalf("no probe after the wait: %v", r.Why)
+		}
+		if _, r := g.Allow(time.Now(), "m", 0, 0); r.Why != ratelimit.Broken {
+			t.Errorf("a second request beside the probe: %v, want breaker", r.Why)
+		}
+		probe.Verdict(time.Now(), failed)
+		if g.Breaker() != "open" {
+			t.Errorf("after a failed probe: %s, want open", g.Breaker())
+		}
+		time.Sleep(11 * time.Second)
+		attempt(t, g, ok)
+		if g.Breaker() != "closed" {
+			t.Errorf("after a good probe: %s, want closed", g.Breaker())
+		}
+	})
+}
+
+// A trap of gobreaker: half open, everybody waits until the one request is
+// settled. So an answer is settled when its head is known, and one whose agent
+// left is settled too.
+func TestHalfOpenProbeIsSettledBeforeItsAnswerEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gate(ratelimit.Rates{})
+		for range 5 {
+			attempt(t, g, failed)
+		}
+		time.Sleep(11 * time.Second)
+		left, _ := g.Allow(time.Now(), "m", 0, 0)
+		left.Done(time.Now(), 0, 0, true) // the agent left: counts for nothing
+		if g.Breaker() != "half-open" {
+			t.Fatalf("after an agent left: %s, want half-open", g.Breaker())
+		}
+		stream, r := g.Allow(time.Now(), "m", 0, 0)
+		if r.Why != ratelimit.Open {
+			t.Fatalf("the place of the probe was not given back: %v", r.Why)
+		}
+		stream.Verdict(time.Now(), ok) // its answer goes on for ten minutes
+		attempt(t, g, ok)
+	})
+}
+
+func TestBreakerCountsOnlyWhatIsBroken(t *testing.T) {
+	f := func(v ratelimit.Verdict) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			g := gate(ratelimit.Rates{})
+			for range 50 {
+				attempt(t, g, v)
+			}
+			if g.Breaker() != "closed" {
+				t.Errorf("50 times %v: the breaker is %s", v.Signal, g.Breaker())
+			}
+		})
+	}
+	f(ok)
+	f(overloaded)
+	f(refused)
+	f(ratelimit.Verdict{Signal: ratelimit.Auth, Scope: ratelimit.ScopeSubscription, Wait: -1})
+	f(ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonRequest, Scope: ratelimit.ScopeRequest, Wait: -1})
+}
+
+func TestBreakerOpensOnAHighShareOfFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gate(ratelimit.Rates{})
+		for i := 0; g.Breaker() == "closed"; i++ {
+			if i > 40 {
+				t.Fatal("two failures out of three do not open the breaker")
+			}
+			v := failed
+			if i%3 == 0 {
+				v = ok
+			}
+			attempt(t, g, v)
+		}
+	})
+}
+
+func TestOverloadedChangesNothing(t *testing.T) {
+	g := gate(ratelimit.Rates{})
+	if change := attempt(t, g, overloaded); !change.None() {
+		t.Errorf("overloaded changed %+v", change)
+	}
+	if r := g.Check(time.Now(), "m", 0, 0); r.Why != ratelimit.Open {
+		t.Errorf("after overloaded the gate is closed: %v", r.Why)
+	}
+}
+
+func TestGatesOfOneDomainCloseTogether(t *testing.T) {
+	shared := ratelimit.NewCooldowns()
+	a, b := ratelimit.NewGate("a", ratelimit.Rates{}, shared), ratelimit.NewGate("b", ratelimit.Rates{}, shared)
+	attempt(t, a, ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeSubscription, Wait: time.Hour})
+	if r := b.Check(time.Now(), "m", 0, 0); r.Why != ratelimit.Cooling {
+		t.Errorf("the other gate of the domain: %v, want cooling", r.Why)
+	}
+}
+
+func TestRates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := func(rates ratelimit.Rates, in, out int64, passes int, wait time.Duration) {
+			t.Helper()
+			g := gate(rates)
+			for i := range passes {
+				if _, r := g.Allow(time.Now(), "m", in, out); r.Why != ratelimit.Open {
+					t.Fatalf("%+v: request %d was refused: %v", rates, i+1, r.Why)
+				}
+			}
+			_, r := g.Allow(time.Now(), "m", in, out)
+			if r.Why != ratelimit.Metered {
+				t.Fatalf("%+v: request %d: %v, want rate", rates, passes+1, r.Why)
+			}
+			if got := time.Until(r.Until); got < wait || got > wait+10*time.Millisecond {
+				t.Errorf("%+v: next in %v, want %v", rates, got, wait)
+			}
+			time.Sleep(time.Until(r.Until))
+			if _, r := g.Allow(time.Now(), "m", in, out); r.Why != ratelimit.Open {
+				t.Errorf("%+v: refused at the time that it named: %v until %v", rates, r.Why, time.Until(r.Until))
+			}
+		}
+		f(ratelimit.Rates{Requests: 60}, 0, 0, 60, time.Second)
+		f(ratelimit.Rates{InputTokens: 6000}, 1000, 0, 6, 10*time.Second)
+		f(ratelimit.Rates{OutputTokens: 6000}, 0, 3000, 2, 30*time.Second)
+		// The tightest of several counts.
+		f(ratelimit.Rates{Requests: 60, InputTokens: 6000}, 2000, 0, 3, 20*time.Second)
+		// Larger than the limit: sent when the bucket is full, and the rest is
+		// a debt. A trap of x/time/rate, which never allows it.
+		f(ratelimit.Rates{InputTokens: 6000}, 15000, 0, 1, 150*time.Second)
+	})
+}
+
+func TestRatesAreSettledByWhatWasUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := func(estimate, used int64, settled bool, want float64) {
+			t.Helper()
+			g := gate(ratelimit.Rates{InputTokens: 1000})
+			pass, _ := g.Allow(time.Now(), "m", estimate, 0)
+			pass.Verdict(time.Now(), ok)
+			pass.Done(time.Now(), used, 0, settled)
+			if got := g.Utilization(time.Now()); math.Abs(got-want) > 1e-9 {
+				t.Errorf("estimated %d, used %d: utilization %v, want %v", estimate, used, got, want)
+			}
+		}
+		f(500, 200, true, 0.2)
+		f(500, 0, true, 0)
+		f(500, 0, false, 0.5) // usage unknown: the estimate stands
+		f(0, 700, true, 0.7)
+		f(0, 5500, true, 5.5) // a settlement above the bucket is not lost
+		f(3000, 100, true, 0.1)
+
+		g := gate(ratelimit.Rates{Requests: 10, InputTokens: 1000})
+		pass, _ := g.Allow(time.Now(), "m", 600, 0)
+		pass.Cancel(time.Now())
+		if got := g.Utilization(time.Now()); got != 0 {
+			t.Errorf("after Cancel: utilization %v, want 0", got)
+		}
+	})
+}
+
+func TestUtilizationFollowsTheTightestWindow(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	later, before := now.Add(time.Hour), now.Add(-time.Second)
+	w := func(name, kind, status string, u float64, reset time.Time) ratelimit.Window {
+		return ratelimit.Window{Name: name, Kind: kind, Status: status, Utilization: u, Reset: reset, Seen: now.Add(-time.Minute)}
+	}
+	f := func(want float64, windows ...ratelimit.Window) {
+		t.Helper()
+		g := gate(ratelimit.Rates{})
+		pass, _ := g.Allow(now, "m", 0, 0)
+		pass.Verdict(now, ratelimit.Verdict{Signal: ratelimit.OK, Windows: windows})
+		if got := g.Utilization(now); got != want {
+			t.Errorf("%+v: utilization %v, want %v", windows, got, want)
+		}
+	}
+	f(0)
+	f(0.7, w("5h", "provider", "allowed", 0.3, later), w("7d", "provider", "allowed", 0.7, later))
+	f(0.3, w("5h", "provider", "allowed", 0.3, later), w("7d", "provider", "allowed", 0.9, before)) // reset
+	f(1, w("5h", "provider", "rejected", 0.98, later))
+	f(1.2, w("5h", "provider", "rejected", 1.2, later))
+	f(0, w("5h", "provider", "allowed", math.NaN(), later))
+	f(0, w("5h", "provider", "allowed", -3, later))
+	// Not about every request.
+	f(0, w("overage", "provider", "rejected", 1, later), w("7d_oi", "provider", "rejected", 1, later))
+	// Per minute, and without a reset: believed for a minute.
+	f(0, w("input_tokens", "bucket", "", 0.9, time.Time{}))
+	f(0.9, w("5h", "provider", "", 0.9, time.Time{}))
+}
+
+// Rates never let more through than they allow: in any stretch of time at most
+// one full bucket and what it refilled.
+func TestRatesHold(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		limit := rapid.IntRange(1, 200).Draw(t, "limit")
+		g := gate(ratelimit.Rates{Requests: limit})
+		now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+		begin, passed := now, 0
+		for range rapid.IntRange(1, 300).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 2000).Draw(t, "ms")) * time.Millisecond)
+			pass, r := g.Allow(now, "m", 0, 0)
+			if r.Why == ratelimit.Open {
+				passed++
+				pass.Done(now, 0, 0, true)
+			} else if !r.Until.After(now) {
+				t.Fatalf("refused until %v, which is not after %v", r.Until, now)
+			}
+			if most := float64(limit) * (1 + now.Sub(begin).Minutes()); float64(passed) > most+0.01 {
+				t.Fatalf("%d requests passed in %v, most is %v", passed, now.Sub(begin), most)
+			}
+		}
+	})
+}

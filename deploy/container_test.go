@@ -245,9 +245,12 @@ func TestSidecarHangsTogether(t *testing.T) {
 	if sidecar.RestartPolicy != "Always" {
 		t.Error("without restartPolicy: Always it is an init container that the agent waits for")
 	}
-	for path, p := range map[string]probe{"/readyz": sidecar.StartupProbe, "/readyz ": sidecar.ReadinessProbe, "/healthz": sidecar.LivenessProbe} {
-		if p.HTTPGet.Path != strings.TrimSpace(path) || p.HTTPGet.Port != sidecar.Ports[0].Name {
-			t.Errorf("probe is %+v, want %s", p, path)
+	for _, p := range []struct {
+		probe
+		path string
+	}{{sidecar.StartupProbe, "/readyz"}, {sidecar.ReadinessProbe, "/readyz"}, {sidecar.LivenessProbe, "/healthz"}} {
+		if p.HTTPGet.Path != p.path || p.HTTPGet.Port != sidecar.Ports[0].Name {
+			t.Errorf("probe is %+v, want %s", p.probe, p.path)
 		}
 	}
 	if s := sidecar.SecurityContext; s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || !s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []string{"ALL"}) {

@@ -72,7 +72,7 @@ func TestExampleNamesEveryKey(t *testing.T) {
 	}
 }
 
-var snippet = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
+var snippet = regexp.MustCompile("(?s)\n```yaml\n(.*?)\n```\n")
 
 // TestReadmeSnippetsAreConfigs checks every YAML block that people will copy.
 func TestReadmeSnippetsAreConfigs(t *testing.T) {

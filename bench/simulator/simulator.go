@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -53,6 +54,8 @@ type Simulator struct {
 	servers  map[*http.Server]bool
 	closed   bool
 	running  sync.WaitGroup // requests; added to under mu, so never after Close
+
+	inFlight atomic.Int64
 }
 
 // New makes a simulator. It fails when a key is wrong, with every fault of all keys.
@@ -113,6 +116,10 @@ func (s *Simulator) Ledger() []Entry { return s.ledger.list() }
 // Arrivals returns the newest requests to the providers' endpoints, oldest first.
 func (s *Simulator) Arrivals() []Arrival { return s.arrivals.list() }
 
+// InFlight returns how many requests are being answered. It falls when a client leaves, even one that waits for a
+// silent answer.
+func (s *Simulator) InFlight() int { return int(s.inFlight.Load()) }
+
 // Inject adds faults, in order, behind those that are there. It fails, adding none, when one is wrong.
 func (s *Simulator) Inject(in ...Injection) error {
 	for i, f := range in {
@@ -159,6 +166,8 @@ func (s *Simulator) Handler() http.Handler {
 		s.running.Add(1)
 		s.mu.Unlock()
 		defer s.running.Done()
+		s.inFlight.Add(1)
+		defer s.inFlight.Add(-1)
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
 		defer context.AfterFunc(s.ctx, cancel)()

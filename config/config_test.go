@@ -45,7 +45,7 @@ func TestWarnings(t *testing.T) {
 			}
 		}
 	}
-	f("listen: [127.0.0.1:1]\nintercept: {enabled: false, other_hosts: deny}\nsessions: {drain_on_disconnect: false}\nnotifications: []\n")
+	f("listen: [127.0.0.1:1]\nintercept: {enabled: false, other_hosts: deny}\nsessions: {strategy: balanced, cache_warm: 5m, drain_on_disconnect: true}\nagents: {isolation: shared}\nnotifications: []\n")
 	f("listen: [127.0.0.1:1, 0.0.0.0:2]\n", `a.yaml:1:23: listen[1]: "0.0.0.0:2" can be reached from other machines without TLS`)
 	f("listen: 0.0.0.0:2\ntls: {cert: file:a, key: file:b}\n")
 	f("admin: {listen: ':1'}\nredis: {listen: ':2'}\n",
@@ -58,7 +58,11 @@ func TestWarnings(t *testing.T) {
 	f("subscriptions: [{id: a, provider: gemini, credential: {value: env:A}}]\n", "a.yaml:1:35: subscriptions[0].provider: requests to gemini's own API")
 	f("notifications: [{url: 'https://h/', events: [a.b]}]\n", "a.yaml:1:16: notifications: has no effect in this version")
 	f("intercept: {enabled: true, other_hosts: tunnel}\n", "a.yaml:1:22: intercept.enabled: has no effect", "a.yaml:1:41: intercept.other_hosts: has no effect")
-	f("sessions: {drain_on_disconnect: true}\n", "a.yaml:1:33: sessions.drain_on_disconnect: has no effect")
+	f("agents: {isolation: strict}\n", "a.yaml:1:21: agents.isolation: is not kept in this version")
+	f("sessions: {strategy: priority, cache_warm: 1m}\n", "a.yaml:1:22: sessions.strategy: has no effect", "a.yaml:1:44: sessions.cache_warm: has no effect")
+	const limited = "subscriptions: [{id: a, provider: openai, credential: {value: env:A}, limits: {requests_per_minute: 1}}]\n"
+	f(limited)
+	f(limited+"redis: {url: 'redis://r'}\n", "a.yaml:1:101: subscriptions[0].limits.requests_per_minute: is kept by each sidecar for itself")
 }
 
 func TestFromEnv(t *testing.T) {

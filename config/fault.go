@@ -55,10 +55,15 @@ func (f Faults) orNil() error {
 	if len(f) == 0 {
 		return nil
 	}
+	f.sort()
+	return f
+}
+
+// sort brings faults into the order of the file.
+func (f Faults) sort() {
 	slices.SortStableFunc(f, func(a, b Fault) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Field, b.Field))
 	})
-	return f
 }
 
 // place is where a value was written.

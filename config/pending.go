@@ -52,11 +52,28 @@ var pendingKeys = []pendingKey{
 		effect: "has no effect in this version: there is no proxy mode yet, CONNECT is refused",
 	},
 	{
-		path:   "sessions.drain_on_disconnect",
-		when:   func(c *Config) bool { return c.Sessions.DrainOnDisconnect },
-		effect: "has no effect in this version: when an agent leaves, the answer is cancelled and its usage estimated",
+		path:   "agents.isolation",
+		when:   func(c *Config) bool { return c.Agents.Isolation == "strict" },
+		effect: "is not kept in this version: there is one agent token, and who has it reaches the files, batches and stored answers of all",
 	},
+	{
+		path:   "sessions.strategy",
+		when:   func(c *Config) bool { return c.Sessions.Strategy != "balanced" },
+		effect: "has no effect in this version: sessions are placed as by balanced",
+	},
+	{
+		path:   "sessions.cache_warm",
+		when:   func(c *Config) bool { return c.Sessions.CacheWarm != Default().Sessions.CacheWarm },
+		effect: "has no effect in this version: a session is moved only when its subscription cannot serve",
+	},
+	{path: "subscriptions[].limits.requests_per_minute", when: sharedRedis, effect: keptAlone},
+	{path: "subscriptions[].limits.input_tokens_per_minute", when: sharedRedis, effect: keptAlone},
+	{path: "subscriptions[].limits.output_tokens_per_minute", when: sharedRedis, effect: keptAlone},
 }
+
+const keptAlone = "is kept by each sidecar for itself in this version: two that share a Redis may together use it twice"
+
+func sharedRedis(c *Config) bool { return c.Redis.Topology() != RedisEmbedded }
 
 var index = regexp.MustCompile(`\[[0-9]+\]`)
 

@@ -38,7 +38,12 @@ func (c *Config) Validate() error {
 func (c *Config) Warnings() []string {
 	v := validator{Config: c}
 	v.all()
-	return v.warnings
+	v.warnings.sort()
+	texts := make([]string, len(v.warnings))
+	for i, w := range v.warnings {
+		texts[i] = w.String()
+	}
+	return texts
 }
 
 // validator collects faults and warnings about a Config.
@@ -46,7 +51,7 @@ type validator struct {
 	*Config
 	broken   Faults // what the decoder found; its fields are not judged again
 	faults   Faults
-	warnings []string
+	warnings Faults
 }
 
 func (v *validator) all() {
@@ -84,7 +89,7 @@ func (v *validator) wrong(path string, err error) {
 }
 
 func (v *validator) warn(path, text string) {
-	v.warnings = append(v.warnings, v.FaultAt(path, text, "").String())
+	v.warnings = append(v.warnings, v.FaultAt(path, text, ""))
 }
 
 // within tells whether path is outer or lies in it.

@@ -65,15 +65,17 @@ func compare(ctx context.Context, p plan, out io.Writer) (err error) {
 	up := upstream.Start(ln)
 	defer func() { err = errors.Join(err, up.Close()) }()
 
-	targets := []target{{name: "direct", address: up.Addr(), key: "none"}}
-	for _, start := range []func(context.Context, plan, string, string) (target, error){startNginx, startAuthpool} {
-		t, err := start(ctx, p, dir, up.Addr())
-		if err != nil {
-			return err
-		}
-		defer t.proxy.stop()
-		targets = append(targets, t)
+	nginx, err := startNginx(ctx, p, dir, up.Addr())
+	if err != nil {
+		return err
 	}
+	defer nginx.proxy.stop()
+	authpool, err := startAuthpool(ctx, p, dir, up.Addr())
+	if err != nil {
+		return err
+	}
+	defer authpool.proxy.stop()
+	targets := []target{{name: "direct", address: up.Addr(), key: "none"}, nginx, authpool}
 	all := cases()
 	samples := make(map[string][]sample) // by case and target
 	for round := range p.rounds {
@@ -97,7 +99,7 @@ func compare(ctx context.Context, p plan, out io.Writer) (err error) {
 func measure(ctx context.Context, p plan, c benchCase, t target) (sample, error) {
 	o := c.options(t)
 	o.Duration = p.warmUp
-	if _, err := run(ctx, o); err != nil {
+	if _, err := send(ctx, o); err != nil {
 		return sample{}, err
 	}
 	o.Duration = p.window
@@ -109,7 +111,7 @@ func measure(ctx context.Context, p plan, c benchCase, t target) (sample, error)
 	if err != nil {
 		return sample{}, err
 	}
-	r, err := run(ctx, o)
+	r, err := send(ctx, o)
 	if err != nil {
 		return sample{}, err
 	}
@@ -129,7 +131,8 @@ func measure(ctx context.Context, p plan, c benchCase, t target) (sample, error)
 	}, nil
 }
 
-func run(ctx context.Context, o load.Options) (*load.Result, error) {
+// send runs a load of which no request may fail.
+func send(ctx context.Context, o load.Options) (*load.Result, error) {
 	r, err := load.Run(ctx, o)
 	switch {
 	case err != nil:

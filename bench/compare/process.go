@@ -36,6 +36,7 @@ func startProcess(ctx context.Context, p plan, env []string, program string, arg
 		program, args = "taskset", append([]string{"-c", proxyCore, program}, args...)
 		env = append(env, "GOMAXPROCS=1")
 	}
+	//nolint:gosec // the programs are nginx and authpool, named by whoever runs the comparison
 	c := &process{cmd: exec.CommandContext(ctx, program, args...), output: new(bytes.Buffer)}
 	c.cmd.Env = append(os.Environ(), env...)
 	c.cmd.Stdout, c.cmd.Stderr = c.output, c.output
@@ -119,6 +120,7 @@ func (c *process) cpu() (time.Duration, error) {
 // pinSelf moves this process, with the upstream and the load in it, to its own core.
 func pinSelf(ctx context.Context) error {
 	runtime.GOMAXPROCS(1)
+	//nolint:gosec // all arguments are numbers of ours
 	out, err := exec.CommandContext(ctx, "taskset", "-a", "-c", "-p", loadCore, strconv.Itoa(os.Getpid())).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("taskset: %w %s", err, bytes.TrimSpace(out))

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // freeAddress returns a loopback address that nothing listens on.
@@ -117,6 +118,7 @@ func startAuthpool(ctx context.Context, p plan, dir, upstream string) (target, e
 	program := p.binary
 	if program == "" {
 		program = filepath.Join(dir, "bin")
+		//nolint:gosec // the path is in a temporary folder of ours
 		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "github.com/authpool/authpool/cmd/authpool")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -179,12 +181,13 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	client := &http.Client{Timeout: 10 * time.Second}
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
+	err = errors.Join(err, resp.Body.Close())
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = fmt.Errorf("GET %s: %s %s", url, resp.Status, bytes.TrimSpace(body))
 	}

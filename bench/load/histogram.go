@@ -23,7 +23,7 @@ func (h *Histogram) Add(d time.Duration) {
 
 // Merge adds all that other counted.
 func (h *Histogram) Merge(other *Histogram) {
-	for i, n := range other.buckets {
+	for i, n := range &other.buckets {
 		h.buckets[i] += n
 	}
 	h.count += other.count
@@ -39,7 +39,7 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 		return 0
 	}
 	rank := int(q * float64(h.count-1))
-	for i, n := range h.buckets {
+	for i, n := range &h.buckets {
 		if rank -= int(n); rank < 0 {
 			return time.Duration(lower(i))
 		}

@@ -55,7 +55,7 @@ func messagesDocument(x *exchange) (before, after string) {
 
 func messagesStream(x *exchange) iter.Seq[event] {
 	return func(yield func(event) bool) {
-		padding := rand.New(rand.NewPCG(x.answer.seed, 2))
+		padding := rand.New(rand.NewPCG(x.answer.seed, 2)) //nolint:gosec // answers must repeat, nobody guesses at them
 		send := func(name, fields string, content bool, tokens int64) bool {
 			// The real stream ends events in spaces of random number; a parser must not mind.
 			data := fmt.Sprintf(`{"type":%q,%s%s}`, name, fields, strings.Repeat(" ", padding.IntN(16)))

@@ -35,7 +35,7 @@ var encodings = map[string]func(io.Writer) coder{
 
 // chooseEncoding returns the first coding of an Accept-Encoding that the simulator knows, or "".
 func chooseEncoding(accept string) string {
-	for _, part := range strings.Split(accept, ",") {
+	for part := range strings.SplitSeq(accept, ",") {
 		name, params, _ := strings.Cut(part, ";")
 		name = strings.ToLower(strings.TrimSpace(name))
 		if q, ok := strings.CutPrefix(strings.TrimSpace(params), "q="); ok {
@@ -95,7 +95,7 @@ func (o *output) Write(p []byte) (int, error) {
 	if o.coder != nil {
 		return o.coder.Write(p)
 	}
-	return o.w.Write(p)
+	return o.w.Write(p) //nolint:gosec // no browser: the content type is JSON or an event stream
 }
 
 // flush sends what was written.

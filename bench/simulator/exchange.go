@@ -70,6 +70,7 @@ func (s *Simulator) spend(w http.ResponseWriter, r *http.Request, q *request) {
 			if pause(r.Context(), milliseconds(fault.DelayMS, 1000)) != nil {
 				panic(http.ErrAbortHandler)
 			}
+		default: // later
 		}
 		if f, ok := fault.failure(q.provider, q.now); ok {
 			q.account.limitHeaders(w.Header(), q.now)

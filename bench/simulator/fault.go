@@ -39,7 +39,7 @@ const (
 	// Slow waits DelayMS (250 if zero) between stream events.
 	Slow Kind = "slow"
 	// EchoCredential repeats the credential that arrived, in the header X-Echo-Credential and in the text.
-	EchoCredential Kind = "echo_credential"
+	EchoCredential Kind = "echo_credential" //nolint:gosec // the name of a fault
 	// Garbage answers 200 with something that is not JSON.
 	Garbage Kind = "garbage"
 )

@@ -74,7 +74,7 @@ func chatStream(x *exchange) iter.Seq[event] {
 // the sum on a last one without choices, or nowhere.
 func (x *exchange) chunks(object, prefix string, choices func(send func(choice string, content bool, tokens int64) bool) bool) iter.Seq[event] {
 	return func(yield func(event) bool) {
-		random := rand.New(rand.NewPCG(x.answer.seed, 3))
+		random := rand.New(rand.NewPCG(x.answer.seed, 3)) //nolint:gosec // answers must repeat, nobody guesses at them
 		head := fmt.Sprintf(`{"id":%s,"object":%q,"created":%d,"model":%s,"service_tier":"default","system_fingerprint":"fp_simulator"`,
 			quote(x.openaiID(prefix)), object, x.request.now.Unix(), quote(x.call.model))
 		null := ""

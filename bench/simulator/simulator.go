@@ -291,8 +291,8 @@ func decoded(raw []byte, encoding string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer body.Close()
 	out, err := io.ReadAll(io.LimitReader(body, maxBody+1))
+	err = errors.Join(err, body.Close())
 	if len(out) > maxBody {
 		return nil, &http.MaxBytesError{Limit: maxBody}
 	}

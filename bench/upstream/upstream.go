@@ -164,7 +164,7 @@ func (a answer) stream(c net.Conn) error {
 	}
 	for range a.events {
 		if a.pace > 0 {
-			time.Sleep(a.pace)
+			<-time.After(a.pace)
 		}
 		if _, err := c.Write(deltaEvent); err != nil {
 			return err

@@ -228,7 +228,7 @@ func (m *Meter) EstimateOutput() int64 {
 func (m *Meter) Result() Result {
 	r := Result{
 		Model:    m.model,
-		Billable: !m.accepted && (!m.failed || m.content || m.told),
+		Billable: !m.accepted && (!m.failed || m.content || m.final),
 		Raw:      m.counts.raw(),
 	}
 	if r.Model == "" {
@@ -236,7 +236,7 @@ func (m *Meter) Result() Result {
 	}
 	if m.told {
 		r.State = Partial
-		if m.final || m.terminal {
+		if m.final || m.terminal && !m.failed {
 			r.State = Reported
 		}
 		r.Tokens = m.dialect.normal(&m.counts).Add(m.extra)

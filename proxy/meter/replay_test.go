@@ -110,6 +110,7 @@ func replay(t *testing.T, api meter.API, rec *recording) {
 	} else {
 		checkRecorded(t, rec, whole.Result)
 	}
+	checkFiltered(t, api, stream, false, body)
 	for _, pieces := range [][][]byte{cutBytes(body), cutRandomly(body, 1), cutRandomly(body, 2)} {
 		if diff := cmp.Diff(whole, read(t, api, stream, "", pieces...)); diff != "" {
 			t.Fatalf("cut (-whole +cut):\n%s", diff)

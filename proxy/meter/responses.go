@@ -22,9 +22,11 @@ var openAIResponses = dialect{
 		{"response.model", model},
 		{"response.usage", usageBegin},
 		{"delta", generated},
-		// An error event is flat by the API's description, but some wrap it.
+		// An error event is flat by the API's description; Codex' backend wraps
+		// the error and gives a status beside it.
 		{"code", failCode},
 		{"message", failMessage},
+		{"status", failStatus},
 	}, under("response.usage", responsesUsage), failureAt("response.error"), failureAt("error")),
 	event:   responsesEvent,
 	answer:  responsesAnswer,
@@ -45,6 +47,7 @@ func responsesEvent(m *Meter, e *event) {
 	case "response.failed":
 		m.takeModel(e)
 		m.replaceUsage(e)
+		m.final = m.told
 		m.fail(e)
 	case "error":
 		m.fail(e)

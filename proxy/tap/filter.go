@@ -11,18 +11,18 @@ const (
 	atChoices = iota
 	atChoice
 	atUsage
-	atExtension
+	atError
 	atOther
 )
 
-var chunkPaths = jsonscan.MustCompile("choices", "choices[]", "usage", "x_groq", "*")
+var chunkPaths = jsonscan.MustCompile("choices", "choices[]", "usage", "error", "*")
 
 // filter takes the usage chunk out of an OpenAI stream: the one that the
 // provider adds because authpool asked for include_usage. Its choices are an
 // empty array, its usage is an object, and nothing else in it matters to an
-// agent: numbers and texts that describe the chunk do not (id, model, ...), nor
-// does Groq's x_groq, which repeats the usage; any other array or object does,
-// such as Azure's prompt_filter_results or an error.
+// agent: what describes the chunk (id, model, ...) or measures it (Azure's
+// latency_checkpoint, Groq's x_groq) does not; an error does, and any list, such
+// as Azure's prompt_filter_results or a search's citations.
 //
 // The bytes of an event are held back until it cannot be the usage chunk, which
 // for a chunk with content is where its first choice begins.
@@ -75,8 +75,10 @@ func (f *filter) Found(v *jsonscan.Value) {
 		f.matters = true
 	case atUsage:
 		f.usage = f.usage || v.Kind == jsonscan.ObjectBegin
+	case atError:
+		f.matters = f.matters || v.Kind != jsonscan.Null
 	case atOther:
-		f.matters = f.matters || v.Kind == jsonscan.ObjectBegin || v.Kind == jsonscan.ArrayBegin
+		f.matters = f.matters || v.Kind == jsonscan.ArrayBegin
 	}
 }
 

@@ -178,7 +178,7 @@ func TestFilter(t *testing.T) {
 			"a usage chunk over several lines", "data: {\"choices\":\ndata: [],\ndata: \"usage\":{}}\n\ndata: [DONE]\n\n", "data: [DONE]\n\n",
 		},
 		{
-			"with Groq's extension", `data: {"choices":[],"usage":{},"x_groq":{"id":"r","usage":{}}}` + "\n\n", "",
+			"with measurements", `data: {"choices":[],"usage":{},"x_groq":{"id":"r","usage":{}},"latency_checkpoint":{"engine_ttft_ms":80},"error":null}` + "\n\n", "",
 		},
 		{
 			"Azure's filter results stay", `data: {"choices":[],"prompt_filter_results":[{"prompt_index":0}]}` + "\n\n", same,
@@ -191,6 +191,7 @@ func TestFilter(t *testing.T) {
 		{"no choices at all stays", `data: {"usage":{"prompt_tokens":1}}` + "\n\n", same},
 		{"choices null stays", `data: {"choices":null,"usage":{"prompt_tokens":1}}` + "\n\n", same},
 		{"an error stays", `data: {"choices":[],"usage":{},"error":{"message":"x"}}` + "\n\n", same},
+		{"citations stay", `data: {"choices":[],"usage":{},"citations":["https://example.com"]}` + "\n\n", same},
 		{"a fake inside a text stays", `data: {"a":"\"choices\":[],\"usage\":{}"}` + "\n\n", same},
 		{"broken JSON stays", `data: {"choices":[],"usage":{}` + "\n\n", same},
 		{"comments and blank lines stay", ": keep-alive\n\n\n:x\n\ndata: " + usageChunk + "\n\n: bye\n\n", ": keep-alive\n\n\n:x\n\n: bye\n\n"},

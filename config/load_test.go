@@ -78,6 +78,10 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 		`a.yaml:1:35: limits_http.header: "0" is out of range`,
 		`a.yaml:2:25: failover.replay_body: "99999999999GiB" is out of range`,
 	)
+	f("sizes that cannot work", "journal: {max: 63KiB}\nlimits_http: {header: 1KiB}\n",
+		"a.yaml:1:16: journal.max: 63KiB is too small → at least 64KiB",
+		"a.yaml:2:23: limits_http.header: 1KiB is too small → at least 4KiB",
+	)
 	f("journal", "journal: {sync: never}\n", `a.yaml:1:17: journal.sync: "never" is not a sync policy → a positive duration such as "500ms", "30s", "10m" or "720h", or always`)
 	f("enums", "agents: {auth: tokn}\nlog: {level: loud, format: xml}\n",
 		`a.yaml:1:16: agents.auth: "tokn" is not known here (did you mean "token"?) → one of token, none`,

@@ -230,7 +230,20 @@ func (v *validator) subscriptionProvider(path, name string) {
 	}
 }
 
+// The least that works: a journal has several segments, and what SDKs and
+// agents send in their heads comes near 2 KiB.
+const (
+	leastJournal = 64 << 10
+	leastHeader  = 4 << 10
+)
+
 func (v *validator) rest() {
+	if v.Journal.Max < leastJournal {
+		v.fault("journal.max", v.Journal.Max.String()+" is too small", "at least "+Size(leastJournal).String())
+	}
+	if v.LimitsHTTP.Header < leastHeader {
+		v.fault("limits_http.header", v.LimitsHTTP.Header.String()+" is too small", "at least "+Size(leastHeader).String())
+	}
 	if _, isFile := v.Prices.File(); v.Prices != "" && !isFile {
 		v.fault("prices", "is not a file", "file:PATH")
 	}

@@ -267,7 +267,11 @@ func (d *decoder) text(path string, n ast.Node, v reflect.Value, r rules, set fu
 		}
 	}
 	if !ok {
-		d.fault(n, path, "is "+kindOf(n), d.allowed(v, r))
+		allowed := d.allowed(v, r)
+		if _, scalar := n.(ast.ScalarNode); scalar && allowed == "a text" {
+			allowed = "a text, in quotes"
+		}
+		d.fault(n, path, "is "+kindOf(n), allowed)
 		return
 	}
 	if err := set([]byte(text)); err != nil {
@@ -331,7 +335,7 @@ func (d *decoder) allowed(v reflect.Value, r rules) string {
 		if len(r.enum) > 0 {
 			return "one of " + strings.Join(r.enum, ", ")
 		}
-		return "a text (in quotes when it looks like something else)"
+		return "a text"
 	default:
 		if r.max < 1<<63-1 {
 			return fmt.Sprintf("a whole number from %d to %d", r.min, r.max)

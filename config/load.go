@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -42,6 +43,7 @@ func Parse(name string, data []byte) (*Config, error) {
 		anchors: map[string]ast.Node{},
 		open:    map[string]bool{},
 	}
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // editors on Windows begin files so
 	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		return nil, Faults{d.syntax(err)}

@@ -42,6 +42,8 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 	}
 
 	f("empty file is the default", "")
+	f("written on Windows", "\ufefflog:\r\n  level: warn\r\nagents:\r\n  auth: none\r\n")
+	f("written on Windows, with a fault", "log:\r\n  level: warn\r\nagents:\r\n  auth: non\r\n", "a.yaml:4:9: agents.auth:")
 	f("comments alone too", "# nothing\n")
 	f("sections without content", "admin:\nsubscriptions:\nproviders:\n")
 	f("not YAML", "listen: [", "a.yaml:1:9: this is not YAML")
@@ -59,7 +61,7 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 		"a.yaml:2:8: admin: is a list → a mapping with the keys listen, token",
 		"a.yaml:3:12: providers: is a number → a mapping of keys",
 		"a.yaml:4:16: subscriptions: is a mapping → a list",
-		"a.yaml:5:12: state_dir: is a number → a text",
+		"a.yaml:5:12: state_dir: is a number → a text, in quotes",
 		"a.yaml:6:22: intercept.enabled: is a number → true or false",
 		"a.yaml:7:22: failover.attempts: is a text → a whole number from 1 to 20",
 	)

@@ -82,7 +82,7 @@ func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, pati
 		return p.place(ctx, g, req, nil, nil, SourceNew, now)
 	}
 	for range rebinds {
-		home := p.home(ctx, s)
+		home := p.home(ctx, s, now)
 		if home == nil {
 			lease, err := p.place(ctx, g, req, s, nil, SourceNew, now)
 			if lease != nil || err != nil || !s.isBound() {
@@ -102,7 +102,7 @@ func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, pati
 			source = SourceMoved
 		}
 		lease, err := p.place(ctx, g, req, s, home, source, now)
-		if lease != nil || err != nil || p.home(ctx, s) == home {
+		if lease != nil || err != nil || p.home(ctx, s, now) == home {
 			return lease, err
 		}
 	}
@@ -152,18 +152,19 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 		if !binds {
 			return lease, nil
 		}
-		switch result := p.bind(ctx, s, m, home, now); result {
+		switch result := p.bind(ctx, s, m, home, byHash, now); result {
 		case bindDone:
 			return lease, nil
 		case bindFull:
 			passed = append(passed, m)
 		case bindAway:
-			// Redis went away in the middle of it: choose again, as all
-			// others do without it.
-			if byHash {
+			// Redis did not answer in time. Choose again, as all others do
+			// without it; but while it is there nobody else may count the
+			// places.
+			if byHash = true; m.conf.Limits.Sessions > 0 && p.shared() {
+				m.setFull(now, askAgain)
 				passed = append(passed, m)
 			}
-			byHash = true
 		case bindLost:
 			lease.cancel(now)
 			return nil, nil
@@ -201,7 +202,13 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 	var best *member
 	var top candidate
 	for _, m := range g.members {
-		if contains(passed, m) || p.fits(m, req, pin, now).obstacle != none {
+		if contains(passed, m) {
+			continue
+		}
+		if r := p.fits(m, req, pin, now); r.obstacle != none {
+			if r.obstacle == saturated {
+				p.demand(m, now)
+			}
 			continue
 		}
 		if _, yes := m.full(now); yes && binds {
@@ -248,12 +255,8 @@ func (m *member) score(now time.Time) Score {
 
 // enter takes what the request needs of m, and makes the lease.
 func (p *Pool) enter(m *member, req *Request, s *session, source Source, now time.Time) (*Lease, refusal) {
-	away := p.alone()
-	ok, ask := m.share.enter(now, away)
-	if !ok {
-		if ask && !away {
-			p.keeper.wake()
-		}
+	if !m.share.enter(now, p.alone()) {
+		p.demand(m, now)
 		return nil, refusal{obstacle: saturated, reason: ReasonConcurrency}
 	}
 	pass, r := m.gate.Allow(now, req.Model, req.EstimatedInput, req.EstimatedOutput)
@@ -266,6 +269,14 @@ func (p *Pool) enter(m *member, req *Request, s *session, source Source, now tim
 	}
 	m.acquired[source.index()].Inc()
 	return &Lease{pool: p, member: m, session: s, source: source, pass: pass}, refusal{}
+}
+
+// demand notes that a request found m's share used up, and has the keeper ask
+// the fleet for more.
+func (p *Pool) demand(m *member, now time.Time) {
+	if m.share.demand(now) && p.shared() {
+		p.keeper.wake()
+	}
 }
 
 var sources = [...]Source{SourceBound, SourceNew, SourceMoved, SourceElsewhere}

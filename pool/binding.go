@@ -8,15 +8,21 @@ import (
 )
 
 const (
-	// bindingWait is how long one request waits for Redis to bind its session.
+	// bindingWait is how long one attempt waits for Redis to bind its session,
+	// all steps together.
 	bindingWait = 50 * time.Millisecond
+	// askAgain is when a place is asked for again that Redis did not answer for.
+	askAgain = 200 * time.Millisecond
 	// reservation is how long a place is held for a session that no answer has
-	// come for yet; what its process leaves behind when it dies ends with it.
+	// come for yet, unless the idle time-out is shorter; what its process leaves
+	// behind when it dies ends with it.
 	reservation = 10 * time.Second
 	// placeMargin is the rest of a place's time that is too little to count on:
 	// its extension takes a moment.
 	placeMargin = 2 * time.Second
 )
+
+func (p *Pool) reservation() time.Duration { return min(reservation, p.opts.IdleTimeout) }
 
 // bindResult is what became of binding a session.
 type bindResult uint8
@@ -30,7 +36,7 @@ const (
 
 // home returns where the session is bound, asking Redis once when this process
 // does not know; nil when it is not bound.
-func (p *Pool) home(ctx context.Context, s *session) *member {
+func (p *Pool) home(ctx context.Context, s *session, now time.Time) *member {
 	s.mu.Lock()
 	bound, looked := s.bound, s.looked
 	s.mu.Unlock()
@@ -45,7 +51,7 @@ func (p *Pool) home(ctx context.Context, s *session) *member {
 	if bound != nil || looked {
 		return bound
 	}
-	ctx, cancel := context.WithTimeout(ctx, bindingWait)
+	ctx, cancel := context.WithDeadline(ctx, now.Add(bindingWait))
 	defer cancel()
 	id, err := p.bindings.Lookup(ctx, s.name)
 	if err != nil {
@@ -62,8 +68,9 @@ func (p *Pool) home(ctx context.Context, s *session) *member {
 
 // bind makes s stick to m, by the two steps that keep the fleet in agreement:
 // a place on m is reserved, then the session's binding is set if it still is
-// what this process believes, which is home (nil: none).
-func (p *Pool) bind(ctx context.Context, s *session, m, home *member, now time.Time) bindResult {
+// what this process believes, which is home (nil: none). With local Redis is
+// not asked; the keeper does that when it can.
+func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool, now time.Time) bindResult {
 	s.binding.Lock()
 	defer s.binding.Unlock()
 	s.mu.Lock()
@@ -73,7 +80,7 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, now time.T
 		return bindLost
 	}
 	limit := m.conf.Limits.Sessions
-	if !p.shared() {
+	if local || !p.shared() {
 		free, ok := m.place(s, now, now.Add(p.opts.IdleTimeout), limit)
 		if !ok {
 			m.setFull(now, free)
@@ -82,9 +89,9 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, now time.T
 		p.settle(s, m, now, now.Add(p.opts.IdleTimeout), 0, false)
 		return bindDone
 	}
-	ctx, cancel := context.WithTimeout(ctx, bindingWait)
+	ctx, cancel := context.WithDeadline(ctx, now.Add(bindingWait))
 	defer cancel()
-	place, err := p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, reservation)
+	place, err := p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, p.reservation())
 	if err != nil {
 		return bindAway
 	}
@@ -108,7 +115,7 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, now time.T
 		p.adopt(s, got)
 		return bindLost
 	}
-	p.settle(s, m, now, now.Add(reservation), place.Score, true)
+	p.settle(s, m, now, now.Add(p.reservation()), place.Score, true)
 	return bindDone
 }
 
@@ -175,21 +182,21 @@ func (p *Pool) returns(ctx context.Context, m *member, s *session, now time.Time
 	until := now.Add(p.opts.IdleTimeout)
 	var place store.Place
 	if limit > 0 && p.shared() {
-		ctx, cancel := context.WithTimeout(ctx, bindingWait)
+		ctx, cancel := context.WithDeadline(ctx, now.Add(bindingWait))
 		defer cancel()
 		var err error
-		place, err = p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, reservation)
-		if err == nil {
+		place, err = p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, p.reservation())
+		switch {
+		case err != nil && p.shared():
+			return refusal{obstacle: saturated, reason: ReasonSessions} // too slow: its count is not known
+		case err == nil && !place.Granted:
 			m.count.Store(place.Count)
-			until = now.Add(reservation)
-			if !place.Granted {
-				m.setFull(now, place.Free)
-				return refusal{obstacle: full, until: now.Add(place.Free), reason: ReasonSessions}
-			}
+			m.setFull(now, place.Free)
+			return refusal{obstacle: full, until: now.Add(place.Free), reason: ReasonSessions}
+		case err == nil:
+			m.count.Store(place.Count)
+			until, limit = now.Add(p.reservation()), 0 // Redis has counted it
 		}
-	}
-	if p.bindings != nil && place.Granted {
-		limit = 0 // Redis has counted it
 	}
 	if free, ok := m.place(s, now, until, limit); !ok {
 		m.setFull(now, free)

@@ -380,7 +380,7 @@ func (k *keeper) extend(ctx context.Context, m *member, list []*session, now tim
 	for i, s := range list {
 		last := p.sessions.lastUse(s)
 		s.mu.Lock()
-		hold := reservation
+		hold := p.reservation()
 		if s.confirmed || s.score == 0 {
 			hold = p.opts.IdleTimeout
 			if s.inFlight == 0 {

@@ -41,19 +41,26 @@ type share struct {
 	asked    time.Time // when the fleet was last asked
 }
 
-// enter counts one request in, or refuses it. ask tells that a larger share
-// would have helped.
-func (s *share) enter(now time.Time, away bool) (ok, ask bool) {
+// enter counts one request in, or refuses it.
+func (s *share) enter(now time.Time, away bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.inFlight < s.room(now, away) {
-		s.inFlight++
-		s.used = now
-		return true, false
+	s.used = now
+	if s.inFlight >= s.room(now, away) {
+		return false
 	}
+	s.inFlight++
+	return true
+}
+
+// demand notes a request that found no room, and tells whether the fleet is to
+// be asked for more at once.
+func (s *share) demand(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.used = now
 	s.denied = min(s.denied+1, s.limit)
-	return false, !s.whole && s.inFlight < s.limit && now.Sub(s.asked) >= shareAsk
+	return !s.whole && s.inFlight < s.limit && now.Sub(s.asked) >= shareAsk
 }
 
 // room is up to where requests may start.

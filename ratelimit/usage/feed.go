@@ -1,0 +1,83 @@
+package usage
+
+import "time"
+
+// feed is one subscription on its way from the journal to Redis. Its numbers are
+// the journal's; those that Redis sees are less by base. It belongs to the
+// Recorder's loop, and while the loop waits for it, to the send that works on it.
+type feed struct {
+	subscription string
+	writer       string
+	base         int64
+	numbered     int64 // the journal's last number when it was opened
+	acked        int64 // the last number known to be counted
+	ackedTime    int64 // time of that event, epoch ms
+	epoch        int64 // 0: not claimed yet
+
+	// window holds the events after acked that are in memory, and places where
+	// they stand in the journal.
+	window []Event
+	places []position
+	since  time.Time // when the first of the window was read
+	// behind tells that events after the window were passed over; they are read
+	// again from resume.
+	behind bool
+	resume position
+
+	retry    backoff
+	verified time.Time // when Redis was last seen to stand where acked says
+
+	// What a send leaves for the loop to do.
+	err    error
+	alarms []error
+	moved  bool // the writer changed: it must be on disk before it is used
+	lost   bool // acked went back: the journal must be read again from there
+}
+
+// expected is the number that the window lacks next.
+func (f *feed) expected() int64 { return f.acked + int64(len(f.window)) + 1 }
+
+// take appends an event to the window.
+func (f *feed) take(e Event, at position, now time.Time) {
+	if len(f.window) == 0 {
+		f.since = now
+	}
+	f.window = append(f.window, e)
+	f.places = append(f.places, at)
+}
+
+// passOver notes that the event at p was not taken.
+func (f *feed) passOver(p position) {
+	if !f.behind || p.before(f.resume) {
+		f.behind, f.resume = true, p
+	}
+}
+
+// drop forgets the window; its events are read again later.
+func (f *feed) drop() {
+	if len(f.places) > 0 {
+		f.passOver(f.places[0])
+	}
+	f.window, f.places = nil, nil
+}
+
+// advance takes note that everything up to number has been counted.
+func (f *feed) advance(number int64) {
+	n := min(max(number-f.acked, 0), int64(len(f.window)))
+	if n > 0 {
+		f.ackedTime = f.window[n-1].Time
+		clear(f.window[:n])
+		f.window, f.places = f.window[n:], f.places[n:]
+	}
+	if len(f.window) == 0 {
+		f.window, f.places = nil, nil
+	}
+	f.acked = max(f.acked, number)
+}
+
+// renumber gives the feed a writer of its own whose first number is the one after
+// last.
+func (f *feed) renumber(last int64) {
+	f.writer, f.base, f.epoch = newWriter(), last, 0
+	f.moved = true
+}

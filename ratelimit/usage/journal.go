@@ -1,0 +1,579 @@
+package usage
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Errors of the journal.
+var (
+	// ErrJournalFull is returned when the journal has reached its largest size
+	// and holds nothing that has been counted already and could go. The event is
+	// not recorded; traffic may go on.
+	ErrJournalFull = errors.New("the usage journal is full: its events cannot reach Redis, look there")
+	// ErrJournalClosed is returned for an event that comes after Close.
+	ErrJournalClosed = errors.New("the usage journal is closed")
+)
+
+// JournalOptions are the limits of a Journal.
+type JournalOptions struct {
+	// Sync is how long an event may lie in the page cache before it is on the
+	// disk. A killed process loses nothing, a machine without power the last
+	// Sync. Zero means always: an event is on the disk before it is
+	// acknowledged; events that come together share one sync.
+	Sync time.Duration
+	// Max is the largest size in bytes, at least MinJournal. At Max the oldest
+	// counted events go early; those not yet counted are never dropped: new ones
+	// are refused with ErrJournalFull.
+	Max int64
+	// Keep is how long counted events are kept, so that they can be sent again
+	// to a Redis that has lost its last writes.
+	Keep time.Duration
+}
+
+// MinJournal is the smallest JournalOptions.Max: 64 KiB.
+const MinJournal = 64 << 10
+
+// maxSegment is the size at which a new segment file begins, unless Max asks for
+// smaller ones: eight of them have to fit.
+const maxSegment = 16 << 20
+
+// Journal is the usage of this process on disk: append-only segment files in a
+// folder, with a checksum for each record. It is the queue between the request
+// path and Redis: an event is there before its answer's last bytes go on, and a
+// Recorder takes it from there. It numbers the events of each subscription, and
+// the folder carries the random id of the writer of those numbers.
+//
+// Methods are safe for concurrent use. One process at a time may have the folder
+// open; the state folder's lock sees to that.
+type Journal struct {
+	dir         string
+	opts        JournalOptions
+	segmentSize int64
+	recovery    Recovery
+	progress    *progress        // the Recorder's
+	opened      map[string]int64 // the last number by subscription when the journal was opened
+
+	appended atomic.Int64 // sum of the last numbers of all subscriptions
+	dirty    chan struct{}
+	grown    chan struct{} // for the one reader: there is more to read
+	quit     chan struct{}
+	stopped  chan struct{}
+	syncing  sync.Mutex // held during a sync, before mu
+
+	mu       sync.Mutex
+	onDisk   sync.Cond // durable moved; L is mu
+	tails    map[string]*tail
+	segments []*segment // by age; the last one is written to
+	total    int64      // bytes of all segments
+	open     map[string]*segment
+	buf      []byte
+	durable  position // everything before it is on the disk
+	failed   position // the last position whose sync failed
+	syncErr  error    // why
+	newNames bool     // the folder has files whose names are not on the disk
+	closed   bool
+}
+
+// tail is where one subscription's numbers stand.
+type tail struct {
+	last    int64
+	segment *segment // of span
+	span    *span    // in the newest segment the subscription was written to
+}
+
+// position is a place in the journal.
+type position struct {
+	segment uint64
+	offset  int64
+}
+
+func (p position) before(q position) bool {
+	return p.segment < q.segment || p.segment == q.segment && p.offset < q.offset
+}
+
+// Recovery is what OpenJournal found that a crash or the disk had left.
+type Recovery struct {
+	Torn      int64 // bytes cut from the end: a record that was being written
+	Damaged   int64 // bytes inside older segments that cannot be read any more
+	Estimated int   // answers that were under way; now events marked Estimated
+}
+
+// OpenJournal opens the journal in dir, which is made when it is missing. A torn
+// last record is cut off, and each answer that was open without an end becomes an
+// event marked Estimated; Recovery tells of it.
+func OpenJournal(dir string, opts JournalOptions) (*Journal, error) {
+	j, err := openJournal(dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the usage journal in %s: %w", dir, err)
+	}
+	return j, nil
+}
+
+func openJournal(dir string, opts JournalOptions) (*Journal, error) {
+	if opts.Max < MinJournal {
+		return nil, fmt.Errorf("a size of %d bytes is too small: at least %d", opts.Max, MinJournal)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	j := &Journal{
+		dir: dir, opts: opts, segmentSize: min(maxSegment, opts.Max/8),
+		dirty: make(chan struct{}, 1), grown: make(chan struct{}, 1),
+		quit: make(chan struct{}), stopped: make(chan struct{}),
+		tails: map[string]*tail{}, open: map[string]*segment{},
+	}
+	j.onDisk.L = &j.mu
+	var err error
+	if j.progress, err = loadProgress(dir); err != nil {
+		return nil, err
+	}
+	for name, p := range j.progress.Subscriptions {
+		j.tails[name] = &tail{last: p.Applied}
+	}
+	unfinished, err := j.readBack()
+	if err != nil {
+		return nil, err
+	}
+	j.opened = make(map[string]int64, len(j.tails))
+	for name, t := range j.tails {
+		j.opened[name] = t.last
+		j.appended.Add(t.last)
+	}
+	if err := j.rotate(); err != nil {
+		return nil, err
+	}
+	go j.syncLoop()
+	for _, e := range unfinished {
+		e.Estimated = true
+		// The id closes the open record: a crash here repeats nothing.
+		if err := j.append(recordEvent, &e); err != nil {
+			return nil, errors.Join(err, j.Close())
+		}
+		j.recovery.Estimated++
+	}
+	return j, nil
+}
+
+// Recovery tells what OpenJournal had to repair.
+func (j *Journal) Recovery() Recovery { return j.recovery }
+
+// readBack reads all segments from the disk and returns the answers that were
+// open, by age.
+func (j *Journal) readBack() ([]Event, error) {
+	entries, err := os.ReadDir(j.dir)
+	if err != nil {
+		return nil, err
+	}
+	open := map[string]Event{}
+	for i, entry := range entries { // sorted by name
+		id, ok := segmentID(entry.Name())
+		if !ok {
+			continue
+		}
+		newest := !slices.ContainsFunc(entries[i+1:], func(e os.DirEntry) bool { _, ok := segmentID(e.Name()); return ok })
+		seg, err := j.readSegment(id, newest, open)
+		if err != nil {
+			return nil, err
+		}
+		if seg != nil {
+			j.segments = append(j.segments, seg)
+			j.total += seg.size
+		}
+	}
+	unfinished := slices.SortedFunc(maps.Values(open), func(a, b Event) int { return strings.Compare(a.ID, b.ID) })
+	return unfinished, nil
+}
+
+// readSegment reads one segment. It returns nil when nothing is left of it.
+func (j *Journal) readSegment(id uint64, newest bool, open map[string]Event) (*segment, error) {
+	seg := &segment{id: id, path: segmentPath(j.dir, id), spans: map[string]*span{}}
+	f, err := os.OpenFile(seg.path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	seg.sealed = info.ModTime()
+	var damage error
+	seg.size, damage, err = scan(f, func(r record) error { return j.index(seg, r, open) })
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", seg.path, err)
+	}
+	switch lost := info.Size() - seg.size; {
+	case damage == nil:
+	case newest:
+		j.recovery.Torn += lost
+		if err := errors.Join(f.Truncate(seg.size), f.Sync()); err != nil {
+			return nil, fmt.Errorf("cannot cut the torn end of %s: %w", seg.path, err)
+		}
+	default:
+		j.recovery.Damaged += lost
+	}
+	if newest && seg.size <= int64(len(segmentMagic)) {
+		return nil, os.Remove(seg.path)
+	}
+	return seg, nil
+}
+
+// index takes note of a record that stands in seg.
+func (j *Journal) index(seg *segment, r record, open map[string]Event) error {
+	if r.kind == recordOpen {
+		e, err := r.event()
+		if err != nil {
+			return nil // its checksum is right, so a newer program wrote it
+		}
+		if was := j.open[e.ID]; was != nil {
+			was.opens--
+		}
+		open[e.ID], j.open[e.ID] = e, seg
+		seg.opens++
+		return nil
+	}
+	if was := j.open[string(r.id)]; was != nil {
+		was.opens--
+		delete(j.open, string(r.id))
+		delete(open, string(r.id))
+	}
+	t := j.tails[string(r.subscription)]
+	if t == nil {
+		t = &tail{}
+		j.tails[string(r.subscription)] = t
+	}
+	t.last = max(t.last, r.number)
+	s := seg.spans[string(r.subscription)]
+	if s == nil {
+		s = &span{first: r.number}
+		seg.spans[string(r.subscription)] = s
+	}
+	s.last = max(s.last, r.number)
+	return nil
+}
+
+// append writes one record. When it returns nil the record outlives the process,
+// and with Sync zero the machine.
+func (j *Journal) append(kind byte, e *Event) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return ErrJournalClosed
+	}
+	var number int64
+	t := j.tails[e.Subscription]
+	if kind == recordEvent {
+		if t == nil {
+			// The event's strings may belong to a request's buffer.
+			t = &tail{}
+			j.tails[strings.Clone(e.Subscription)] = t
+		}
+		number = t.last + 1
+	}
+	j.buf = appendRecord(j.buf[:0], kind, number, e)
+	size := int64(len(j.buf))
+	if size > maxRecord {
+		return fmt.Errorf("cannot record usage of %s: its names take %d bytes", e.Subscription, size)
+	}
+	if j.total+size > j.opts.Max {
+		return ErrJournalFull
+	}
+	if err := j.write(); err != nil {
+		return fmt.Errorf("cannot write the usage journal: %w", err)
+	}
+	seg := j.newest()
+	if kind == recordOpen {
+		j.setOpen(e.ID, seg)
+	} else {
+		j.setOpen(e.ID, nil)
+		t.last = number
+		if t.segment != seg {
+			t.segment, t.span = seg, &span{first: number}
+			seg.spans[strings.Clone(e.Subscription)] = t.span
+		}
+		t.span.last = number
+		j.appended.Add(1)
+	}
+	notify(j.dirty)
+	if j.opts.Sync > 0 {
+		return nil
+	}
+	at := position{seg.id, seg.size}
+	for j.durable.before(at) {
+		j.onDisk.Wait()
+	}
+	if !j.failed.before(at) {
+		return fmt.Errorf("cannot bring the usage journal to the disk: %w", j.syncErr)
+	}
+	return nil
+}
+
+// setOpen notes that the answer id is open in seg, or ended when seg is nil.
+func (j *Journal) setOpen(id string, seg *segment) {
+	if was := j.open[id]; was != nil {
+		was.opens--
+		delete(j.open, id)
+	}
+	if seg != nil {
+		j.open[strings.Clone(id)] = seg
+		seg.opens++
+	}
+}
+
+// write writes buf to the newest segment, or to a new one when that is full. What
+// a failed write left behind is cut off again.
+func (j *Journal) write() error {
+	if j.newest().size+int64(len(j.buf)) > j.segmentSize {
+		if err := j.rotate(); err != nil {
+			return err
+		}
+	}
+	seg := j.newest()
+	if _, err := seg.file.Write(j.buf); err != nil {
+		if cut := seg.file.Truncate(seg.size); cut != nil {
+			// The end of this file is not known any more: leave it.
+			return errors.Join(err, cut, j.rotate())
+		}
+		return err
+	}
+	seg.size += int64(len(j.buf))
+	j.total += int64(len(j.buf))
+	return nil
+}
+
+func (j *Journal) newest() *segment { return j.segments[len(j.segments)-1] }
+
+// rotate begins a new segment.
+func (j *Journal) rotate() error {
+	var id uint64 = 1
+	if len(j.segments) > 0 {
+		id = j.newest().id + 1
+	}
+	seg, err := createSegment(j.dir, id)
+	if err != nil {
+		return err
+	}
+	if len(j.segments) > 0 && j.newest().sealed.IsZero() {
+		j.newest().sealed = time.Now()
+	}
+	j.segments = append(j.segments, seg)
+	j.total += seg.size
+	j.newNames = true
+	return nil
+}
+
+// syncLoop brings what was written to the disk, opts.Sync after the first write
+// that is not there yet.
+func (j *Journal) syncLoop() {
+	defer close(j.stopped)
+	for {
+		select {
+		case <-j.dirty:
+		case <-j.quit:
+			return
+		}
+		if j.opts.Sync > 0 {
+			select {
+			case <-time.After(j.opts.Sync):
+			case <-j.quit:
+				return
+			}
+		}
+		j.sync()
+	}
+}
+
+// sync brings everything written so far to the disk. A failure is kept for those
+// who wait, and counted; the bytes are then still read from the page cache, since
+// that is as good as it gets.
+func (j *Journal) sync() {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+
+	j.mu.Lock()
+	seg := j.newest()
+	target := position{seg.id, seg.size}
+	if !j.durable.before(target) {
+		j.mu.Unlock()
+		return
+	}
+	var files []*segment
+	for _, s := range j.segments {
+		if s.file != nil {
+			files = append(files, s)
+		}
+	}
+	names := j.newNames
+	j.newNames = false
+	j.mu.Unlock()
+
+	var errs []error
+	for _, s := range files {
+		errs = append(errs, s.file.Sync())
+		if s != seg {
+			errs = append(errs, s.file.Close())
+		}
+	}
+	if names {
+		errs = append(errs, syncDir(j.dir))
+	}
+	err := errors.Join(errs...)
+	if err != nil {
+		syncFailures.Inc()
+	}
+
+	j.mu.Lock()
+	for _, s := range files {
+		if s != seg {
+			s.file = nil
+		}
+	}
+	j.durable = target
+	if err != nil {
+		j.failed, j.syncErr = target, err
+	}
+	j.mu.Unlock()
+	j.onDisk.Broadcast()
+	notify(j.grown)
+}
+
+// readable returns up to where the segment at or after id can be read, and whether
+// it will not grow any more.
+func (j *Journal) readable(id uint64) (seg uint64, path string, limit int64, sealed bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(j.segments, id, func(s *segment, id uint64) int {
+		switch {
+		case s.id < id:
+			return -1
+		case s.id > id:
+			return 1
+		}
+		return 0
+	})
+	s := j.segments[min(i, len(j.segments)-1)]
+	switch {
+	case s.id < j.durable.segment:
+		return s.id, s.path, s.size, true
+	case s.id == j.durable.segment:
+		return s.id, s.path, j.durable.offset, false
+	}
+	return s.id, s.path, 0, false
+}
+
+// find returns the place from which number of a subscription can be read, or where
+// its next higher one can, and that number; ok is false when the journal has none.
+func (j *Journal) find(subscription string, number int64) (at position, first int64, ok bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, s := range j.segments {
+		if sp := s.spans[subscription]; sp != nil && sp.last >= number {
+			return position{s.id, 0}, max(sp.first, number), true
+		}
+	}
+	return position{}, 0, false
+}
+
+// last returns the last number of a subscription.
+func (j *Journal) last(subscription string) int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if t := j.tails[subscription]; t != nil {
+		return t.last
+	}
+	return 0
+}
+
+// subscriptions returns the last number of each subscription.
+func (j *Journal) subscriptions() map[string]int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	last := make(map[string]int64, len(j.tails))
+	for name, t := range j.tails {
+		last[name] = t.last
+	}
+	return last
+}
+
+// trim removes segments of which everything has been counted: those older than
+// Keep, and at the bound the oldest ones in any case. applied tells the last number
+// of a subscription that progress on disk says has been counted. It returns the
+// size that is left.
+func (j *Journal) trim(applied func(subscription string) int64, now time.Time) (total int64, err error) {
+	j.mu.Lock()
+	var gone []string
+	newest := j.newest()
+	j.segments = slices.DeleteFunc(j.segments, func(s *segment) bool {
+		spare := s != newest && s.file == nil && s.opens == 0 &&
+			(now.Sub(s.sealed) > j.opts.Keep || j.total > j.opts.Max-j.segmentSize)
+		for name, sp := range s.spans {
+			spare = spare && sp.last <= applied(name)
+		}
+		if spare {
+			gone = append(gone, s.path)
+			j.total -= s.size
+		}
+		return spare
+	})
+	total = j.total
+	j.mu.Unlock()
+	var errs []error
+	for _, path := range gone {
+		errs = append(errs, os.Remove(path))
+	}
+	return total, errors.Join(errs...)
+}
+
+// Close brings everything to the disk and closes the files. Events that come later
+// are refused. A Recorder closes its Journal itself.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return nil
+	}
+	j.closed = true
+	j.mu.Unlock()
+	close(j.quit)
+	<-j.stopped
+	j.sync()
+
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var errs []error
+	for _, s := range j.segments {
+		if s.file != nil {
+			errs = append(errs, s.file.Close())
+			s.file = nil
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("cannot close the usage journal in %s: %w", filepath.Clean(j.dir), err)
+	}
+	return nil
+}
+
+// notify wakes whoever waits on c, now or at the next time it looks.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+var syncFailures = promauto.NewCounter(prometheus.CounterOpts{
+	Name: "authpool_usage_journal_sync_failures_total",
+	Help: "Syncs of the usage journal that the disk refused: what was written is lost if the machine stops.",
+})

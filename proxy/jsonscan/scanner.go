@@ -116,25 +116,25 @@ func (s *Scanner) Write(p []byte) {
 	s.mark = 0
 	i := 0
 	for i < len(p) {
+		c := p[i]
 		switch s.state {
 		case inString:
 			i = s.inString(p, i)
+			// A colon mostly follows a key at once.
+			if s.state == inColon && i < len(p) && p[i] == ':' {
+				s.state = inValue
+				i++
+			}
 			continue
-		case inMalformed:
-			i = len(p)
-			continue
-		}
-		c := p[i]
-		switch s.state {
 		case inValue, inFirstValue:
 			if !isSpace(c) {
 				s.beginValue(c, i)
 			}
 		case inFirstKey, inNextKey:
 			switch {
-			case isSpace(c):
 			case c == '"':
 				s.beginKey(i)
+			case isSpace(c):
 			case c == '}' && s.state == inFirstKey:
 				s.endContainer(c, i)
 			default:
@@ -171,24 +171,38 @@ func (s *Scanner) Write(p []byte) {
 				s.state++
 			}
 		case inLiteral:
-			s.inLiteral(c, p, i)
-		default:
-			if s.inNumber(c) {
-				break
-			}
-			// c is not of the number: read it again behind it.
-			if !s.numberMayEnd() {
-				s.state = inMalformed
-				break
-			}
-			s.endScalar(Number, p, i, s.pos+int64(i))
-			s.afterValue()
+			i = s.inLiteral(p, i)
 			continue
+		case inDigits:
+			for i < len(p) && isDigit(p[i]) {
+				i++
+			}
+			if i < len(p) && !s.inNumber(p[i]) {
+				s.endNumber(p, i)
+				continue
+			}
+		case inMalformed:
+			return
+		default:
+			if !s.inNumber(c) {
+				s.endNumber(p, i) // and read c again behind it
+				continue
+			}
 		}
 		i++
 	}
 	s.carry(p)
 	s.pos += int64(len(p))
+}
+
+// endNumber ends the number before p[i], which is not of it.
+func (s *Scanner) endNumber(p []byte, i int) {
+	if !s.numberMayEnd() {
+		s.state = inMalformed
+		return
+	}
+	s.endScalar(Number, p, i, s.pos+int64(i))
+	s.afterValue()
 }
 
 // carry keeps what the next piece needs of a key or scalar that goes on there.
@@ -197,6 +211,9 @@ func (s *Scanner) carry(p []byte) {
 		return
 	}
 	part := p[s.mark:]
+	if s.length == 0 {
+		s.buf = s.buf[:0]
+	}
 	s.length += len(part)
 	if room := s.keep - len(s.buf); room > 0 {
 		s.buf = append(s.buf, part[:min(room, len(part))]...)
@@ -375,7 +392,6 @@ func (s *Scanner) report(k Kind, f *frame, end int64, withKey bool) {
 func (s *Scanner) beginScalar(i int) {
 	s.escaped = false
 	s.keep, s.length, s.mark = 0, 0, i
-	s.buf = s.buf[:0]
 	if s.cur.node != none {
 		if path := s.paths.nodes[s.cur.node].path; path != none {
 			s.keep = s.paths.limits[path]
@@ -427,7 +443,6 @@ func (s *Scanner) beginKey(i int) {
 	s.escaped = false
 	s.state = inString
 	s.length, s.mark = 0, i+1
-	s.buf = s.buf[:0]
 	s.keyStart = s.pos + int64(i)
 	s.keep = 0
 	if s.matched == s.depth {
@@ -488,14 +503,18 @@ func (s *Scanner) beginLiteral(text string, i int) {
 	s.state = inLiteral
 }
 
-func (s *Scanner) inLiteral(c byte, p []byte, i int) {
-	if c != s.literal[s.literalI] {
-		s.state = inMalformed
-		return
-	}
-	s.literalI++
-	if s.literalI < len(s.literal) {
-		return
+// inLiteral reads on from p[i] to the end of the literal or of the piece, and
+// returns where it stopped.
+func (s *Scanner) inLiteral(p []byte, i int) int {
+	for ; s.literalI < len(s.literal); i++ {
+		if i == len(p) {
+			return i
+		}
+		if p[i] != s.literal[s.literalI] {
+			s.state = inMalformed
+			return i
+		}
+		s.literalI++
 	}
 	k := Null
 	switch s.literal[0] {
@@ -504,13 +523,14 @@ func (s *Scanner) inLiteral(c byte, p []byte, i int) {
 	case 'f':
 		k = False
 	}
-	s.endScalar(k, p, i+1, s.pos+int64(i)+1)
+	s.endScalar(k, p, i, s.pos+int64(i))
 	s.afterValue()
+	return i
 }
 
 // inNumber reads one more byte of a number and reports whether it is one.
 func (s *Scanner) inNumber(c byte) bool {
-	digit := c >= '0' && c <= '9'
+	digit := isDigit(c)
 	switch s.state {
 	case inMinus:
 		switch {
@@ -575,6 +595,8 @@ func (s *Scanner) numberMayEnd() bool {
 
 func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }
 
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
 func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+	return isDigit(c) || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }

@@ -1,11 +1,11 @@
 package tap
 
 import (
-	"bufio"
 	"errors"
 	"io"
 	"iter"
 	"strings"
+	"sync"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
@@ -126,12 +126,15 @@ func (d *decoder) open(encodings []encoding) bool {
 func (d *decoder) run(encodings []encoding, yield func([]byte) bool) error {
 	var r io.Reader = &d.feed
 	for i := len(encodings) - 1; i >= 0; i-- {
-		stage, done, err := undo(encodings[i], r)
+		s, err := borrow(encodings[i])
 		if err != nil {
 			return err
 		}
-		defer done()
-		r = stage
+		defer giveBack(encodings[i], s)
+		if err := s.Reset(r); err != nil {
+			return err
+		}
+		r = s
 	}
 	buf := make([]byte, copySize)
 	for {
@@ -148,24 +151,42 @@ func (d *decoder) run(encodings []encoding, yield func([]byte) bool) error {
 	}
 }
 
-// undo returns a reader that decodes what r gives, and a function that frees it.
-// None of these readers reads further than it must before it gives out what it
-// has: an event is visible as soon as the encoder's flush has arrived.
-func undo(e encoding, r io.Reader) (io.Reader, func(), error) {
-	nothing := func() {}
+// stage undoes one coding. It never reads further than it must before it gives
+// out what it has: an event is visible as soon as the encoder's flush has
+// arrived.
+type stage interface {
+	io.Reader
+	// Reset makes it ready for another input.
+	Reset(r io.Reader) error
+}
+
+// stages are decoders that are not in use: a decoder's tables and window are
+// worth keeping.
+var stages [codedZstd + 1]sync.Pool
+
+func borrow(e encoding) (stage, error) {
+	if s, ok := stages[e].Get().(stage); ok {
+		return s, nil
+	}
 	switch e {
 	case codedGzip:
-		return &gzipReader{r: bufio.NewReaderSize(r, copySize)}, nothing, nil
+		return new(gzipReader), nil
 	case codedDeflate:
-		return &deflateReader{r: bufio.NewReaderSize(r, copySize)}, nothing, nil
+		return new(deflateReader), nil
 	case codedBrotli:
-		return brotli.NewReader(r), nothing, nil
+		return new(brotli.Reader), nil
 	default:
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		return z, z.Close, nil
+		return z, nil
+	}
+}
+
+func giveBack(e encoding, s stage) {
+	if s.Reset(strings.NewReader("")) == nil { // it must not keep the answer
+		stages[e].Put(s)
 	}
 }
 

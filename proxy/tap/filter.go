@@ -1,6 +1,10 @@
 package tap
 
-import "github.com/authpool/authpool/proxy/jsonscan"
+import (
+	"bytes"
+
+	"github.com/authpool/authpool/proxy/jsonscan"
+)
 
 // maxHeld bounds the bytes of an event that are held back while it may still
 // be the usage chunk. A usage chunk has a few hundred bytes.
@@ -39,6 +43,13 @@ type filter struct {
 	held []byte // bytes of the current event from earlier pieces
 	buf  []byte // held bytes and what followed, passed on
 }
+
+// A chunk with a choice holds one of these. Looking for them spares the reading
+// of nearly every chunk: no usage chunk has such keys.
+var (
+	deltaKey = []byte(`"delta":`)
+	textKey  = []byte(`"text":`)
+)
 
 // fate says what becomes of the bytes at hand.
 type fate uint8
@@ -179,6 +190,10 @@ func (f *filter) read(data []byte) {
 	}
 	if !f.begun {
 		f.begun = true
+		if bytes.Contains(data, deltaKey) || bytes.Contains(data, textKey) {
+			f.fate = kept
+			return
+		}
 		f.scanner.Reset(chunkPaths, f)
 	}
 	f.scanner.Write(data)

@@ -7,24 +7,58 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
+// inflater decodes deflate data, again and again.
+type inflater struct {
+	r    *bufio.Reader
+	text io.ReadCloser
+}
+
+// reset makes i ready for another input.
+func (i *inflater) reset(r io.Reader) {
+	if i.r == nil {
+		i.r = bufio.NewReaderSize(r, copySize)
+	} else {
+		i.r.Reset(r)
+	}
+}
+
+// begin makes text decode what comes next in r.
+func (i *inflater) begin() error {
+	if i.text == nil {
+		i.text = flate.NewReader(i.r)
+		return nil
+	}
+	return i.text.(flate.Resetter).Reset(i.r, nil)
+}
+
 // gzipReader decodes a gzip file (RFC 1952) of one or more members. Unlike the
 // libraries' readers it gives out the last text of a member without waiting
 // for the member's checksum, which it does not verify: the answer is the
 // agent's to verify, and the event that ends it must be seen before it goes on.
 type gzipReader struct {
-	r    *bufio.Reader
-	text io.ReadCloser // the open member
-	some bool
+	inflater
+	open bool // a member
+	some bool // there was a member
+}
+
+// Reset implements stage.
+func (g *gzipReader) Reset(r io.Reader) error {
+	g.open, g.some = false, false
+	g.reset(r)
+	return nil
 }
 
 // Read implements io.Reader.
 func (g *gzipReader) Read(p []byte) (int, error) {
 	for {
-		if g.text == nil {
+		if !g.open {
 			if err := g.header(); err != nil {
 				return 0, err
 			}
-			g.text = flate.NewReader(g.r)
+			if err := g.begin(); err != nil {
+				return 0, err
+			}
+			g.open = true
 		}
 		n, err := g.text.Read(p)
 		if err != io.EOF {
@@ -33,7 +67,7 @@ func (g *gzipReader) Read(p []byte) (int, error) {
 		if n > 0 {
 			return n, nil
 		}
-		g.text = nil
+		g.open = false
 		if _, err := io.CopyN(io.Discard, g.r, 8); err != nil { // checksum and length
 			return 0, short(err)
 		}
@@ -98,13 +132,20 @@ func (g *gzipReader) header() error {
 // deflateReader decodes "deflate", which is a zlib stream (RFC 1950) or, from
 // many servers, the bare deflate data (RFC 1951) within.
 type deflateReader struct {
-	r    *bufio.Reader
-	text io.ReadCloser
+	inflater
+	open bool
+}
+
+// Reset implements stage.
+func (d *deflateReader) Reset(r io.Reader) error {
+	d.open = false
+	d.reset(r)
+	return nil
 }
 
 // Read implements io.Reader.
 func (d *deflateReader) Read(p []byte) (int, error) {
-	if d.text == nil {
+	if !d.open {
 		h, err := d.r.Peek(2)
 		if err != nil {
 			return 0, err
@@ -117,7 +158,10 @@ func (d *deflateReader) Read(p []byte) (int, error) {
 				return 0, err
 			}
 		}
-		d.text = flate.NewReader(d.r)
+		if err := d.begin(); err != nil {
+			return 0, err
+		}
+		d.open = true
 	}
 	return d.text.Read(p)
 }

@@ -323,7 +323,7 @@ func zstdOver(w io.Writer) flusher {
 func stack(over coder, under flusher) flusher { return stacked{over(under), under} }
 
 // encode returns the events encoded, one piece each, flushed behind each.
-func encode(t *testing.T, c coder, events ...string) [][]byte {
+func encode(t testing.TB, c coder, events ...string) [][]byte {
 	t.Helper()
 	var pieces [][]byte
 	var b bytes.Buffer

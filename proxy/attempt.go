@@ -1,0 +1,381 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/proxy/meter"
+	"github.com/authpool/authpool/proxy/provider"
+	"github.com/authpool/authpool/proxy/tap"
+	"github.com/authpool/authpool/proxy/upstream"
+	"github.com/authpool/authpool/ratelimit"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// obtain gets an answer worth showing: it sends the request to one subscription
+// after another until one serves it, or it fails in a way that another try
+// would not mend, or the budget is spent. It is the only loop of a request.
+//
+// Attempts count what a provider may have begun to execute. Refusals (a rate
+// limit, an exhausted quota, a rejected credential) cost nothing and close the
+// subscription for the next request, so that they are bounded by the number of
+// subscriptions and by the deadline instead: an agent must not see a limit
+// while somebody else can serve. With one attempt there is no failover at all.
+func (ex *exchange) obtain() *refusal {
+	preq := ex.poolRequest()
+	for {
+		lease, err := ex.deps.Pool.Acquire(&ex.leave, &preq)
+		if err != nil {
+			return ex.noLease(err)
+		}
+		ex.lease, ex.judged = lease, false
+		v := ex.try()
+		attemptsTotal.WithLabelValues(ex.provider.Name, lease.Subscription().ID, v.Signal.String()).Inc()
+		if ex.gone() {
+			return agentLeft
+		}
+		if v.Signal == ratelimit.OK || !ex.mayRepeat(v) {
+			return ex.show(v)
+		}
+		ex.judge(v)
+		ex.keep(v)
+		if executed(v) || contains(preq.Tried, lease.Subscription().ID) {
+			ex.executed++
+			preq.Tried = append(preq.Tried, lease.Subscription().ID)
+		} else if ex.refused++; ex.refused > maxRefusals {
+			preq.Tried = append(preq.Tried, lease.Subscription().ID)
+		}
+		ex.release()
+	}
+}
+
+// maxRefusals is after how many refusals of one request a subscription that
+// refused is not offered again, should the pool not have closed it.
+const maxRefusals = 3
+
+// agentLeft is the refusal that nobody reads.
+var agentLeft = &refusal{status: 499, code: codeUnavailable, message: "the agent left"}
+
+// gone tells whether the agent left and the upstream call was cancelled for it.
+func (ex *exchange) gone() bool { return ex.leave.Err() != nil && !ex.s.opts.DrainOnLeave }
+
+// executed tells whether the provider may have begun to work on the request.
+func executed(v ratelimit.Verdict) bool {
+	return v.Signal == ratelimit.ServerError || v.Signal == ratelimit.Overloaded || v.Signal == ratelimit.Network
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// mayRepeat tells whether the request may go to another subscription.
+func (ex *exchange) mayRepeat(v ratelimit.Verdict) bool {
+	o := &ex.s.opts
+	return o.Attempts > 1 && ex.executed+1 < o.Attempts &&
+		ex.request.size <= o.ReplayLimit &&
+		time.Since(ex.start) < o.Deadline &&
+		provider.Repeatable(v, &ex.info, provider.Attempt{Failures: ex.executed})
+}
+
+// try sends the request once and reads its answer until it is known what it is
+// worth: the head, and for a stream its first content, for an error its text.
+func (ex *exchange) try() ratelimit.Verdict {
+	ex.attempts++
+	cred, err := ex.lease.Credential(&ex.leave)
+	if err != nil {
+		// The pool has closed the subscription; it is as if it had refused.
+		ex.failure = err
+		return ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription, Wait: -1, Row: "credential unreadable"}
+	}
+	req := &ex.request
+	head, err := ex.provider.AppendHead(ex.headBuf[:0], &req.head, cred)
+	ex.headBuf = head
+	if err != nil {
+		ex.failure = err
+		return ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription, Wait: -1, Row: "credential unusable"}
+	}
+	isHead := string(req.head.Method) == http.MethodHead
+	err = ex.deps.Transport.Do(&ex.leave, &ex.call, ex.s.origin(ex.provider), head, req.body[:req.n], isHead)
+	// The head holds the credential, and its buffer outlives the request.
+	clear(ex.headBuf)
+	if err != nil {
+		ex.failure = err
+		return classifyFailure(err)
+	}
+	ex.calling = true
+	return ex.readAnswer(cred.Secret.Reveal())
+}
+
+// readAnswer reads the answer as far as it must be known.
+func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
+	h := &ex.call.Header
+	ex.status = h.StatusCode()
+	good := ex.status >= 200 && ex.status < 300
+	ex.stream = isEventStream(h.ContentType())
+	ex.mask[0] = append(ex.mask[0][:0], secret...)
+	maskHead(h, ex.mask[0])
+	ex.meter.Reset(ex.info.Endpoint.API, meter.Options{Stream: ex.stream, Model: ex.info.Model})
+	opts := tap.Options{
+		Encoding: string(h.ContentEncoding()),
+		Mask:     ex.mask[:],
+		Filter:   ex.stream && !ex.info.Patch.Empty(),
+	}
+	ex.errorText.reset()
+	switch {
+	case !good:
+		opts.Sink = &ex.errorText
+	case ex.info.Endpoint.Billable():
+		opts.Sink = &ex.meter
+	}
+	ex.tap.Reset(opts)
+	ex.tapping = true
+
+	answer := ex.answerFacts()
+	bp := buffers.Get().(*[]byte)
+	defer buffers.Put(bp)
+	if !good {
+		if err := ex.readError(*bp); err != nil {
+			ex.failure = err
+		}
+		answer.Body = ex.errorText.bytes()
+		return provider.Classify(answer, time.Now())
+	}
+	ex.headVerdict = provider.Classify(answer, time.Now())
+	if ex.call.Ended() {
+		ex.endTap()
+	} else if ex.stream && ex.info.Endpoint.Billable() {
+		if err := ex.hold(*bp); err != nil && !errors.Is(err, io.EOF) {
+			if errors.Is(err, tap.ErrEcho) {
+				ex.cut = err
+				return ex.headVerdict
+			}
+			ex.failure = err
+			return classifyFailure(err)
+		}
+		if f, failed := ex.meter.Failure(); failed {
+			return ex.classifyEvent(f)
+		}
+		if !ex.meter.HasContent() && !ex.ended {
+			return ratelimit.Verdict{Signal: ratelimit.OK, Row: "no content yet"}
+		}
+	}
+	return ex.headVerdict
+}
+
+// answerFacts is what the classifier reads of the answer's head.
+func (ex *exchange) answerFacts() provider.Answer {
+	return provider.Answer{
+		Provider: ex.provider.Name, Family: ex.provider.Family, Status: ex.status,
+		Headers: ex.call.Header.All(), Windows: ex.windows[:0],
+	}
+}
+
+// classifyEvent says what an error event inside a good answer means.
+func (ex *exchange) classifyEvent(f meter.Failure) ratelimit.Verdict {
+	answer := ex.answerFacts()
+	answer.Failure = &provider.Failure{Type: f.Type, Code: f.Code, Message: f.Message}
+	return provider.Classify(answer, time.Now())
+}
+
+// errorWait bounds how long the text of an error is waited for: the status
+// alone is enough to go on.
+const errorWait = 5 * time.Second
+
+// readError reads the text of an error answer into ex.held, up to holdLimit.
+func (ex *exchange) readError(buf []byte) error {
+	until := time.Now().Add(errorWait)
+	for len(ex.held) < holdLimit && !ex.ended {
+		wait := time.Until(until)
+		if wait <= 0 {
+			return nil
+		}
+		out, err := ex.next(buf, wait)
+		ex.held = append(ex.held, out...)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
+	return nil
+}
+
+func isEventStream(contentType []byte) bool {
+	const sse = "text/event-stream"
+	return len(contentType) >= len(sse) && equalFold(contentType[:len(sse)], sse)
+}
+
+// classifyFailure says what a call without an answer means.
+func classifyFailure(err error) ratelimit.Verdict {
+	v := provider.ClassifyError(err)
+	var ue *upstream.Error
+	if errors.As(err, &ue) && !ue.Sent && v.Reason != ratelimit.ReasonTLS {
+		v.Reason = ratelimit.ReasonConnect // nothing was executed
+	}
+	return v
+}
+
+// judge tells the lease what its answer was worth, once.
+func (ex *exchange) judge(v ratelimit.Verdict) {
+	if !ex.judged {
+		ex.judged = true
+		ex.lease.Verdict(v)
+	}
+}
+
+// release ends the attempt and makes ex ready for another.
+func (ex *exchange) release() {
+	ex.endTap()
+	if ex.calling {
+		ex.calling = false
+		ex.call.Close()
+	}
+	ex.lease.Done(usage.Tokens{})
+	ex.lease = nil
+	ex.held, ex.ended, ex.settled, ex.opened = ex.held[:0], false, false, false
+	ex.status, ex.failure, ex.cut = 0, nil, nil
+}
+
+// endTap closes the tap, and with it the meter, once.
+func (ex *exchange) endTap() {
+	if ex.tapping {
+		ex.tapping = false
+		_, _ = ex.tap.Finish()
+		clear(ex.mask[0])
+	}
+}
+
+// kept is the last failed answer that another subscription might still have
+// mended. It is shown when none can.
+type kept struct {
+	verdict ratelimit.Verdict
+	status  int
+	head    *fasthttp.ResponseHeader // nil when no answer came
+	body    []byte
+	err     error
+}
+
+// keep remembers a failed attempt.
+func (ex *exchange) keep(v ratelimit.Verdict) {
+	k := &kept{verdict: v, status: ex.status, err: ex.failure}
+	if ex.calling && ex.ended && !(ex.status >= 200 && ex.status < 300) {
+		k.head = &fasthttp.ResponseHeader{}
+		ex.call.Header.CopyTo(k.head)
+		k.body = append([]byte(nil), ex.held...)
+	}
+	ex.kept = k
+}
+
+// noLease says why nobody serves.
+func (ex *exchange) noLease(err error) *refusal {
+	var none *pool.NoSubscriptionError
+	var away *pool.UnavailableError
+	switch {
+	case ex.gone():
+		return agentLeft
+	case errors.As(err, &none):
+		return &refusal{status: fasthttp.StatusNotFound, code: codeNoSubscription, message: none.Error()}
+	case !errors.As(err, &away):
+		return &refusal{status: fasthttp.StatusServiceUnavailable, code: codeUnavailable, message: err.Error(), wait: time.Second}
+	}
+	// A provider that fails says so itself.
+	if k := ex.kept; k != nil && executed(k.verdict) {
+		if k.head == nil {
+			return ex.unreached(k.verdict, k.err)
+		}
+		return &refusal{status: k.status, kept: k}
+	}
+	r := &refusal{status: fasthttp.StatusTooManyRequests, code: codeLimited, message: away.Error(), wait: away.Wait, resets: away.Until}
+	switch {
+	case away.Until.IsZero():
+		r.status, r.code, r.wait, r.final = fasthttp.StatusServiceUnavailable, codeUnavailable, 0, true
+	case away.Reason == pool.ReasonBreaker:
+		r.status, r.code = fasthttp.StatusServiceUnavailable, codeUnavailable
+	}
+	return r
+}
+
+// unreached says that the provider gave no answer.
+func (ex *exchange) unreached(v ratelimit.Verdict, err error) *refusal {
+	r := &refusal{status: fasthttp.StatusBadGateway, code: codeUpstream, message: "provider " + ex.provider.Name + ": " + errorText(err)}
+	if v.Reason == ratelimit.ReasonTimeout {
+		r.status, r.code = fasthttp.StatusGatewayTimeout, codeUpstreamTimeout
+	}
+	return r
+}
+
+// errorText words a failed call for an agent.
+func errorText(err error) string {
+	if err == nil {
+		return "the answer broke off before its content"
+	}
+	return err.Error()
+}
+
+// show makes the last attempt's answer the request's answer.
+func (ex *exchange) show(v ratelimit.Verdict) *refusal {
+	if !ex.calling {
+		ex.judge(v)
+		if v.Signal == ratelimit.Auth {
+			return &refusal{status: fasthttp.StatusServiceUnavailable, code: codeUnavailable, message: "subscription " + ex.lease.Subscription().ID + ": " + errorText(ex.failure), final: true}
+		}
+		return ex.unreached(v, ex.failure)
+	}
+	if ex.failure != nil {
+		// The answer broke before its content: an error is clearer than a head
+		// without a body.
+		ex.judge(v)
+		return ex.unreached(v, ex.failure)
+	}
+	if ex.stream && ex.status < 300 && !ex.meter.HasContent() && !ex.ended {
+		return nil // judged when content comes
+	}
+	ex.judge(v)
+	return nil
+}
+
+// origin returns where a provider's connections go.
+func (s *Server) origin(p *provider.Provider) upstream.Origin {
+	if o, ok := s.origins.Load(p); ok {
+		return o.(upstream.Origin)
+	}
+	host, port, err := net.SplitHostPort(p.Host)
+	if err != nil {
+		host, port = p.Host, "80"
+		if p.TLS {
+			port = "443"
+		}
+	}
+	if n := len(host); n > 2 && host[0] == '[' && host[n-1] == ']' {
+		host = host[1 : n-1]
+	}
+	o := upstream.Origin{TLS: p.TLS, Host: host, Addr: net.JoinHostPort(host, port)}
+	s.origins.Store(p, o)
+	return o
+}
+
+// errorText collects the decoded text of an error answer, up to holdLimit.
+type errorBody struct{ text []byte }
+
+func (e *errorBody) reset()        { e.text = e.text[:0] }
+func (e *errorBody) bytes() []byte { return e.text }
+
+// Write implements tap.Sink.
+func (e *errorBody) Write(p []byte) {
+	e.text = append(e.text, p[:min(len(p), holdLimit-len(e.text))]...)
+}
+
+// Blind implements tap.Sink.
+func (e *errorBody) Blind() {}
+
+// Close implements tap.Sink.
+func (e *errorBody) Close() {}

@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"sync"
+	"time"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/proxy/agentconn"
+	"github.com/authpool/authpool/proxy/meter"
+	"github.com/authpool/authpool/proxy/provider"
+	"github.com/authpool/authpool/proxy/tap"
+	"github.com/authpool/authpool/proxy/upstream"
+	"github.com/authpool/authpool/ratelimit"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// exchange is one agent's request and its answer: all that the steps of the
+// handler share. It is used by the connection's goroutine alone, except for
+// left, and goes back to its pool when the answer has ended.
+type exchange struct {
+	s    *Server
+	deps *Deps // as they were when the request came
+
+	// The request.
+	id       string
+	start    time.Time
+	conn     *agentconn.Conn
+	agent    string
+	provider *provider.Provider
+	family   provider.Family // in whose shape errors are told
+	info     provider.Call
+	request  upstreamRequest
+	leave    leaveContext
+	onLeave  func() // ex.left, made once
+
+	// The attempts.
+	attempts int // sent
+	executed int // of those, how many a provider may have worked on
+	refused  int
+	kept     *kept
+
+	// The attempt.
+	lease       *pool.Lease
+	call        upstream.Call
+	calling     bool // call holds an answer
+	failure     error
+	judged      bool // the lease has its verdict
+	status      int
+	stream      bool // the answer is an event stream
+	headVerdict ratelimit.Verdict
+	headBuf     []byte
+	windows     []ratelimit.Window // memory for the classifier's
+	errorText   errorBody
+
+	// The answer on its way back.
+	meter     meter.Meter
+	tap       tap.Tap
+	tapping   bool
+	mask      [1][]byte
+	held      []byte // bytes read before the answer was begun
+	tail      []byte
+	opened    bool
+	settled   bool
+	ended     bool
+	agentGone bool
+	cut       error // why the answer ended early
+	tokens    usage.Tokens
+	estimated bool
+}
+
+func newExchange(s *Server) *exchange {
+	ex := &exchange{s: s}
+	ex.onLeave = ex.left
+	return ex
+}
+
+// left is called by the agent's connection as soon as the agent is gone.
+func (ex *exchange) left() {
+	ex.leave.cancel()
+	if !ex.s.opts.DrainOnLeave {
+		ex.call.Cancel()
+	}
+}
+
+// buffers are what answers are read into: as large as what a socket usually
+// holds at once, since every stream has one while it waits.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}
+
+// begin makes ex ready for a request.
+func (ex *exchange) begin(deps *Deps, conn *agentconn.Conn) {
+	ex.deps, ex.conn = deps, conn
+	ex.start = time.Now()
+	ex.leave.reset()
+	ex.call.Reset()
+	if conn != nil {
+		conn.OnLeave(ex.onLeave)
+	}
+}
+
+// end gives ex back. Nothing of the request may be used afterwards.
+func (ex *exchange) end() {
+	if ex.conn != nil {
+		ex.conn.OnLeave(nil)
+		ex.conn.HeadEnded()
+	}
+	s := ex.s
+	if cap(ex.held) > 2*holdLimit {
+		ex.held = nil
+	}
+	// What is reused is kept by name; everything else begins anew.
+	ex.deps, ex.id, ex.conn, ex.agent, ex.provider, ex.family = nil, "", nil, "", nil, 0
+	ex.info, ex.request = provider.Call{}, upstreamRequest{}
+	ex.attempts, ex.executed, ex.refused, ex.kept = 0, 0, 0, nil
+	ex.lease, ex.failure, ex.judged, ex.status, ex.stream = nil, nil, false, 0, false
+	ex.windows, ex.headVerdict = ex.headVerdict.Windows[:0], ratelimit.Verdict{}
+	ex.held, ex.tail = ex.held[:0], ex.tail[:0]
+	ex.opened, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, nil
+	ex.tokens, ex.estimated = usage.Tokens{}, false
+	s.exchanges.Put(ex)
+	s.inFlight.Done()
+	requestsInFlight.Dec()
+}

@@ -1,0 +1,139 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/authpool/authpool/proxy/tap"
+)
+
+// finish ends an answer, whole or cut: it records what was used, settles the
+// lease, frees the upstream connection and says in one line what happened.
+func (ex *exchange) finish() {
+	left := ex.agentGone || ex.leave.Err() != nil
+	if !ex.ended && left && ex.s.opts.DrainOnLeave {
+		ex.drain()
+	}
+	whole := ex.ended || ex.call.Ended()
+	ex.endTap()
+	ex.settle(!whole)
+	if !ex.judged {
+		switch f, failed := ex.meter.Failure(); {
+		case failed:
+			ex.judge(ex.classifyEvent(f))
+		case whole || ex.meter.HasContent():
+			ex.judge(ex.headVerdict)
+		case !left && !errors.Is(ex.cut, tap.ErrEcho):
+			ex.judge(classifyFailure(ex.cut))
+		}
+	}
+	if left && !whole {
+		agentsLeft.Inc()
+	}
+	if errors.Is(ex.cut, tap.ErrEcho) {
+		echoesMasked.Inc()
+		ex.s.log.Error("answer cut: the provider repeated the credential in a compressed answer",
+			"request", ex.id, "provider", ex.provider.Name, "subscription", ex.lease.Subscription().ID)
+	}
+	if ex.calling {
+		ex.calling = false
+		ex.call.Close()
+	}
+	ex.lease.Done(ex.tokens)
+	how := "whole"
+	switch {
+	case left && !whole:
+		how = "agent left"
+	case !whole:
+		how = "cut"
+	}
+	ex.log(ex.status, how, "")
+	ex.end()
+}
+
+// refuse answers with r instead of a provider's answer, and ends the exchange.
+func (ex *exchange) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
+	resp := &ctx.Response
+	if ex.provider != nil {
+		ex.sign(resp)
+	} else {
+		resp.Header.Set("X-Authpool-Request-Id", ex.id)
+	}
+	if k := r.kept; k != nil {
+		resp.SetStatusCode(k.status)
+		copyHead(resp, k.head.All())
+		resp.SetBodyRaw(k.body)
+	} else {
+		writeRefusal(ctx, ex.family, ex.id, r)
+	}
+	if ex.lease != nil {
+		ex.release()
+	}
+	ex.log(r.status, "refused", r.code)
+	ex.end()
+}
+
+// log writes the one line that each request leaves, and counts it.
+func (ex *exchange) log(status int, how, code string) {
+	name, sub := "", ""
+	if ex.provider != nil {
+		name = ex.provider.Name
+	}
+	if ex.lease != nil {
+		sub = ex.lease.Subscription().ID
+	}
+	requestsTotal.WithLabelValues(name, sub, statusClass(status)).Inc()
+	level := slog.LevelInfo
+	if status >= 500 || how == "cut" {
+		level = slog.LevelWarn
+	}
+	ctx := context.Background()
+	if !ex.s.log.Enabled(ctx, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 16)
+	attrs = append(attrs,
+		slog.String("request", ex.id),
+		slog.Int("status", status),
+		slog.String("end", how),
+		slog.Duration("took", time.Since(ex.start).Round(time.Microsecond)),
+	)
+	if code != "" {
+		attrs = append(attrs, slog.String("error", code))
+	}
+	if ex.agent != "" {
+		attrs = append(attrs, slog.String("agent", ex.agent))
+	}
+	if name != "" {
+		attrs = append(attrs, slog.String("provider", name), slog.String("session", ex.info.Session.ID), slog.String("model", ex.info.Model))
+	}
+	if sub != "" {
+		attrs = append(attrs, slog.String("subscription", sub), slog.Int("attempts", ex.attempts))
+	}
+	if t := ex.tokens; t.Total() > 0 {
+		attrs = append(attrs, slog.Int64("input", t.Input), slog.Int64("output", t.Output),
+			slog.Int64("cache_read", t.CacheRead), slog.Int64("cache_write", t.CacheWrite5m+t.CacheWrite1h), slog.Bool("estimated", ex.estimated))
+	}
+	if ex.cut != nil && how == "cut" {
+		attrs = append(attrs, slog.String("cause", ex.cut.Error()))
+	}
+	ex.s.log.LogAttrs(ctx, level, "request", attrs...)
+}
+
+// statusClass bounds the values of a metric's label.
+func statusClass(status int) string {
+	switch {
+	case status == 429 || status == 529 || status == 499:
+		return strconv.Itoa(status)
+	case status < 200 || status > 599:
+		return "other"
+	}
+	return [...]string{"2xx", "3xx", "4xx", "5xx"}[status/100-2]
+}
+
+func sinceSeconds(t time.Time) float64 { return time.Since(t).Seconds() }

@@ -1,0 +1,241 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/google/uuid"
+	"github.com/valyala/fasthttp"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/proxy/agentconn"
+	"github.com/authpool/authpool/proxy/provider"
+)
+
+// handle serves one request: the page to read first. Each step either goes on
+// or refuses; the answer of the last attempt is carried back by WriteTo, after
+// handle has returned.
+func (s *Server) handle(ctx *fasthttp.RequestCtx) {
+	s.inFlight.Add(1)
+	requestsInFlight.Inc()
+	ex := s.exchanges.Get().(*exchange)
+	ex.begin(s.deps.Load(), agentconn.From(ctx.Conn()))
+	if s.draining.Load() {
+		ctx.SetConnectionClose()
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("BUG: a request failed", "request", ex.id, "panic", p)
+			ctx.SetConnectionClose()
+			ex.refuse(ctx, &refusal{status: fasthttp.StatusInternalServerError, code: codeUnavailable, message: "internal error; authpool's log says more"})
+		}
+	}()
+	no := ex.admit(ctx)
+	if no == nil {
+		no = ex.obtain()
+	}
+	if no != nil {
+		ex.refuse(ctx, no)
+		return
+	}
+	ex.answer(ctx)
+}
+
+// upstreamRequest is what every attempt of a request sends, but for the
+// credential.
+type upstreamRequest struct {
+	head provider.Head
+	body [3][]byte
+	n    int // parts of body used
+	size int
+}
+
+// admit checks the head, and finds agent, provider and session: everything that
+// is known without a subscription.
+func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
+	h := &ctx.Request.Header
+	ex.id = newID()
+	headers := provider.Headers(h.RawHeaders())
+	if no := ex.front(ctx, headers); no != nil {
+		ctx.SetConnectionClose()
+		return no
+	}
+	target, _ := splitTarget(h.RequestURI(), h.Host())
+	path, query, _ := bytes.Cut(target, []byte{'?'})
+
+	route, rerr := ex.deps.Providers.Route(path, headers)
+	if rerr != nil {
+		ex.family = familyOf(rerr)
+	} else {
+		ex.provider, ex.family = route.Provider, route.Provider.Family
+	}
+	agent, err := ex.deps.Agents.Identify(provider.AgentTokens(headers, query))
+	if err != nil {
+		return &refusal{status: fasthttp.StatusUnauthorized, code: codeUnauthorized, message: tokenHelp(err)}
+	}
+	ex.agent = agent
+	if rerr != nil {
+		return refusalOf(rerr)
+	}
+	if headers.Get("upgrade") != nil {
+		return &refusal{status: fasthttp.StatusUpgradeRequired, code: codeUpgrade, message: "WebSocket is not relayed; use plain HTTP with server-sent events"}
+	}
+
+	body := ctx.Request.Body()
+	req := &ex.request
+	ex.info, err = provider.Inspect(&provider.Request{
+		Provider: ex.provider, Agent: agent, Method: h.Method(), Rest: route.Rest, Headers: headers, Body: body,
+	})
+	if err != nil {
+		return refusalOf(err)
+	}
+	ex.family = ex.info.Shape
+	*req = upstreamRequest{
+		head: provider.Head{Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Length: -1},
+		size: len(body),
+	}
+	if hasBody(h, body) {
+		req.head.Length = int64(len(body))
+	}
+	if p := ex.info.Patch; !p.Empty() {
+		before, after := p.Split(body)
+		req.body, req.n = [3][]byte{before, []byte(p.Insert), after}, 3
+		req.head.Length = int64(p.Length(len(body)))
+		req.head.Identity = true
+	} else if len(body) > 0 {
+		req.body[0], req.n = body, 1
+	}
+	return nil
+}
+
+// hasBody tells whether the upstream request announces a body: when there is
+// one, or when the method usually has one.
+func hasBody(h *fasthttp.RequestHeader, body []byte) bool {
+	return len(body) > 0 || h.IsPost() || h.IsPut() || string(h.Method()) == fasthttp.MethodPatch
+}
+
+// front refuses what must not be routed at all.
+func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers) *refusal {
+	h := &ctx.Request.Header
+	bad := func(message string) *refusal {
+		return &refusal{status: fasthttp.StatusBadRequest, code: codeBadRequest, message: message}
+	}
+	if ex.conn != nil && ex.conn.BareLF() {
+		return bad("the request line ends without CR LF")
+	}
+	if h.IsConnect() {
+		return &refusal{status: fasthttp.StatusNotImplemented, code: codeBadRequest, message: "CONNECT is not served; use authpool's address as base URL"}
+	}
+	if fault := checkHead(headers, h.Method()); fault != "" {
+		return bad(string(fault))
+	}
+	target, ok := splitTarget(h.RequestURI(), h.Host())
+	if !ok {
+		return bad("the request target names another host than the Host header; use authpool's address as base URL")
+	}
+	if !isTarget(target) {
+		return bad("the request target holds a fragment, a space or a control character")
+	}
+	if headers.Get("origin") != nil {
+		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "requests of web pages are refused (this one has an Origin header)"}
+	}
+	if a, ok := ctx.LocalAddr().(*net.TCPAddr); ok && a.IP.IsLoopback() && !isLocalHost(string(h.Host())) {
+		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "the Host header does not name this machine; use the address that authpool listens on"}
+	}
+	return nil
+}
+
+// tokenHelp says how to get past a 401.
+func tokenHelp(err error) string {
+	return err.Error() + "; send the agent token (`authpool env` prints it, the state folder's agent.token holds it) as API key or bearer token"
+}
+
+func familyOf(err error) provider.Family {
+	var r *provider.Refusal
+	if errors.As(err, &r) {
+		return r.Family
+	}
+	return provider.OpenAI
+}
+
+func refusalOf(err error) *refusal {
+	var r *provider.Refusal
+	if errors.As(err, &r) {
+		return &refusal{status: r.Status, code: r.Code, message: r.Message}
+	}
+	return &refusal{status: fasthttp.StatusInternalServerError, code: codeUnavailable, message: err.Error()}
+}
+
+// newID returns a request id: a UUIDv7, so that ids sort by time.
+func newID() string {
+	id, err := uuid.NewV7()
+	if err != nil {
+		panic("BUG: no randomness: " + err.Error())
+	}
+	return id.String()
+}
+
+// poolRequest asks for a subscription.
+func (ex *exchange) poolRequest() pool.Request {
+	return pool.Request{
+		ID:       ex.id,
+		Provider: ex.provider.Name,
+		Agent:    ex.agent,
+		Session:  ex.info.Session.ID,
+		Parent:   ex.info.Session.Parent,
+		Model:    ex.info.Model,
+		Pinned:   ex.info.Pins.Organisation || len(ex.info.Pins.IDs) > 0,
+	}
+}
+
+// handleBroken answers a request that fasthttp could not read.
+func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
+	r := &refusal{status: fasthttp.StatusBadRequest, code: codeBadRequest, message: "the request is not valid HTTP/1.1"}
+	var small *fasthttp.ErrSmallBuffer
+	var netErr net.Error
+	switch {
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		r = &refusal{status: fasthttp.StatusRequestEntityTooLarge, code: codeTooLarge, message: fmt.Sprintf("the request body is larger than limits_http.body allows (%d bytes)", s.opts.BodyLimit)}
+	case errors.As(err, &small):
+		r = &refusal{status: fasthttp.StatusRequestHeaderFieldsTooLarge, code: codeHeadTooLarge, message: "the request head is larger than limits_http.header allows"}
+	case errors.As(err, &netErr) && netErr.Timeout():
+		r = &refusal{status: fasthttp.StatusRequestTimeout, code: codeBadRequest, message: "the request did not arrive in time"}
+	}
+	family := provider.OpenAI
+	headers := provider.Headers(ctx.Request.Header.RawHeaders())
+	path, query, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte{'?'})
+	d := s.deps.Load()
+	if len(path) > 0 && path[0] == '/' {
+		if route, err := d.Providers.Route(path, headers); err == nil {
+			family = route.Provider.Family
+		} else {
+			family = familyOf(err)
+		}
+	}
+	if r.code == codeTooLarge {
+		if _, err := d.Agents.Identify(provider.AgentTokens(headers, query)); err != nil {
+			r = &refusal{status: fasthttp.StatusUnauthorized, code: codeUnauthorized, message: tokenHelp(err)}
+		}
+	}
+	if c := agentconn.From(ctx.Conn()); c != nil {
+		c.Linger()
+	}
+	writeRefusal(ctx, family, newID(), r)
+}
+
+// strangerBody is how much of a body is read from somebody who has no token.
+const strangerBody = 1 << 20
+
+// limitBody lets only agents send bodies of full size.
+func (s *Server) limitBody(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	if n := h.ContentLength(); n >= 0 && n <= strangerBody {
+		return fasthttp.RequestConfig{}
+	}
+	_, query, _ := bytes.Cut(h.RequestURI(), []byte{'?'})
+	if _, err := s.deps.Load().Agents.Identify(provider.AgentTokens(h.RawHeaders(), query)); err != nil {
+		return fasthttp.RequestConfig{MaxRequestBodySize: strangerBody}
+	}
+	return fasthttp.RequestConfig{}
+}

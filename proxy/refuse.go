@@ -1,0 +1,64 @@
+package proxy
+
+import (
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/authpool/authpool/proxy/provider"
+)
+
+// Codes of authpool's own errors beside those of package provider, told in
+// X-Authpool-Error.
+const (
+	codeBadRequest      = "bad_request"
+	codeUnauthorized    = "unauthorized"
+	codeForbidden       = "forbidden"
+	codeNoSubscription  = provider.CodeNoSubscription
+	codeTooLarge        = "payload_too_large"
+	codeHeadTooLarge    = "head_too_large"
+	codeUpgrade         = "upgrade_required"
+	codeLimited         = "limited"
+	codeUpstream        = "upstream_failed"
+	codeUpstreamTimeout = "upstream_timeout"
+	codeUnavailable     = "unavailable"
+)
+
+// refusal is an answer of authpool's own on its way to an agent.
+type refusal struct {
+	status  int
+	code    string
+	message string        // without the leading "authpool:"
+	wait    time.Duration // for Retry-After; 0: none
+	resets  time.Time     // when the first subscription opens; zero: not told
+	final   bool          // trying again will not help
+	kept    *kept         // a provider's own error, shown instead
+}
+
+// writeRefusal writes r in the shape that the family's SDKs read.
+func writeRefusal(ctx *fasthttp.RequestCtx, family provider.Family, id string, r *refusal) {
+	resp := &ctx.Response
+	resp.SetStatusCode(r.status)
+	resp.Header.SetContentType("application/json")
+	resp.Header.Set("X-Authpool-Error", r.code)
+	final := r.final
+	switch r.status {
+	case fasthttp.StatusUnauthorized, fasthttp.StatusForbidden:
+		// Claude Code repeats a bare 401 for three minutes.
+		final = true
+	case fasthttp.StatusUpgradeRequired:
+		resp.Header.Set("Upgrade", "HTTP/1.1")
+	}
+	if r.wait > 0 {
+		resp.Header.Set("Retry-After", strconv.FormatInt(int64(math.Ceil(r.wait.Seconds())), 10))
+		resp.Header.Set("retry-after-ms", strconv.FormatInt(max(1, r.wait.Milliseconds()), 10))
+		// An SDK would sleep that long inside one call.
+		final = final || r.wait > time.Minute
+	}
+	if final {
+		resp.Header.Set("x-should-retry", "false")
+	}
+	resp.SetBodyRaw(provider.ErrorBody(nil, family, r.status, r.code, r.message, id))
+}

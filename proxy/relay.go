@@ -1,0 +1,172 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+)
+
+// holdLimit is how many bytes of lifecycle events are kept back at most.
+const holdLimit = 64 << 10
+
+// hold reads a stream's first bytes until its first content event (or an error
+// event, or its end), at most for Options.Hold. What was read is in ex.held.
+func (ex *exchange) hold(buf []byte) error {
+	until := time.Now().Add(ex.s.opts.Hold)
+	for !ex.meter.HasContent() && !ex.meter.Terminal() && len(ex.held) < holdLimit {
+		wait := time.Until(until)
+		if wait <= 0 {
+			return nil
+		}
+		out, err := ex.next(buf, wait)
+		ex.held = append(ex.held, out...)
+		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil // no content in time: what there is goes on
+			}
+			return err
+		}
+		if _, failed := ex.meter.Failure(); failed {
+			return nil
+		}
+	}
+	return nil
+}
+
+// next reads and watches the answer's next bytes. What it returns may go to the
+// agent; it stays valid until the next call. io.EOF comes with the last ones.
+func (ex *exchange) next(buf []byte, wait time.Duration) ([]byte, error) {
+	n, err := ex.call.Read(buf, wait)
+	out, terr := buf[:n], error(nil)
+	if n > 0 {
+		out, terr = ex.tap.Pass(buf[:n])
+	}
+	if terr != nil {
+		return nil, terr
+	}
+	if err == io.EOF {
+		ex.ended, ex.tapping = true, false
+		rest, terr := ex.tap.Finish()
+		if terr != nil {
+			return nil, terr
+		}
+		if len(rest) > 0 {
+			out = append(append(ex.tail[:0], out...), rest...)
+			ex.tail = out
+		}
+	}
+	return out, err
+}
+
+// count brings what was read to the journal. The usage is on disk before the
+// bytes that tell the agent that the answer is whole: an agent that has seen
+// the end can rely on it being counted.
+func (ex *exchange) count() {
+	if ex.ended || ex.meter.Terminal() {
+		ex.settle(false)
+	} else if !ex.opened && ex.meter.InputKnown() {
+		ex.open()
+	}
+}
+
+// SupportsBodyWriteTo implements fasthttp.BodyWriterTo.
+func (ex *exchange) SupportsBodyWriteTo() bool { return true }
+
+// flusher is a writer with a buffer.
+type flusher interface{ Flush() error }
+
+// WriteTo implements io.WriterTo: it carries the answer to the agent, every
+// read flushed at once.
+func (ex *exchange) WriteTo(w io.Writer) (int64, error) {
+	var total int64
+	if len(ex.held) > 0 {
+		ex.count()
+		n, err := ex.send(w, ex.held)
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+	if ex.ended {
+		ex.count()
+		return total, nil
+	}
+	bp := buffers.Get().(*[]byte)
+	defer buffers.Put(bp)
+	for {
+		out, err := ex.next(*bp, ex.s.opts.Idle)
+		ex.count()
+		if len(out) > 0 {
+			n, werr := ex.send(w, out)
+			total += n
+			if werr != nil {
+				return total, werr
+			}
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			ex.cut = err
+			return total, err
+		}
+		ex.judgeContent()
+	}
+}
+
+func (ex *exchange) send(w io.Writer, p []byte) (int64, error) {
+	n, err := w.Write(p)
+	if err == nil {
+		// A body of known length is buffered by fasthttp; one of chunks is
+		// flushed already, and this costs nothing.
+		if f, ok := w.(flusher); ok {
+			err = f.Flush()
+		}
+	}
+	if err != nil {
+		ex.agentGone = true
+	}
+	return int64(n), err
+}
+
+// judgeContent settles the verdict of a stream whose first content comes only
+// now, after the hold.
+func (ex *exchange) judgeContent() {
+	if ex.judged {
+		return
+	}
+	if f, failed := ex.meter.Failure(); failed {
+		ex.judge(ex.classifyEvent(f))
+	} else if ex.meter.HasContent() {
+		ex.judge(ex.headVerdict)
+	}
+}
+
+// Read implements io.Reader, which fasthttp asks of a body stream; WriteTo is
+// what it calls.
+func (ex *exchange) Read([]byte) (int, error) {
+	return 0, errors.New("BUG: the answer is carried by WriteTo")
+}
+
+// CloseWithError implements fasthttp's closing of a body stream: the end of
+// every answer, whole or cut. There is no Close beside it, since fasthttp would
+// then call both and the reason would be lost.
+func (ex *exchange) CloseWithError(err error) error {
+	if err != nil && ex.cut == nil {
+		ex.cut = err
+	}
+	ex.finish()
+	return nil
+}
+
+// drain reads an answer on to its end although nobody takes it any more.
+func (ex *exchange) drain() {
+	bp := buffers.Get().(*[]byte)
+	defer buffers.Put(bp)
+	for {
+		if _, err := ex.next(*bp, ex.s.opts.Idle); err != nil {
+			return
+		}
+	}
+}

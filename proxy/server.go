@@ -1,0 +1,178 @@
+// Package proxy takes agents' requests and brings them answers: the agents' HTTP
+// lives here and nowhere lower.
+//
+// A request goes one way, and each step has a file: front.go (is the head
+// unambiguous, who is asking), handler.go (which provider, which session, which
+// subscription, and the attempts), relay.go (the answer on its way back, watched
+// by tap and meter), record.go (what it used), refuse.go (authpool's own
+// errors). Server starts and stops it all.
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/proxy/agentconn"
+	"github.com/authpool/authpool/proxy/provider"
+	"github.com/authpool/authpool/proxy/upstream"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// Options are the limits of a Server; every one must be set.
+type Options struct {
+	BodyLimit    int           // bytes of a request body, over it 413
+	HeaderLimit  int           // bytes of a request head, over it 431
+	ReplayLimit  int           // bytes of a request body up to which another subscription is tried
+	Attempts     int           // how often a request may be sent to be executed
+	Deadline     time.Duration // from a request's arrival to its last new attempt
+	Hold         time.Duration // how long an answer without content yet is kept back for a failover
+	Idle         time.Duration // how long an answer or an upload may stand still
+	WriteStall   time.Duration // how long an agent may accept nothing
+	DrainOnLeave bool          // read an answer to its end although the agent has left
+}
+
+// Recorder keeps usage; *usage.Recorder is one.
+type Recorder interface {
+	// Open says that an answer is under way and what it used so far.
+	Open(e usage.Event) error
+	// Add records an answer's final usage. When it returns, the event outlives
+	// the process.
+	Add(e usage.Event) error
+}
+
+// Prices tells what tokens cost; *price.Table is one.
+type Prices interface {
+	// Cost returns nano-dollars, and false when the model is not known.
+	Cost(provider, model string, t usage.Tokens) (int64, bool)
+}
+
+// Deps are what a Server works with.
+type Deps struct {
+	Providers *provider.Registry
+	Pool      *pool.Pool
+	Agents    *Agents
+	Recorder  Recorder
+	Prices    Prices
+	Transport *upstream.Transport
+	Log       *slog.Logger
+}
+
+// Server is the data plane. It is safe for concurrent use.
+type Server struct {
+	opts Options
+	deps atomic.Pointer[Deps]
+	fast *fasthttp.Server
+
+	exchanges sync.Pool
+	origins   sync.Map // *provider.Provider → upstream.Origin
+	inFlight  sync.WaitGroup
+	draining  atomic.Bool
+	log       *slog.Logger
+
+	mu        sync.Mutex
+	listeners []*agentconn.Listener
+}
+
+// New returns a Server that serves nothing yet.
+func New(opts Options, deps Deps) *Server {
+	s := &Server{opts: opts, log: deps.Log}
+	s.deps.Store(&deps)
+	s.exchanges.New = func() any { return newExchange(s) }
+	s.fast = &fasthttp.Server{
+		Handler:                       s.handle,
+		ErrorHandler:                  s.handleBroken,
+		HeaderReceived:                s.limitBody,
+		Name:                          "",
+		NoDefaultServerHeader:         true,
+		NoDefaultDate:                 true,
+		NoDefaultContentType:          true,
+		DisableHeaderNamesNormalizing: true,
+		DisablePreParseMultipartForm:  true,
+		MaxRequestBodySize:            opts.BodyLimit,
+		ReadBufferSize:                opts.HeaderLimit,
+		Concurrency:                   1 << 20,
+		CloseOnShutdown:               true,
+		Logger:                        fastLogger{deps.Log},
+	}
+	return s
+}
+
+// Swap replaces what new requests work with; requests under way keep theirs.
+// Log and Transport stay as they were at New.
+func (s *Server) Swap(change func(Deps) Deps) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := change(*s.deps.Load())
+	s.deps.Store(&d)
+}
+
+// Serve answers the agents that connect to ln until Shutdown, and returns nil
+// then. With tlsConfig the agents speak TLS; nil is plain HTTP.
+func (s *Server) Serve(ln net.Listener, tlsConfig *tls.Config) error {
+	al, err := agentconn.Listen(ln, agentconn.Options{ReadStall: s.opts.Idle, WriteStall: s.opts.WriteStall})
+	if err != nil {
+		return err
+	}
+	var outer net.Listener = al
+	if tlsConfig != nil {
+		outer = tls.NewListener(al, tlsConfig)
+	}
+	s.mu.Lock()
+	if s.draining.Load() {
+		s.mu.Unlock()
+		al.Stop()
+		return errors.Join(al.Close(), errors.New("cannot serve: the server is stopping"))
+	}
+	s.listeners = append(s.listeners, al)
+	s.mu.Unlock()
+	return s.fast.Serve(outer)
+}
+
+// Draining tells whether Shutdown has begun.
+func (s *Server) Draining() bool { return s.draining.Load() }
+
+// Shutdown stops in the order that loses nothing: no new connections, every
+// answer says `Connection: close`, answers under way may end until ctx does,
+// then the agents' connections are closed, which ends the upstream calls and
+// records what they used so far. It returns when no request is left; the error
+// is ctx's when answers had to be cut.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	err := s.fast.ShutdownWithContext(ctx)
+	s.mu.Lock()
+	listeners := s.listeners
+	s.listeners = nil
+	s.mu.Unlock()
+	// fasthttp goes on serving a connection that outlived its shutdown, so that
+	// they are closed here; handlers that see s.draining accept nothing more.
+	for _, l := range listeners {
+		_ = l.Close()
+		l.CloseConns()
+	}
+	s.inFlight.Wait()
+	for _, l := range listeners {
+		l.Stop()
+	}
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	return err
+}
+
+// fastLogger takes fasthttp's own messages, which are about broken connections.
+type fastLogger struct{ log *slog.Logger }
+
+// Printf implements fasthttp.Logger. The arguments can hold parts of a head, and
+// so a token: they are not logged.
+func (l fastLogger) Printf(format string, _ ...any) {
+	l.log.Debug("connection failed", "what", format)
+}

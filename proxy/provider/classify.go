@@ -2,6 +2,7 @@ package provider
 
 import (
 	"iter"
+	"sync"
 	"time"
 
 	"github.com/authpool/authpool/ratelimit"
@@ -34,7 +35,12 @@ type Failure struct {
 // a pure function of its arguments; the first row of the table that matches
 // decides, and Verdict.Row names it.
 func Classify(a Answer, now time.Time) ratelimit.Verdict {
-	s := signs{Answer: a, now: now}
+	s := allSigns.Get().(*signs)
+	defer func() {
+		*s = signs{}
+		allSigns.Put(s)
+	}()
+	s.Answer, s.now = a, now
 	if a.Headers != nil {
 		for name, value := range a.Headers {
 			s.read(name, value)
@@ -56,13 +62,13 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 	}
 	s.tell()
 	for i := range rows {
-		if rows[i].when(&s) {
+		if rows[i].when(s) {
 			v := rows[i].verdict
 			v.Row = rows[i].name
 			v.Windows = windows
 			v.Wait = -1
 			if rows[i].wait != nil {
-				v.Wait = rows[i].wait(&s)
+				v.Wait = rows[i].wait(s)
 			}
 			if v.Reason == ratelimit.ReasonThrottled && v.Wait < 0 {
 				v.Reason = ratelimit.ReasonBare
@@ -72,6 +78,9 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 	}
 	panic("BUG: the classifier's last row matches everything")
 }
+
+// allSigns are used again, because they are large and hold what they point to.
+var allSigns = sync.Pool{New: func() any { return new(signs) }}
 
 // signs are all that the rows look at.
 type signs struct {

@@ -25,7 +25,7 @@ const maxDecoded = 64 << 20
 // coding returns the body's one coding; whole is false when there are several
 // or it is unknown.
 func (h *contentHeaders) coding() (name string, ok bool) {
-	for element := range elements(h.encodings) {
+	for element, list := cutElement(h.encodings); element != nil; element, list = cutElement(list) {
 		var buf [maxName]byte
 		next := ""
 		switch string(foldName(&buf, element)) {

@@ -172,13 +172,18 @@ func appendBetas(dst, name, value []byte, rest Headers, again, oauth bool) []byt
 	dst = append(dst, ": "...)
 	begin := len(dst)
 	dst = append(dst, value...)
-	for n, v := range rest.All() {
+	for {
+		n, v, next, ok := rest.cut()
+		if !ok {
+			break
+		}
+		rest = next
 		if foldedEqual(n, "anthropic-beta") && isFieldValue(v) && len(v) > 0 {
 			dst = append(dst, ',')
 			dst = append(dst, v...)
 		}
 	}
-	for beta := range elements(dst[begin:]) {
+	for beta, list := cutElement(dst[begin:]); beta != nil; beta, list = cutElement(list) {
 		if string(beta) == oauthBeta {
 			return append(dst, "\r\n"...)
 		}
@@ -217,7 +222,7 @@ func isDecodable(element []byte) bool {
 // none.
 func appendList(dst, name, value []byte, keep func(element []byte) bool) []byte {
 	all, some := true, false
-	for element := range elements(value) {
+	for element, list := cutElement(value); element != nil; element, list = cutElement(list) {
 		if keep(element) {
 			some = true
 		} else {
@@ -232,7 +237,7 @@ func appendList(dst, name, value []byte, keep func(element []byte) bool) []byte 
 	}
 	dst = append(dst, name...)
 	separator := ": "
-	for element := range elements(value) {
+	for element, list := cutElement(value); element != nil; element, list = cutElement(list) {
 		if keep(element) {
 			dst = append(dst, separator...)
 			dst = append(dst, element...)

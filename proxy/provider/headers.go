@@ -113,19 +113,14 @@ func foldName(buf *[maxName]byte, name []byte) []byte {
 	return buf[:len(name)]
 }
 
-// elements yields the elements of a comma-separated header value.
-func elements(value []byte) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		for len(value) > 0 {
-			element := value
-			if comma := bytes.IndexByte(value, ','); comma >= 0 {
-				element, value = value[:comma], value[comma+1:]
-			} else {
-				value = nil
-			}
-			if element = trimSpace(element); len(element) > 0 && !yield(element) {
-				return
-			}
+// cutElement splits the first element off a comma-separated header value; the
+// element is empty when there are no more.
+func cutElement(list []byte) (element, rest []byte) {
+	for len(list) > 0 {
+		element, list, _ = bytes.Cut(list, []byte{','})
+		if element = trimSpace(element); len(element) > 0 {
+			return element, list
 		}
 	}
+	return nil, nil
 }

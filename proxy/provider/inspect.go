@@ -13,8 +13,8 @@ import (
 // answer it. The one error, a *Refusal, is for bodies that name a field
 // twice on which authpool would act, since the provider might read the other.
 func Inspect(r *Request) (Call, error) {
-	var path plainPath
-	path.parse(r.Rest) // Route has refused what cannot be parsed
+	var pathBuf [256]byte
+	path, _ := parsePath(pathBuf[:0], r.Rest) // Route has refused what is no path
 	endpoint, model := path.endpoint(r.Method)
 	c := Call{Endpoint: endpoint, Shape: shape(r.Provider, endpoint)}
 	if len(model) > 0 {

@@ -16,30 +16,49 @@ type limits struct {
 	list  [maxLimits]limit
 	count int
 
-	retryAfter, retryAfterMS string
+	// texts holds what was kept of the headers' values, which are another's
+	// memory.
+	texts     [maxTexts]byte
+	textsUsed int
+
+	retryAfter, retryAfterMS []byte
 	date                     time.Time // of the answer, by the provider's clock
 
 	// Anthropic's subscriptions: the state over all windows.
-	unifiedStatus, unifiedReset, unifiedClaim string
+	unifiedStatus, unifiedReset, unifiedClaim []byte
 
 	// Codex: which family of limits refused, and how.
-	codexActive, codexReached string
+	codexActive, codexReached []byte
 }
 
-// maxLimits is how many limits are kept of one answer.
-const maxLimits = 16
+// maxLimits is how many limits are kept of one answer, and maxTexts how many
+// bytes of what they say. What is above is not looked at.
+const (
+	maxLimits = 16
+	maxTexts  = 2 << 10
+)
+
+// keep copies a header's value.
+func (l *limits) keep(value []byte) []byte {
+	if len(value) > maxTexts-l.textsUsed {
+		return nil
+	}
+	kept := l.texts[l.textsUsed : l.textsUsed+copy(l.texts[l.textsUsed:], value)]
+	l.textsUsed += len(kept)
+	return kept
+}
 
 // limit is one limit as its headers tell it, each text as it was sent.
 type limit struct {
 	kind            limitKind
 	name            string
-	size, remaining string // of a bucket
-	utilization     string
-	status          string // allowed, allowed_warning, rejected
-	reset           string
-	resetIn         string // Codex: seconds
-	minutes         string // Codex: length of the window
+	size, remaining []byte // of a bucket
+	utilization     []byte
 	percent         bool   // utilization counts to 100
+	status          []byte // allowed, allowed_warning, rejected
+	reset           []byte
+	resetIn         []byte // Codex: seconds
+	minutes         []byte // Codex: length of the window
 }
 
 type limitKind uint8
@@ -75,9 +94,9 @@ func (l *limits) read(name, value []byte) {
 	case key[0] == 'x':
 		l.readCodex(key, value)
 	case string(key) == "retry-after":
-		l.retryAfter = string(value)
+		l.retryAfter = l.keep(value)
 	case string(key) == "retry-after-ms":
-		l.retryAfterMS = string(value)
+		l.retryAfterMS = l.keep(value)
 	case string(key) == "date":
 		if t, ok := parseTime(string(value)); ok {
 			l.date = t
@@ -129,13 +148,13 @@ func intern(name []byte) string {
 func (l *limits) readUnified(key, value []byte) {
 	switch string(key) {
 	case "status":
-		l.unifiedStatus = string(value)
+		l.unifiedStatus = l.keep(value)
 		return
 	case "reset":
-		l.unifiedReset = string(value)
+		l.unifiedReset = l.keep(value)
 		return
 	case "representative-claim":
-		l.unifiedClaim = string(value)
+		l.unifiedClaim = l.keep(value)
 		return
 	}
 	window, what, ok := cutLast(key, '-')
@@ -147,11 +166,11 @@ func (l *limits) readUnified(key, value []byte) {
 		if w := l.find(windowLimit, window); w != nil {
 			switch what[0] {
 			case 'u':
-				w.utilization = string(value)
+				w.utilization = l.keep(value)
 			case 'r':
-				w.reset = string(value)
+				w.reset = l.keep(value)
 			case 's':
-				w.status = string(value)
+				w.status = l.keep(value)
 			}
 		}
 	}
@@ -167,11 +186,11 @@ func (l *limits) readBucket(bucket, what, value []byte) {
 		}
 		switch {
 		case what[0] == 'l':
-			b.size = string(value)
+			b.size = l.keep(value)
 		case what[2] == 'm':
-			b.remaining = string(value)
+			b.remaining = l.keep(value)
 		default:
-			b.reset = string(value)
+			b.reset = l.keep(value)
 		}
 	}
 }
@@ -181,10 +200,10 @@ func (l *limits) readBucket(bucket, what, value []byte) {
 func (l *limits) readCodex(key, value []byte) {
 	switch string(key) {
 	case "x-codex-active-limit":
-		l.codexActive = string(value)
+		l.codexActive = l.keep(value)
 		return
 	case "x-codex-rate-limit-reached-type":
-		l.codexReached = string(value)
+		l.codexReached = l.keep(value)
 		return
 	}
 	for _, fact := range [...]string{"-used-percent", "-window-minutes", "-reset-at", "-reset-after-seconds"} {
@@ -198,13 +217,13 @@ func (l *limits) readCodex(key, value []byte) {
 		}
 		switch fact {
 		case "-used-percent":
-			w.utilization, w.percent = string(value), true
+			w.utilization, w.percent = l.keep(value), true
 		case "-window-minutes":
-			w.minutes = string(value)
+			w.minutes = l.keep(value)
 		case "-reset-at":
-			w.reset = string(value)
+			w.reset = l.keep(value)
 		case "-reset-after-seconds":
-			w.resetIn = string(value)
+			w.resetIn = l.keep(value)
 		}
 	}
 }
@@ -220,10 +239,10 @@ func (l *limits) clock(now time.Time) time.Time {
 
 // wait is how long the limit says to wait; false when it does not say.
 func (w *limit) wait(clock time.Time) (time.Duration, bool) {
-	if d, ok := ParseWait(w.reset, clock); ok {
+	if d, ok := ParseWait(string(w.reset), clock); ok {
 		return d, true
 	}
-	return ParseWait(w.resetIn, clock)
+	return ParseWait(string(w.resetIn), clock)
 }
 
 // used is the spent fraction of the limit; false when it is not told.
@@ -244,8 +263,8 @@ func (w *limit) used() (float64, bool) {
 }
 
 // fraction reads a decimal number that is not negative.
-func fraction(text string) (float64, bool) {
-	n, rest := number(text)
+func fraction(text []byte) (float64, bool) {
+	n, rest := number(string(text))
 	return n, n >= 0 && rest == ""
 }
 
@@ -256,7 +275,7 @@ func (w *limit) exhausted() bool {
 		return ok && remaining == 0
 	}
 	used, ok := w.used()
-	return w.status == "rejected" || ok && used >= 1
+	return string(w.status) == "rejected" || ok && used >= 1
 }
 
 // window names the usage window that the limit is of.
@@ -268,7 +287,7 @@ func (w *limit) window() string {
 		return w.name
 	}
 	length := w.name
-	switch w.minutes {
+	switch string(w.minutes) {
 	case "300":
 		length = "5h"
 	case "10080":
@@ -291,10 +310,10 @@ func (l *limits) windows(dst []ratelimit.Window, now time.Time) []ratelimit.Wind
 	for i := range l.list[:l.count] {
 		w := &l.list[i]
 		used, ok := w.used()
-		if !ok && w.status == "" {
+		if !ok && len(w.status) == 0 {
 			continue
 		}
-		window := ratelimit.Window{Name: w.window(), Kind: "provider", Utilization: used, Status: w.status, Seen: now}
+		window := ratelimit.Window{Name: w.window(), Kind: "provider", Utilization: used, Status: status(w.status), Seen: now}
 		if w.kind == bucketLimit {
 			window.Kind = "bucket"
 		}
@@ -306,13 +325,27 @@ func (l *limits) windows(dst []ratelimit.Window, now time.Time) []ratelimit.Wind
 	return dst
 }
 
+// status returns the state of a window as the headers name it, without
+// allocating for those that are known.
+func status(text []byte) string {
+	switch string(text) {
+	case "allowed":
+		return "allowed"
+	case "allowed_warning":
+		return "allowed_warning"
+	case "rejected":
+		return "rejected"
+	}
+	return string(text)
+}
+
 // afterHeader is what retry-after-ms or else retry-after says; a wait of zero
 // says nothing (seen on Azure beside a retry-after that does).
 func (l *limits) afterHeader(now time.Time) (time.Duration, bool) {
-	if ms, ok := fraction(strings.TrimSpace(l.retryAfterMS)); ok && ms > 0 {
+	if ms, ok := fraction(l.retryAfterMS); ok && ms > 0 {
 		return capped(ms * float64(time.Millisecond)), true
 	}
-	wait, ok := ParseWait(l.retryAfter, l.clock(now))
+	wait, ok := ParseWait(string(l.retryAfter), l.clock(now))
 	return wait, ok && wait > 0
 }
 

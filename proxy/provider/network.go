@@ -35,7 +35,7 @@ func networkReason(err error) ratelimit.Reason {
 		invalid     x509.CertificateInvalidError
 		record      tls.RecordHeaderError
 		alert       tls.AlertError
-		timeout     net.Error
+		timeout     interface{ Timeout() bool } // net.Error, without what is deprecated
 	)
 	switch {
 	case errors.As(err, &certificate), errors.As(err, &authority), errors.As(err, &hostname),

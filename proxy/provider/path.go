@@ -16,54 +16,59 @@ const maxPathDecodes = 3
 type plainPath struct {
 	segments [maxSegments][]byte
 	count    int
-	buf      [2][256]byte
 }
 
-// parse reads path, which stands behind the host in a URL, without the query.
-// It returns false for a path that upstreams could understand in different
-// ways: dot segments in any encoding, backslashes, control and non-ASCII bytes
-// (overlong UTF-8), an encoded `?` or `#`, malformed or nested escapes.
-func (p *plainPath) parse(path []byte) bool {
-	p.count = 0
+// parsePath reads path, which stands behind the host in a URL, without the
+// query. It returns false for a path that upstreams could understand in
+// different ways: dot segments in any encoding, backslashes, control and
+// non-ASCII bytes (overlong UTF-8), an encoded `?` or `#`, malformed or often
+// nested escapes. The result lives in path or, when that has escapes, in buf.
+func parsePath(buf, path []byte) (p plainPath, ok bool) {
 	if len(path) == 0 || path[0] != '/' {
-		return false
+		return p, false
 	}
 	for decodes := 0; ; decodes++ {
 		if !plainBytes(path) || dotSegments(path) {
-			return false
+			return p, false
 		}
 		if bytes.IndexByte(path, '%') < 0 {
 			break
 		}
 		if decodes == maxPathDecodes {
-			return false
+			return p, false
 		}
-		decoded, ok := unescape(p.buf[decodes%2][:0], path)
+		// A text never grows by decoding, so that it may be done in place.
+		buf, ok = unescape(buf[:0], path)
 		if !ok {
-			return false
+			return p, false
 		}
-		path = decoded
+		path = buf
 	}
-	for segment := range bytes.SplitSeq(path, []byte{'/'}) {
+	for more := true; more; {
+		var segment []byte
+		segment, path, more = bytes.Cut(path, []byte{'/'})
 		segment = trimSegment(segment)
 		if len(segment) > 0 && p.count < maxSegments {
 			p.segments[p.count] = segment
 			p.count++
 		}
 	}
-	return true
+	return p, true
 }
 
-// drop leaves out the first segment.
-func (p *plainPath) drop() {
-	copy(p.segments[:], p.segments[1:p.count])
+// tail is the path without its first segment.
+func (p plainPath) tail() plainPath {
+	for i := 1; i < p.count; i++ {
+		p.segments[i-1] = p.segments[i]
+	}
 	p.count--
+	return p
 }
 
-// badPath tells whether path is one that parse refuses; the empty path is not.
+// badPath tells whether path is one that parsePath refuses; the empty one is not.
 func badPath(path []byte) bool {
-	var p plainPath
-	return len(path) > 0 && !p.parse(path)
+	_, ok := parsePath(nil, path)
+	return len(path) > 0 && !ok
 }
 
 // plainBytes tells whether every byte may stand in a path of an API.
@@ -80,15 +85,9 @@ func plainBytes(path []byte) bool {
 // (`..;x`) and white space around it aside.
 func dotSegments(path []byte) bool {
 	for len(path) > 0 {
-		segment := path
-		if slash := bytes.IndexByte(path, '/'); slash >= 0 {
-			segment, path = path[:slash], path[slash+1:]
-		} else {
-			path = nil
-		}
-		if semicolon := bytes.IndexByte(segment, ';'); semicolon >= 0 {
-			segment = segment[:semicolon]
-		}
+		var segment []byte
+		segment, path, _ = bytes.Cut(path, []byte{'/'})
+		segment, _, _ = bytes.Cut(segment, []byte{';'})
 		segment = trimSpace(segment)
 		if string(segment) == "." || string(segment) == ".." {
 			return true
@@ -99,9 +98,7 @@ func dotSegments(path []byte) bool {
 
 // trimSegment cuts off what some servers ignore at the end of a segment.
 func trimSegment(segment []byte) []byte {
-	if semicolon := bytes.IndexByte(segment, ';'); semicolon >= 0 {
-		segment = segment[:semicolon]
-	}
+	segment, _, _ = bytes.Cut(segment, []byte{';'})
 	segment = trimSpace(segment)
 	for len(segment) > 0 && segment[len(segment)-1] == '.' {
 		segment = segment[:len(segment)-1]

@@ -1,45 +1,46 @@
 package provider
 
-import (
-	"bytes"
-	"iter"
-)
+import "bytes"
 
-// parameters yields the pieces of a query between its separators, with the
-// decoded name of each. A `;` counts as a separator, because some servers take
-// it for one. The name is valid until the next piece.
-func parameters(query []byte) iter.Seq2[[]byte, []byte] {
-	return func(yield func(name, piece []byte) bool) {
-		var buf [maxName]byte
-		for len(query) > 0 {
-			piece := query
-			if end := bytes.IndexAny(query, "&;"); end >= 0 {
-				piece, query = query[:end], query[end+1:]
-			} else {
-				query = nil
-			}
-			name, _, _ := bytes.Cut(piece, []byte{'='})
-			if len(name) <= 3*maxName {
-				decoded, _ := unescape(buf[:0], name)
-				name = decoded
-			}
-			if !yield(name, piece) {
-				return
-			}
-		}
+// cutParameter splits the first piece off a query, and the separator behind it.
+// A `;` counts as a separator, because some servers take it for one.
+func cutParameter(query []byte) (piece, rest []byte) {
+	if end := bytes.IndexAny(query, "&;"); end >= 0 {
+		return query[:end], query[end+1:]
 	}
+	return query, nil
 }
 
-// isSecretParameter tells whether a query parameter can hold a credential
-// (providers.md 0.2; oauth_token is another name of access_token at Google).
-func isSecretParameter(name []byte) bool {
-	var buf [maxName]byte
-	name = foldName(&buf, name)
-	for i, c := range name {
-		if c == '_' {
-			name[i] = '-'
+// parameterName writes the name of a piece of a query to buf: decoded, in lower
+// case and with hyphens for underscores. It returns nil for a name that is
+// longer than any that is looked for.
+func parameterName(buf *[maxName]byte, piece []byte) []byte {
+	raw, _, _ := bytes.Cut(piece, []byte{'='})
+	n := 0
+	for i := 0; i < len(raw); i++ {
+		c := raw[i]
+		if c == '%' && i+2 < len(raw) {
+			if high, low := unhex(raw[i+1]), unhex(raw[i+2]); high <= 15 && low <= 15 {
+				c = high<<4 | low
+				i += 2
+			}
 		}
+		if c = lower(c); c == '_' {
+			c = '-'
+		}
+		if n == maxName {
+			return nil
+		}
+		buf[n] = c
+		n++
 	}
+	return buf[:n]
+}
+
+// isSecretParameter tells whether a query parameter can hold a credential, by
+// its name as parameterName returns it (providers.md 0.2; oauth_token is
+// another name of access_token at Google).
+func isSecretParameter(name []byte) bool {
 	switch string(name) {
 	case "key", "api-key", "access-token", "oauth-token":
 		return true
@@ -50,18 +51,19 @@ func isSecretParameter(name []byte) bool {
 // appendQuery appends `?` and the query without the parameters that can hold
 // credentials; the others stay as they are, bytes and order.
 func appendQuery(dst, query []byte) []byte {
-	at, written := 0, false // at: of the piece in query
-	for name, piece := range parameters(query) {
-		if !isSecretParameter(name) {
-			if written {
-				dst = append(dst, query[at-1])
-			} else {
-				dst = append(dst, '?')
+	separator := byte('?')
+	for rest := query; len(rest) > 0; {
+		piece, next := cutParameter(rest)
+		var buf [maxName]byte
+		if !isSecretParameter(parameterName(&buf, piece)) {
+			if separator != '?' {
+				separator = query[len(query)-len(rest)-1] // the one before piece
 			}
+			dst = append(dst, separator)
 			dst = append(dst, piece...)
-			written = true
+			separator = '&'
 		}
-		at += len(piece) + 1
+		rest = next
 	}
 	return dst
 }

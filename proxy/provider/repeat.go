@@ -32,10 +32,10 @@ func Repeatable(v ratelimit.Verdict, c *Call, a Attempt) bool {
 		switch {
 		case a.Failures > 0, c.RetryCount > 0:
 			return false // the agent repeats too; both would multiply
-		case v.Reason == ratelimit.ReasonConnect, v.Reason == ratelimit.ReasonTLS:
+		case v.Reason == ratelimit.ReasonConnect:
 			return true // nothing was sent
-		case v.Reason == ratelimit.ReasonTimeout:
-			return false
+		case v.Reason == ratelimit.ReasonTimeout, v.Reason == ratelimit.ReasonTLS:
+			return false // it may be at work; it would be the same elsewhere
 		}
 		return !c.Unsafe
 	}

@@ -18,16 +18,16 @@ type Target struct {
 // query, and for paths that several providers share by its headers (contract
 // "Routing in base-URL mode"). Every error is a *Refusal.
 func (r *Registry) Route(path []byte, headers Headers) (Target, error) {
-	var plain plainPath
-	if !plain.parse(path) {
+	var buf [256]byte
+	plain, ok := parsePath(buf[:0], path)
+	if !ok {
 		return Target{}, &Refusal{
 			Status: 400, Code: CodeBadPath, Family: familyByHeaders(headers),
 			Message: "the path holds dot segments, backslashes or bytes that providers read differently; send the provider's plain path",
 		}
 	}
 	if p, rest, ok := r.named(path); ok {
-		plain.drop()
-		if plain.refuses(p.Family) {
+		if tail := plain.tail(); tail.refuses(p.Family) {
 			return Target{}, forbidden(p.Family)
 		}
 		return Target{p, rest}, nil

@@ -78,10 +78,10 @@ var rows = []classifierRow{
 	{"anthropic-window", func(s *signs) bool { return s.Status == 429 && s.unifiedRejected() }, windowFull, unifiedWait},
 
 	// ChatGPT plans (openai/codex api_bridge.rs, rate_limits.rs).
-	{"codex-credits", func(s *signs) bool { return strings.HasSuffix(s.codexReached, "_credits_depleted") }, noCredit, nil},
+	{"codex-credits", func(s *signs) bool { return strings.HasSuffix(string(s.codexReached), "_credits_depleted") }, noCredit, nil},
 	{"codex-plan", func(s *signs) bool { return s.is("usage_not_included") }, disabled, nil},
 	{"codex-window-model", func(s *signs) bool {
-		return s.is("usage_limit_reached") && s.codexActive != "" && s.codexActive != "codex" && s.codexActive != "premium"
+		return s.is("usage_limit_reached") && s.codexModel()
 	}, modelWindow, codexWait},
 	{"codex-window", func(s *signs) bool { return s.is("usage_limit_reached") }, windowFull, codexWait},
 
@@ -182,11 +182,11 @@ func orOne(d time.Duration) func(*signs) time.Duration {
 // unifiedRejected tells whether a usage window of an Anthropic subscription
 // refused the request.
 func (s *signs) unifiedRejected() bool {
-	if s.unifiedStatus == "rejected" {
+	if string(s.unifiedStatus) == "rejected" {
 		return true
 	}
 	for i := range s.list[:s.count] {
-		if s.list[i].kind == windowLimit && s.list[i].status == "rejected" {
+		if s.list[i].kind == windowLimit && string(s.list[i].status) == "rejected" {
 			return true
 		}
 	}
@@ -196,12 +196,8 @@ func (s *signs) unifiedRejected() bool {
 // unifiedModel tells whether only windows of one family of models refused. The
 // representative claim says so, else the windows' names do.
 func (s *signs) unifiedModel() bool {
-	if s.unifiedClaim != "" {
-		switch s.unifiedClaim {
-		case "five_hour", "seven_day", "overage":
-			return false
-		}
-		return strings.HasPrefix(s.unifiedClaim, "seven_day_")
+	if len(s.unifiedClaim) > 0 {
+		return strings.HasPrefix(string(s.unifiedClaim), "seven_day_")
 	}
 	rejected := false
 	for i := range s.list[:s.count] {
@@ -221,13 +217,22 @@ func (s *signs) unifiedModel() bool {
 // not less than retry-after says (providers.md 4.7).
 func unifiedWait(s *signs) time.Duration {
 	wait := s.wait()
-	if d, ok := ParseWait(s.unifiedReset, s.clock(s.now)); ok && d > 0 {
+	if d, ok := ParseWait(string(s.unifiedReset), s.clock(s.now)); ok && d > 0 {
 		wait = max(wait, d)
 	}
 	if d, ok := s.exhaustedWait(s.now, windowLimit); ok {
 		wait = max(wait, d)
 	}
 	return wait
+}
+
+// codexModel tells whether the limit that refused is one model's own.
+func (s *signs) codexModel() bool {
+	switch string(s.codexActive) {
+	case "", "codex", "premium":
+		return false
+	}
+	return true
 }
 
 // codexWait waits for the reset that the error names, else for that of the

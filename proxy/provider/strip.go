@@ -75,7 +75,7 @@ func connectionNames(headers Headers) connection {
 		if !foldedEqual(name, "connection") {
 			continue
 		}
-		for element := range elements(value) {
+		for element, list := cutElement(value); element != nil; element, list = cutElement(list) {
 			if foldedEqual(element, "keep-alive") || foldedEqual(element, "close") {
 				continue
 			}

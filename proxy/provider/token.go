@@ -12,43 +12,44 @@ import (
 // among them are. What is yielded is valid until the next one.
 func AgentTokens(headers Headers, query []byte) iter.Seq[[]byte] {
 	return func(yield func(token []byte) bool) {
-		for name, value := range headers.All() {
-			for token := range headerTokens(name, value) {
-				if !yield(token) {
-					return
-				}
+		for rest := headers; ; {
+			name, value, next, ok := rest.cut()
+			if !ok {
+				break
+			}
+			rest = next
+			if !headerTokens(name, value, yield) {
+				return
 			}
 		}
-		for name, piece := range parameters(query) {
-			token := parameterToken(name, piece)
-			if len(token) > 0 && !yield(token) {
+		for len(query) > 0 {
+			var piece []byte
+			piece, query = cutParameter(query)
+			if token := parameterToken(piece); len(token) > 0 && !yield(token) {
 				return
 			}
 		}
 	}
 }
 
-// headerTokens yields the tokens that one header carries.
-func headerTokens(name, value []byte) iter.Seq[[]byte] {
-	return func(yield func(token []byte) bool) {
-		var buf [maxName]byte
-		switch string(foldName(&buf, name)) {
-		case "x-api-key", "api-key", "x-goog-api-key":
-			if len(value) > 0 {
-				yield(value)
-			}
-		case "authorization", "proxy-authorization":
-			if token := authorizationToken(value); len(token) > 0 {
-				yield(token)
-			}
-		case "sec-websocket-protocol":
-			for protocol := range elements(value) {
-				if token, ok := bytes.CutPrefix(protocol, []byte(subprotocolKey)); ok && !yield(token) {
-					return
-				}
+// headerTokens yields the tokens that one header carries; false when yield wants
+// no more.
+func headerTokens(name, value []byte, yield func(token []byte) bool) bool {
+	var buf [maxName]byte
+	var token []byte
+	switch string(foldName(&buf, name)) {
+	case "x-api-key", "api-key", "x-goog-api-key":
+		token = value
+	case "authorization", "proxy-authorization":
+		token = authorizationToken(value)
+	case "sec-websocket-protocol":
+		for protocol, list := cutElement(value); protocol != nil; protocol, list = cutElement(list) {
+			if token, ok := bytes.CutPrefix(protocol, []byte(subprotocolKey)); ok && !yield(token) {
+				return false
 			}
 		}
 	}
+	return len(token) == 0 || yield(token)
 }
 
 // subprotocolKey begins the WebSocket subprotocol in which browsers send an
@@ -86,13 +87,12 @@ func accessKeyID(scope []byte) []byte {
 	return id
 }
 
-// parameterToken reads the token of a query parameter, decoded.
-func parameterToken(name, piece []byte) []byte {
-	if !isSecretParameter(name) {
-		return nil
-	}
-	aws := foldedPrefix(name, "x-amz-")
-	if aws && !foldedEqual(name, "x-amz-credential") {
+// parameterToken reads the token of a piece of a query, decoded.
+func parameterToken(piece []byte) []byte {
+	var buf [maxName]byte
+	name := parameterName(&buf, piece)
+	aws := string(name) == "x-amz-credential"
+	if !aws && (!isSecretParameter(name) || bytes.HasPrefix(name, []byte("x-amz-"))) {
 		return nil
 	}
 	_, value, _ := bytes.Cut(piece, []byte{'='})

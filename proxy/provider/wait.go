@@ -42,9 +42,14 @@ func ParseWait(text string, now time.Time) (wait time.Duration, ok bool) {
 	return 0, false
 }
 
-// parseTime reads RFC 3339 and the three forms of an HTTP date (RFC 9110 5.6.7).
+// parseTime reads RFC 3339 and the three forms of an HTTP date, which is always
+// in GMT (RFC 9110 5.6.7).
 func parseTime(text string) (time.Time, bool) {
-	for _, layout := range [...]string{time.RFC3339, time.RFC1123, "Monday, 02-Jan-06 15:04:05 MST", time.ANSIC} {
+	if text != "" && isDigit(text[0]) {
+		t, err := time.Parse(time.RFC3339, text)
+		return t, err == nil
+	}
+	for _, layout := range [...]string{"Mon, 02 Jan 2006 15:04:05 GMT", "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
 		if t, err := time.Parse(layout, text); err == nil {
 			return t, true
 		}
@@ -68,29 +73,31 @@ func capped(nanoseconds float64) time.Duration {
 // number reads the digits at the beginning of text, with at most one point
 // between them; -1 when there are none.
 func number(text string) (n float64, rest string) {
-	n = -1
-	place := 0.0 // of the next digit behind the point; 0 before it
 	i := 0
+	point := false
+	scale := 1.0
+	n = -1
 	for ; i < len(text); i++ {
 		c := text[i]
-		switch {
-		case c >= '0' && c <= '9':
-			n = max(n, 0)
-			if place == 0 {
-				n = n*10 + float64(c-'0')
-			} else {
-				n += float64(c-'0') * place
-				place /= 10
-			}
-			continue
-		case c == '.' && place == 0 && n >= 0 && i+1 < len(text) && text[i+1] >= '0' && text[i+1] <= '9':
-			place = 0.1
+		if c == '.' && !point && n >= 0 && i+1 < len(text) && isDigit(text[i+1]) {
+			point = true
 			continue
 		}
-		break
+		if !isDigit(c) {
+			break
+		}
+		if point && scale >= 1e15 {
+			continue // finer than a float64 is
+		}
+		n = max(n, 0)*10 + float64(c-'0')
+		if point {
+			scale *= 10
+		}
 	}
-	return n, text[i:]
+	return n / scale, text[i:]
 }
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 // units are the words for units of time in durations and messages, the longer
 // ones first where one begins the other.

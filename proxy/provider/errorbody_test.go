@@ -1,0 +1,86 @@
+package provider_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/authpool/authpool/proxy/provider"
+)
+
+func TestErrorBody(t *testing.T) {
+	tests := []struct {
+		family provider.Family
+		status int
+		want   string
+	}{
+		{anth, 400, `{"type":"error","error":{"type":"invalid_request_error","message":"authpool: m"},"request_id":"r"}`},
+		{anth, 401, `{"type":"error","error":{"type":"authentication_error","message":"authpool: m"},"request_id":"r"}`},
+		{anth, 403, `{"type":"error","error":{"type":"permission_error","message":"authpool: m"},"request_id":"r"}`},
+		{anth, 404, `{"type":"error","error":{"type":"not_found_error","message":"authpool: m"},"request_id":"r"}`},
+		{anth, 413, `{"type":"error","error":{"type":"request_too_large","message":"authpool: m"},"request_id":"r"}`},
+		{anth, 426, `{"type":"error","error":{"type":"invalid_request_error","message":"authpool: m"},"request_id":"r"}`},
+		{anth, 429, `{"type":"error","error":{"type":"rate_limit_error","message":"authpool: m"},"request_id":"r"}`},
+		{anth, 502, `{"type":"error","error":{"type":"api_error","message":"authpool: m"},"request_id":"r"}`},
+		{anth, 503, `{"type":"error","error":{"type":"overloaded_error","message":"authpool: m"},"request_id":"r"}`},
+		{anth, 504, `{"type":"error","error":{"type":"timeout_error","message":"authpool: m"},"request_id":"r"}`},
+		{oai, 400, `{"error":{"message":"authpool: m","type":"invalid_request_error","param":null,"code":"c"}}`},
+		{oai, 401, `{"error":{"message":"authpool: m","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}`},
+		{oai, 403, `{"error":{"message":"authpool: m","type":"invalid_request_error","param":null,"code":"c"}}`},
+		{oai, 404, `{"error":{"message":"authpool: m","type":"invalid_request_error","param":null,"code":"c"}}`},
+		{oai, 413, `{"error":{"message":"authpool: m","type":"invalid_request_error","param":null,"code":"c"}}`},
+		{oai, 426, `{"error":{"message":"authpool: m","type":"invalid_request_error","param":null,"code":"c"}}`},
+		{oai, 429, `{"error":{"message":"authpool: m","type":"rate_limit_error","param":null,"code":"rate_limit_exceeded"}}`},
+		{oai, 502, `{"error":{"message":"authpool: m","type":"server_error","param":null,"code":"c"}}`},
+		{azr, 503, `{"error":{"message":"authpool: m","type":"service_unavailable_error","param":null,"code":"server_is_overloaded"}}`},
+		{oai, 504, `{"error":{"message":"authpool: m","type":"server_error","param":null,"code":"c"}}`},
+		{gem, 400, `{"error":{"code":400,"message":"authpool: m","status":"INVALID_ARGUMENT"}}`},
+		{gem, 401, `{"error":{"code":401,"message":"authpool: m","status":"UNAUTHENTICATED"}}`},
+		{gem, 403, `{"error":{"code":403,"message":"authpool: m","status":"PERMISSION_DENIED"}}`},
+		{gem, 404, `{"error":{"code":404,"message":"authpool: m","status":"NOT_FOUND"}}`},
+		{gem, 413, `{"error":{"code":413,"message":"authpool: m","status":"INVALID_ARGUMENT"}}`},
+		{gem, 426, `{"error":{"code":426,"message":"authpool: m","status":"FAILED_PRECONDITION"}}`},
+		{gem, 429, `{"error":{"code":429,"message":"authpool: m","status":"RESOURCE_EXHAUSTED"}}`},
+		{gem, 500, `{"error":{"code":500,"message":"authpool: m","status":"INTERNAL"}}`},
+		{gem, 502, `{"error":{"code":502,"message":"authpool: m","status":"UNAVAILABLE"}}`},
+		{gem, 504, `{"error":{"code":504,"message":"authpool: m","status":"DEADLINE_EXCEEDED"}}`},
+	}
+	for _, test := range tests {
+		for _, message := range []string{"m", "authpool: m"} {
+			if got := string(provider.ErrorBody(nil, test.family, test.status, "c", message, "r")); got != test.want {
+				t.Errorf("%v %d: got %s, want %s", test.family, test.status, got, test.want)
+			}
+		}
+	}
+	if got, want := string(provider.ErrorBody([]byte("x"), anth, 400, "c", "m", "")), `x{"type":"error","error":{"type":"invalid_request_error","message":"authpool: m"}}`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestErrorBodyEscapes(t *testing.T) {
+	message := "authpool: \"quoted\" \\ \n\t\x00\x1f\x7f é 世 \u2028 \xff end"
+	for _, family := range []provider.Family{anth, oai, gem} {
+		var body struct{ Error struct{ Message string } }
+		if err := json.Unmarshal(provider.ErrorBody(nil, family, 400, "c", message, "r"), &body); err != nil {
+			t.Fatal(err)
+		}
+		if want := "authpool: \"quoted\" \\ \n\t\x00\x1f\x7f é 世 \u2028 \ufffd end"; body.Error.Message != want {
+			t.Errorf("got %q, want %q", body.Error.Message, want)
+		}
+	}
+}
+
+// TestErrorsAreClassifiedAsMeant reads authpool's own errors as an authpool
+// behind this one would.
+func TestErrorsAreClassifiedAsMeant(t *testing.T) {
+	for status, row := range map[int]string{
+		400: "client-error", 401: "unauthorized", 403: "forbidden", 404: "not-found", 413: "request-too-large",
+		426: "client-error", 429: "throttled", 502: "server-error", 503: "overloaded", 504: "server-error",
+	} {
+		for _, family := range []provider.Family{anth, oai, gem} {
+			body := provider.ErrorBody(nil, family, status, "c", "m", "r")
+			if got := provider.Classify(provider.Answer{Family: family, Status: status, Body: body}, now).Row; got != row {
+				t.Errorf("%v %d: got %s, want %s", family, status, got, row)
+			}
+		}
+	}
+}

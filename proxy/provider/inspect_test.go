@@ -1,0 +1,400 @@
+package provider_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"compress/zlib"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/authpool/authpool/proxy/meter"
+	"github.com/authpool/authpool/proxy/provider"
+)
+
+// inspect reads a POST to a provider.
+func inspect(t testing.TB, name, rest, headers, body string) provider.Call {
+	t.Helper()
+	c, err := provider.Inspect(&provider.Request{
+		Provider: registry.Provider(name), Agent: "default", Method: []byte("POST"), Rest: []byte(rest),
+		Headers: provider.Headers(headers), Body: []byte(body),
+	})
+	if err != nil {
+		t.Fatalf("%s %s: %v", rest, body, err)
+	}
+	return c
+}
+
+func TestInspectEndpoints(t *testing.T) {
+	tests := []struct {
+		provider, method, rest string
+		name                   string
+		api                    meter.API
+		shape                  provider.Family
+		unsafe                 bool
+	}{
+		{"anthropic", "POST", "/v1/messages", "messages", meter.AnthropicMessages, provider.Anthropic, false},
+		{"anthropic", "POST", "/v1/%6Dessages", "messages", meter.AnthropicMessages, provider.Anthropic, false},
+		{"anthropic", "POST", "//v1//messages/", "messages", meter.AnthropicMessages, provider.Anthropic, false},
+		{"anthropic", "POST", "/v1/messages/count_tokens", "messages/count_tokens", meter.None, provider.Anthropic, false},
+		{"anthropic", "POST", "/v1/messages/batches", "messages/batches", meter.None, provider.Anthropic, true},
+		{"anthropic", "GET", "/v1/messages/batches", "read", meter.None, provider.Anthropic, false},
+		{"anthropic", "DELETE", "/v1/files/file_1", "read", meter.None, provider.Anthropic, false},
+		{"anthropic", "PUT", "/v1/files/file_1", "read", meter.None, provider.Anthropic, true},
+		{"anthropic", "POST", "/v1/complete", "complete", meter.AnthropicComplete, provider.Anthropic, false},
+		{"anthropic", "POST", "/v1/files", "files", meter.None, provider.Anthropic, true},
+		{"anthropic", "POST", "/v1/brand/new", "other", meter.OpenAIOther, provider.Anthropic, true},
+		{"anthropic", "POST", "/api/event_logging/v2/batch", "event_logging", meter.None, provider.Anthropic, false},
+		{"anthropic", "POST", "/api/hello", "unknown", meter.None, provider.Anthropic, true},
+		{"openai", "POST", "/v1/chat/completions", "chat/completions", meter.OpenAIChat, provider.OpenAI, false},
+		{"openai", "GET", "/v1/chat/completions/chatcmpl-1", "read", meter.None, provider.OpenAI, false},
+		{"openai", "POST", "/v1/completions", "completions", meter.OpenAICompletions, provider.OpenAI, false},
+		{"openai", "POST", "/v1/responses", "responses", meter.OpenAIResponses, provider.OpenAI, false},
+		{"openai", "POST", "/v1/responses/compact", "responses/compact", meter.OpenAIResponses, provider.OpenAI, false},
+		{"openai", "POST", "/v1/responses/input_tokens", "responses/input_tokens", meter.None, provider.OpenAI, false},
+		{"openai", "POST", "/v1/responses/resp_1/cancel", "responses/cancel", meter.None, provider.OpenAI, true},
+		{"openai", "GET", "/v1/responses/resp_1", "read", meter.None, provider.OpenAI, false},
+		{"openai", "POST", "/v1/embeddings", "embeddings", meter.OpenAIEmbeddings, provider.OpenAI, false},
+		{"openai", "POST", "/v1/moderations", "moderations", meter.None, provider.OpenAI, false},
+		{"openai", "POST", "/v1/images/edits", "images", meter.OpenAIImages, provider.OpenAI, false},
+		{"openai", "POST", "/v1/audio/speech", "audio/speech", meter.OpenAISpeech, provider.OpenAI, false},
+		{"openai", "POST", "/v1/audio/transcriptions", "audio/transcriptions", meter.OpenAITranscriptions, provider.OpenAI, false},
+		{"openai", "POST", "/v1/batches", "batches", meter.None, provider.OpenAI, true},
+		{"openai", "POST", "/v1/fine_tuning/jobs", "fine_tuning", meter.OpenAIOther, provider.OpenAI, true},
+		{"openai", "POST", "/v1/threads/thread_1/runs", "threads/runs", meter.OpenAIOther, provider.OpenAI, true},
+		{"openai", "POST", "/v1/threads/thread_1/messages", "threads", meter.None, provider.OpenAI, true},
+		{"groq", "POST", "/openai/v1/chat/completions", "chat/completions", meter.OpenAIChat, provider.OpenAI, false},
+		{"groq", "POST", "/chat/completions", "chat/completions", meter.OpenAIChat, provider.OpenAI, false},
+		{"openrouter", "POST", "/api/v1/messages", "messages", meter.AnthropicMessages, provider.Anthropic, false},
+		{"gemini", "POST", "/v1beta/openai/chat/completions", "chat/completions", meter.OpenAIChat, provider.OpenAI, false},
+		{"gemini", "POST", "/v1beta/models/gemini-x:generateContent", "generateContent", meter.OpenAIOther, provider.Gemini, false},
+		{"gemini", "POST", "/v1beta/models/gemini-x:countTokens", "countTokens", meter.None, provider.Gemini, false},
+		{"azure", "POST", "/openai/deployments/My-GPT/chat/completions", "chat/completions", meter.OpenAIChat, provider.OpenAI, false},
+		{"azure", "POST", "/openai/v1/responses", "responses", meter.OpenAIResponses, provider.OpenAI, false},
+	}
+	for _, test := range tests {
+		c, err := provider.Inspect(&provider.Request{Provider: registry.Provider(test.provider), Method: []byte(test.method), Rest: []byte(test.rest)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Endpoint.Name != test.name || c.Endpoint.API != test.api || c.Endpoint.Billable() != (test.api != meter.None) || c.Shape != test.shape || c.Unsafe != test.unsafe {
+			t.Errorf("%s %s at %s: got %q, API %d, shape %v, unsafe %v", test.method, test.rest, test.provider, c.Endpoint.Name, c.Endpoint.API, c.Shape, c.Unsafe)
+		}
+	}
+}
+
+func TestInspectModel(t *testing.T) {
+	long := strings.Repeat("m", 200)
+	tests := []struct{ provider, rest, body, want string }{
+		{"anthropic", "/v1/messages", `{"model":"claude-sonnet-5"}`, "claude-sonnet-5"},
+		{"anthropic", "/v1/messages", ` {"messages":[{"role":"user","content":"\"model\":\"no\"","model":"no"}],"model" : "yes" } `, "yes"},
+		{"openai", "/v1/chat/completions", `{"mod\u0065l":"gpt\u002d6"}`, "gpt-6"},
+		{"openai", "/v1/chat/completions", `{"model":"a\u0000b\u00e9"}`, "a?b??"},
+		{"openai", "/v1/chat/completions", `{"model":"` + long + `"}`, long[:128]},
+		{"openai", "/v1/chat/completions", `{"model":7}`, ""},
+		{"openai", "/v1/chat/completions", `{"model":"x"`, ""},
+		{"openai", "/v1/chat/completions", `{"model":"x"} trailing`, ""},
+		{"openai", "/v1/chat/completions", `[{"model":"x"}]`, ""},
+		{"openai", "/v1/chat/completions", ``, ""},
+		{"gemini", "/v1beta/models/gemini-2.5-Pro:streamGenerateContent", `{"contents":[]}`, "gemini-2.5-Pro"},
+		{"gemini", "/v1beta/tunedModels/mine:generateContent", ``, "mine"},
+		{"azure", "/openai/deployments/My-GPT/chat/completions", `{"messages":[]}`, "My-GPT"},
+		{"azure", "/openai/deployments/My-GPT/chat/completions", `not JSON`, "My-GPT"},
+	}
+	for _, test := range tests {
+		if got := inspect(t, test.provider, test.rest, "", test.body).Model; got != test.want {
+			t.Errorf("%s %s: got model %q, want %q", test.rest, test.body, got, test.want)
+		}
+	}
+}
+
+func TestInspectForm(t *testing.T) {
+	form := "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"model\"\r\nContent-Type: audio/wav\r\n\r\n\x00\xff--\r\n\r\nname=\"model\"\r\n" +
+		"--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nwhisper-2\r\n--b\r\nContent-Disposition: form-data; name=\"stream\"\r\n\r\ntrue\r\n--b--\r\n"
+	c := inspect(t, "openai", "/v1/audio/transcriptions", "Content-Type: multipart/form-data; boundary=\"b\"\r\n", form)
+	if c.Model != "whisper-2" || !c.Stream {
+		t.Errorf("got model %q, stream %v", c.Model, c.Stream)
+	}
+	for _, broken := range []string{"", "--b", "--b\r\n\r\n", "no form"} {
+		c := inspect(t, "openai", "/v1/audio/transcriptions", "Content-Type: multipart/form-data; boundary=b\r\n", broken)
+		if c.Model != "" {
+			t.Errorf("%q: got model %q", broken, c.Model)
+		}
+	}
+}
+
+func TestInspectFacts(t *testing.T) {
+	c := inspect(t, "openai", "/v1/responses", "X-Stainless-Retry-Count: 2\r\n",
+		`{"model":"m","stream":true,"max_output_tokens":1234,"background":true,"metadata":{"stream":false}}`)
+	if !c.Stream || c.MaxTokens != 1234 || c.RetryCount != 2 || !c.Unsafe {
+		t.Errorf("got %+v", c)
+	}
+	c = inspect(t, "openai", "/v1/responses", "X-Stainless-Retry-Count: -1\r\n", `{"stream":false,"max_tokens":-5,"background":false}`)
+	if c.Stream || c.MaxTokens != 0 || c.RetryCount != 0 || c.Unsafe {
+		t.Errorf("got %+v", c)
+	}
+	for _, body := range []string{`{"conversation":"conv_1"}`, `{"conversation":{"id":"conv_1"}}`, `{"thread":{"type":"continue","previous_message_id":"msg_1"}}`} {
+		if !inspect(t, "openai", "/v1/responses", "", body).Unsafe {
+			t.Errorf("%s: may be repeated, but its effect stays at the provider", body)
+		}
+	}
+}
+
+func TestInspectRefusesDuplicates(t *testing.T) {
+	for field, body := range map[string]string{
+		"model":                        `{"model":"a","x":1,"model":"a"}`,
+		"stream":                       `{"stream":true,"str\u0065am":false}`,
+		"stream_options":               `{"stream_options":{},"stream_options":null}`,
+		"stream_options.include_usage": `{"stream_options":{"include_usage":true,"include_usage":false}}`,
+		"metadata":                     `{"metadata":{"user_id":"a"},"metadata":{"user_id":"b"}}`,
+	} {
+		_, err := provider.Inspect(&provider.Request{
+			Provider: registry.Provider("openrouter"), Method: []byte("POST"), Rest: []byte("/api/v1/messages"), Body: []byte(body),
+		})
+		var refusal *provider.Refusal
+		if !errors.As(err, &refusal) || refusal.Status != 400 || !strings.Contains(refusal.Message, `"`+field+`"`) || refusal.Family != provider.Anthropic {
+			t.Errorf("%s: got %v", body, err)
+		}
+	}
+	inspect(t, "openai", "/v1/chat/completions", "", `{"messages":[{"model":1,"model":2}],"tools":[{"stream":1,"stream":2}],"temperature":1,"temperature":1}`)
+}
+
+func TestInspectPins(t *testing.T) {
+	tests := []struct {
+		rest, body   string
+		ids          []string
+		organisation bool
+	}{
+		{"/v1/responses/resp_1/input_items", "", []string{"resp_1"}, false},
+		{"/v1/vector_stores/vs_1/files/file-2", "", []string{"vs_1", "file-2"}, false},
+		{"/v1/messages/batches/msgbatch_1/results", "", []string{"msgbatch_1"}, false},
+		{"/v1/responses", `{"previous_response_id":"resp_1","prompt":{"id":"pmpt_1"},"conversation":"conv_1"}`, []string{"resp_1", "pmpt_1", "conv_1"}, false},
+		{"/v1/responses", `{"conversation":{"id":"conv_1"},"previous_response_id":null}`, []string{"conv_1"}, false},
+		{"/v1/messages", `{"container":"container_1"}`, []string{"container_1"}, false},
+		{"/v1/messages", `{"container":{"id":"container_1","skills":[]}}`, []string{"container_1"}, false},
+		{"/v1/messages", `{"messages":[{"role":"user","content":[{"type":"document","source":{"type":"file","file_id":"file_1"}},{"type":"container_upload","file_id":"file_2"},{"type":"tool_result","content":[{"source":{"file_id":"file_3"}}]}]}]}`,
+			[]string{"file_1", "file_2", "file_3"}, false},
+		{"/v1/messages", `{"messages":[{"role":"assistant","content":[{"type":"tool_use","input":{"file_id":"file_1"}}]}]}`, nil, false},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"file-1"}}]}]}`, []string{"file-1"}, false},
+		{"/v1/responses", `{"input":[{"role":"user","content":[{"type":"input_file","file_id":"file-1"}]},{"type":"item_reference","id":"rs_1"},{"id":"msg_2","type":"item_reference"},{"id":"msg_3","type":"message"}]}`,
+			[]string{"file-1", "rs_1", "msg_2"}, false},
+		{"/v1/responses", `{"tools":[{"type":"file_search","vector_store_ids":["vs_1","vs_2"]},{"type":"code_interpreter","container":"cntr_1"},{"container":{"type":"auto","file_ids":["file-9"]}}]}`,
+			[]string{"vs_1", "vs_2", "cntr_1", "file-9"}, false},
+		{"/v1/responses", `{"input":[{"type":"reasoning","encrypted_content":"gAAAA"}]}`, nil, true},
+		{"/v1/responses", `{"input":[{"type":"reasoning","encrypted_content":null},{"type":"reasoning","encrypted_content":""}]}`, nil, false},
+		{"/v1/responses", `{"input":[{"type":"compaction","id":"cmp_1"}]}`, nil, true},
+		{"/v1/messages", `{"messages":[{"role":"assistant","content":[{"type":"compaction","content":"x"}]}]}`, nil, true},
+		{"/v1/messages", `{"messages":[{"role":"assistant","content":[{"type":"web_search_tool_result","content":[{"encrypted_content":"E"}]}]}]}`, nil, true},
+		{"/v1/messages", `{"messages":[{"role":"user","content":"encrypted_content compaction file_1"}]}`, nil, false},
+		{"/v1/responses", `{"previous_response_id":"has space"}`, nil, false},
+		{"/v1/responses", `{"tools":[{"vector_store_ids":["vs_1","vs_1","vs_2","vs_3","vs_4","vs_5","vs_6","vs_7","vs_8","vs_9"]}]}`,
+			[]string{"vs_1", "vs_2", "vs_3", "vs_4", "vs_5", "vs_6", "vs_7", "vs_8"}, false},
+	}
+	for _, test := range tests {
+		got := inspect(t, "openai", test.rest, "", test.body).Pins
+		if !reflect.DeepEqual(got, provider.Pins{IDs: test.ids, Organisation: test.organisation}) {
+			t.Errorf("%s %s: got %+v, want %v %v", test.rest, test.body, got, test.ids, test.organisation)
+		}
+	}
+}
+
+// encoders compress a body in each form that can be read.
+var encoders = map[string]func(string) string{
+	"gzip": func(s string) string {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		_, _ = w.Write([]byte(s))
+		_ = w.Close()
+		return b.String()
+	},
+	"deflate": func(s string) string {
+		var b bytes.Buffer
+		w := zlib.NewWriter(&b)
+		_, _ = w.Write([]byte(s))
+		_ = w.Close()
+		return b.String()
+	},
+	"br": func(s string) string {
+		var b bytes.Buffer
+		w := brotli.NewWriter(&b)
+		_, _ = w.Write([]byte(s))
+		_ = w.Close()
+		return b.String()
+	},
+	"ZSTD": func(s string) string {
+		w, _ := zstd.NewWriter(nil)
+		defer w.Close()
+		return string(w.EncodeAll([]byte(s), nil))
+	},
+}
+
+func TestInspectCompressed(t *testing.T) {
+	body := `{"messages":[{"role":"user","content":"` + strings.Repeat("long ", 20000) + `"}],"model":"m-1","stream":true,"prompt_cache_key":"k-1"}`
+	for coding, encode := range encoders {
+		headers := "Content-Encoding: " + coding + "\r\n"
+		c := inspect(t, "openai", "/v1/chat/completions", headers, encode(body))
+		if c.Model != "m-1" || !c.Stream || c.Session.ID != "k-1" {
+			t.Errorf("%s: got %+v", coding, c)
+		}
+		if !c.Patch.Empty() {
+			t.Errorf("%s: a compressed body was patched", coding)
+		}
+		broken := encode(body)
+		c = inspect(t, "openai", "/v1/chat/completions", headers, broken[:len(broken)/2])
+		if c.Model != "" || c.Session.Source != "hash" {
+			t.Errorf("%s: half a body told %+v", coding, c)
+		}
+	}
+	for _, coding := range []string{"snappy", "gzip, br"} {
+		c := inspect(t, "openai", "/v1/chat/completions", "Content-Encoding: "+coding+"\r\n", body)
+		if c.Model != "" || !c.Patch.Empty() {
+			t.Errorf("%s: got %+v", coding, c)
+		}
+	}
+	if c := inspect(t, "openai", "/v1/chat/completions", "Content-Encoding: identity\r\n", body); c.Model != "m-1" {
+		t.Errorf("identity: got %+v", c)
+	}
+}
+
+func TestInspectBoundsCompressedBodies(t *testing.T) {
+	bomb := encoders["gzip"](`{"model":"m","x":"` + strings.Repeat("a", 65<<20) + `"}`)
+	if c := inspect(t, "openai", "/v1/chat/completions", "Content-Encoding: gzip\r\n", bomb); c.Model != "" {
+		t.Errorf("more than the bound was read: %+v", c.Model)
+	}
+}
+
+func TestInspectAsksForUsage(t *testing.T) {
+	tests := []struct{ body, want string }{
+		{`{"model":"m","stream":true}`, `{"model":"m","stream":true,"stream_options":{"include_usage":true}}`},
+		{"{ \"stream\" : true \n} \n", "{ \"stream\" : true \n,\"stream_options\":{\"include_usage\":true}} \n"},
+		{`{"stream_options":{},"stream":true}`, `{"stream_options":{"include_usage":true},"stream":true}`},
+		{`{"stream":true,"stream_options":{"include_obfuscation":{"a":[1]}}}`, `{"stream":true,"stream_options":{"include_obfuscation":{"a":[1]},"include_usage":true}}`},
+		{`{"stream":true,"stream_options":{"include_usage":false,"x":1}}`, `{"stream":true,"stream_options":{"include_usage":true,"x":1}}`},
+		{`{"stream":true,"stream_options":{"include_usage":null}}`, `{"stream":true,"stream_options":{"include_usage":true}}`},
+		{`{"stream":true,"stream_options":null}`, `{"stream":true,"stream_options":{"include_usage":true}}`},
+		// Left alone: asked already, no stream, or wrong.
+		{`{"stream":true,"stream_options":{"include_usage":true}}`, ""},
+		{`{"stream":false}`, ""},
+		{`{"model":"m"}`, ""},
+		{`{"stream":"true"}`, ""},
+		{`{"stream":true,"stream_options":7}`, ""},
+		{`{"stream":true,"stream_options":[]}`, ""},
+		{`{"stream":true,"stream_options":{"include_usage":"no"}}`, ""},
+		{`{"stream":true`, ""},
+	}
+	for _, test := range tests {
+		for _, rest := range []string{"/v1/chat/completions", "/v1/completions"} {
+			c := inspect(t, "openai", rest, "", test.body)
+			if got := patched(c.Patch, test.body); got != test.want {
+				t.Errorf("%s: got %s, want %s", test.body, got, test.want)
+			}
+		}
+	}
+	for _, other := range [][2]string{{"openai", "/v1/responses"}, {"anthropic", "/v1/messages"}, {"gateway", "/v1/chat/completions"}} {
+		if c := inspect(t, other[0], other[1], "", `{"stream":true}`); !c.Patch.Empty() {
+			t.Errorf("%s%s: was asked for usage", other[0], other[1])
+		}
+	}
+}
+
+// patched is the body as it goes upstream; empty when nothing changes.
+func patched(p provider.Patch, body string) string {
+	if p.Empty() {
+		return ""
+	}
+	before, after := p.Split([]byte(body))
+	text := string(before) + p.Insert + string(after)
+	if p.Length(len(body)) != len(text) {
+		return "the length is wrong: " + text
+	}
+	return text
+}
+
+func FuzzInspect(f *testing.F) {
+	for _, seed := range []string{
+		`{"model":"m","stream":true}`, `{"stream":true,"stream_options":{"a":1}}`, `{"stream":true,"stream_options":{"include_usage":false}}`,
+		`{"stream":true,"messages":[{"role":"user","content":[{"text":"x","type":"text"}]}],"metadata":{"user_id":"{\"session_id\":\"s\"}"}}`,
+		`{"stream":true,"stream_options":null}`, `{"input":[{"type":"item_reference","id":"rs_1"}],"stream":true}`, `{}`, `[`, `"`, `{"stream":true}x`,
+	} {
+		f.Add(seed, "")
+	}
+	f.Add("\x1f\x8b", "gzip")
+	f.Fuzz(func(t *testing.T, body, coding string) {
+		if strings.ContainsAny(coding, "\r\n") {
+			return
+		}
+		c, err := provider.Inspect(&provider.Request{
+			Provider: registry.Provider("openai"), Agent: "a", Method: []byte("POST"), Rest: []byte("/v1/chat/completions"),
+			Headers: provider.Headers("Content-Encoding: " + coding + "\r\n"), Body: []byte(body),
+		})
+		if err != nil {
+			if !json.Valid([]byte(body)) && coding == "" {
+				t.Fatalf("a body that is not JSON was refused: %v", err)
+			}
+			return
+		}
+		if c.Session.ID == "" || len(c.Session.ID) > 128 || len(c.Model) > 128 {
+			t.Fatalf("got %+v", c)
+		}
+		text := patched(c.Patch, body)
+		if text == "" {
+			return
+		}
+		var sent struct {
+			StreamOptions struct {
+				IncludeUsage bool `json:"include_usage"`
+			} `json:"stream_options"`
+		}
+		if err := json.Unmarshal([]byte(text), &sent); err != nil && !strings.Contains(err.Error(), "cannot unmarshal") {
+			t.Fatalf("%s became %s: %v", body, text, err)
+		}
+		before, _ := c.Patch.Split([]byte(body))
+		if again := text[:len(before)] + body[len(before):len(before)+c.Patch.Delete] + text[len(before)+len(c.Patch.Insert):]; again != body {
+			t.Fatalf("without the patch %s is not %s", text, body)
+		}
+		if inspect(t, "openai", "/v1/chat/completions", "", text).Patch != (provider.Patch{}) {
+			t.Fatalf("%s does not ask for usage", text)
+		}
+	})
+}
+
+// TestInspectAllocates only what it returns: model and session id.
+func TestInspectAllocates(t *testing.T) {
+	r := provider.Request{
+		Provider: registry.Provider("anthropic"), Agent: "default", Method: []byte("POST"), Rest: []byte("/v1/messages"),
+		Headers: provider.Headers(agentHeaders), Body: []byte(`{"model":"claude-x","stream":true,"messages":[{"role":"user","content":"hi"}]}`),
+	}
+	if n := testing.AllocsPerRun(1000, func() { _, _ = provider.Inspect(&r) }); n > 2 {
+		t.Errorf("%v allocations a request, want 2", n)
+	}
+	path := []byte("/anthropic/v1/messages")
+	if n := testing.AllocsPerRun(1000, func() { _, _ = registry.Route(path, r.Headers) }); n != 0 {
+		t.Errorf("Route: %v allocations, want 0", n)
+	}
+}
+
+func BenchmarkInspect(b *testing.B) {
+	for name, size := range map[string]int{"2KB": 2 << 10, "200KB": 200 << 10} {
+		line := `{"type":"text","text":"` + strings.Repeat(`Some words of code, \"quoted\", in a line\n`, 20) + `"},`
+		body := `{"model":"claude-x","stream":true,"system":"You help.","messages":[{"role":"user","content":[` +
+			strings.Repeat(line, size/len(line)+1) + `{"type":"text","text":"hi"}]}]}`
+		r := provider.Request{
+			Provider: registry.Provider("anthropic"), Agent: "default", Method: []byte("POST"), Rest: []byte("/v1/messages"),
+			Headers: provider.Headers(agentHeaders), Body: []byte(body),
+		}
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(body)))
+			for b.Loop() {
+				if _, err := provider.Inspect(&r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

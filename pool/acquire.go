@@ -211,7 +211,7 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 			}
 			continue
 		}
-		if _, yes := m.full(now); yes && binds {
+		if _, yes := m.full(now); yes && binds && !s.mayHold(m) {
 			continue
 		}
 		c := candidate{priority: m.conf.Priority, claim: rendezvous(name, m.conf.ID, m.conf.weight())}

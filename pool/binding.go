@@ -11,6 +11,8 @@ const (
 	// bindingWait is how long one attempt waits for Redis to bind its session,
 	// all steps together.
 	bindingWait = 50 * time.Millisecond
+	// bindingTurns is how many bindings talk to Redis at once.
+	bindingTurns = 8
 	// askAgain is when a place is asked for again that Redis did not answer for.
 	askAgain = 200 * time.Millisecond
 	// reservation is how long a place is held for a session that no answer has
@@ -53,7 +55,11 @@ func (p *Pool) home(ctx context.Context, s *session, now time.Time) *member {
 	}
 	ctx, cancel := context.WithDeadline(ctx, now.Add(bindingWait))
 	defer cancel()
+	if !p.takeTurn(ctx) {
+		return nil
+	}
 	id, err := p.bindings.Lookup(ctx, s.name)
+	p.endTurn()
 	if err != nil {
 		return nil // as without Redis; the keeper settles it later
 	}
@@ -69,7 +75,8 @@ func (p *Pool) home(ctx context.Context, s *session, now time.Time) *member {
 // bind makes s stick to m, by the two steps that keep the fleet in agreement:
 // a place on m is reserved, then the session's binding is set if it still is
 // what this process believes, which is home (nil: none). With local Redis is
-// not asked; the keeper does that when it can.
+// not asked, and the keeper does that when it can; unless places are limited,
+// which nobody else may count while Redis is there.
 func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool, now time.Time) bindResult {
 	s.binding.Lock()
 	defer s.binding.Unlock()
@@ -80,7 +87,7 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 		return bindLost
 	}
 	limit := m.conf.Limits.Sessions
-	if local || !p.shared() {
+	if local && limit == 0 || !p.shared() {
 		free, ok := m.place(s, now, now.Add(p.opts.IdleTimeout), limit)
 		if !ok {
 			m.setFull(now, free)
@@ -91,7 +98,12 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 	}
 	ctx, cancel := context.WithDeadline(ctx, now.Add(bindingWait))
 	defer cancel()
+	if !p.takeTurn(ctx) {
+		return bindAway
+	}
+	defer p.endTurn()
 	place, err := p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, p.reservation())
+	s.setUnsure(m, err != nil)
 	if err != nil {
 		return bindAway
 	}
@@ -118,6 +130,20 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 	p.settle(s, m, now, now.Add(p.reservation()), place.Score, true)
 	return bindDone
 }
+
+// takeTurn lets a few at a time talk to Redis about bindings: who begins is to
+// come to the end in its time. Half-done bindings of a whole crowd would take
+// the places that the others wait for.
+func (p *Pool) takeTurn(ctx context.Context) bool {
+	select {
+	case p.turns <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (p *Pool) endTurn() { <-p.turns }
 
 // settle takes over that s is bound to m and holds a place there, and gives the
 // former place back.
@@ -170,7 +196,7 @@ func (p *Pool) adopt(s *session, id string) {
 // idle, or another process bound it. Only a subscription that limits its
 // sessions is asked at once.
 func (p *Pool) returns(ctx context.Context, m *member, s *session, now time.Time) refusal {
-	if free, yes := m.full(now); yes {
+	if free, yes := m.full(now); yes && !s.mayHold(m) {
 		return refusal{obstacle: full, until: free, reason: ReasonSessions}
 	}
 	s.binding.Lock()
@@ -184,8 +210,12 @@ func (p *Pool) returns(ctx context.Context, m *member, s *session, now time.Time
 	if limit > 0 && p.shared() {
 		ctx, cancel := context.WithDeadline(ctx, now.Add(bindingWait))
 		defer cancel()
-		var err error
-		place, err = p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, p.reservation())
+		err := context.DeadlineExceeded
+		if p.takeTurn(ctx) {
+			place, err = p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, p.reservation())
+			s.setUnsure(m, err != nil)
+			p.endTurn()
+		}
 		switch {
 		case err != nil && p.shared():
 			return refusal{obstacle: saturated, reason: ReasonSessions} // too slow: its count is not known
@@ -249,6 +279,26 @@ func (s *session) holdsPlace(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.slotUntil.Sub(now) > 0 && (s.inFlight > 0 || s.slotUntil.Sub(now) > placeMargin)
+}
+
+// setUnsure notes that Redis did not answer whether it has given s a place on m.
+func (s *session) setUnsure(m *member, unsure bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case unsure:
+		s.unsure = m
+	case s.unsure == m:
+		s.unsure = nil
+	}
+}
+
+// mayHold tells whether s may have a place on m that it does not know of, so
+// that it has to ask though others were refused.
+func (s *session) mayHold(m *member) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unsure == m
 }
 
 func (s *session) isBound() bool { return s.home() != nil }

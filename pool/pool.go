@@ -97,6 +97,7 @@ type Pool struct {
 	groups   map[string]*group
 	sessions *sessions
 	keeper   *keeper
+	turns    chan struct{} // of those who talk to Redis about bindings
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -118,6 +119,7 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		process:  newProcess(),
 		byID:     make(map[string]*member, len(subs)),
 		groups:   make(map[string]*group),
+		turns:    make(chan struct{}, bindingTurns),
 		closed:   make(chan struct{}),
 	}
 	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)

@@ -217,7 +217,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 		if r.obstacle == none {
 			// What fits did not serve: its last place is taken, or the turn
 			// came an instant too early.
-			if free, yes := m.full(now); yes {
+			if free, yes := m.full(now); yes && (s == nil || !s.mayHold(m)) {
 				r = refusal{obstacle: full, until: free, reason: ReasonSessions}
 			} else {
 				r = refusal{obstacle: saturated, reason: ReasonConcurrency}

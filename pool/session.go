@@ -31,6 +31,7 @@ type session struct {
 	synced    bool      // Redis knows the binding
 	slotUntil time.Time // until when it holds a place on bound, at least; zero: it holds none
 	score     int64     // the store's mark of that place, to give back exactly this one
+	unsure    *member   // may have given it a place: Redis did not answer
 	confirmed bool      // an answer has come: the place is more than a reservation
 	touched   time.Time // when the place was last extended
 	inFlight  int

@@ -59,10 +59,11 @@ const (
 
 // Everything else.
 const (
-	ignored    slot = iota + numCounts
-	usageBegin      // the usage object
-	kind            // the event's type
-	status          // of a response
+	root slot = iota + numCounts // the JSON text itself
+	ignored
+	usageBegin // the usage object
+	kind       // the event's type
+	status     // of a response
 	model
 	generated // text from the model: content, and counted for the estimate
 	something // content when it is anything but null, empty or false
@@ -150,8 +151,8 @@ type table struct {
 const messageLimit = 1 << 10
 
 func newTable(lists ...[]place) *table {
-	var paths []string
-	t := &table{}
+	paths := []string{""}
+	t := &table{slots: []slot{root}}
 	for _, list := range lists {
 		for _, p := range list {
 			paths = append(paths, p.path)
@@ -239,6 +240,10 @@ func (m *Meter) Found(v *jsonscan.Value) {
 		return
 	}
 	switch s {
+	case root:
+		if v.Kind == jsonscan.ObjectEnd || v.Kind == jsonscan.ArrayEnd {
+			m.complete()
+		}
 	case usageBegin:
 		e.told = e.told || v.Kind == jsonscan.ObjectBegin
 	case kind:

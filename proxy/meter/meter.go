@@ -147,11 +147,17 @@ func (m *Meter) readJSON(p []byte) {
 		return
 	}
 	m.scanner.Write(p)
-	if m.scanner.Done() {
-		m.dialect.answer(m, &m.event)
-		m.terminal = true
-		m.content = m.content || !m.failed
+}
+
+// complete is called where the JSON text of an event, or of the answer, ends.
+func (m *Meter) complete() {
+	if m.framing == sseFraming {
+		m.dialect.event(m, &m.event)
+		return
 	}
+	m.dialect.answer(m, &m.event)
+	m.terminal = true
+	m.content = m.content || !m.failed
 }
 
 func (m *Meter) readEvents(p []byte) {
@@ -185,11 +191,7 @@ func (m *Meter) readData(data []byte) {
 			m.terminal, m.final = true, true
 		}
 	}
-	wasDone := m.scanner.Done()
 	m.scanner.Write(data)
-	if !wasDone && m.scanner.Done() {
-		m.dialect.event(m, &m.event)
-	}
 }
 
 // HasContent reports whether the answer's first content has been read, or what
@@ -217,8 +219,9 @@ const bytesPerToken = 4
 
 // EstimateOutput returns about how many tokens the text read so far has: its
 // bytes divided by 4. It is for streams that were cut, whose provider bills
-// what it generated but can no longer say so. Text that is not shown to the
-// agent (hidden reasoning) is not in it.
+// what it generated but can no longer say so. It is near for prose; it is too
+// low for tool calls, whose names and framing are tokens too, and for reasoning
+// that is not shown.
 func (m *Meter) EstimateOutput() int64 {
 	return (m.text + bytesPerToken - 1) / bytesPerToken
 }

@@ -160,3 +160,490 @@ func TestSessionSticksAndMovesOnlyWhenItsSubscriptionCannotServe(t *testing.T) {
 		}
 	})
 }
+
+func TestModelThatItsSubscriptionMayNotServeGoesElsewhereOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("sonnet", models("claude-sonnet-*", "claude-haiku-?")), sub("all", priority(1)))
+		defer p.Close()
+		sonnet, opus := model("claude-sonnet-5"), model("claude-opus-5")
+		if id, _ := serve(t, p, ask("s", sonnet), ok); id != "sonnet" {
+			t.Fatalf("served by %s, want the lower tier sonnet", id)
+		}
+		if id, source := serve(t, p, ask("s", opus), ok); id != "all" || source != pool.SourceElsewhere {
+			t.Errorf("the other model: %s (%s), want all (elsewhere)", id, source)
+		}
+		if id, source := serve(t, p, ask("s", sonnet), ok); id != "sonnet" || source != pool.SourceBound {
+			t.Errorf("back again: %s (%s), want sonnet (bound)", id, source)
+		}
+		// Requests without a model ignore the globs.
+		if id, _ := serve(t, p, ask("none", model("")), ok); id != "sonnet" {
+			t.Errorf("without a model: %s, want sonnet", id)
+		}
+	})
+}
+
+func TestNoSubscription(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{Wait: time.Minute}, sub("one", models("claude-*")))
+		defer p.Close()
+		f := func(r *pool.Request, want string) {
+			t.Helper()
+			_, err := p.Acquire(context.Background(), r)
+			if !errors.Is(err, pool.ErrNoSubscription) || err.Error() != want {
+				t.Errorf("Acquire(%+v) = %v, want %s", r, err, want)
+			}
+		}
+		f(ask("s", func(r *pool.Request) { r.Provider = "openai" }), `no subscription for provider "openai"`)
+		f(ask("s", model("gpt-5")), `no subscription for provider "anthropic" allows the model "gpt-5"`)
+	})
+}
+
+func TestUnavailableTellsWhoOpensFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{Wait: 30 * time.Second}, sub("one"), sub("two"), sub("three"))
+		defer p.Close()
+		for id, wait := range map[string]time.Duration{"one": time.Hour, "two": 12 * time.Minute, "three": 90 * time.Minute} {
+			serve(t, p, ask("make "+id, tried(except(id)...)), limited(wait))
+		}
+		begin := time.Now()
+		u := unavailable(t, p, ask("s"))
+		if waited := time.Since(begin); waited != 0 {
+			t.Errorf("it waited %v for something that comes too late", waited)
+		}
+		if want := "all 3 subscriptions for claude-x are limited; first free in 12m (two)"; u.Error() != want {
+			t.Errorf("error %q, want %q", u, want)
+		}
+		if u.Count != 3 || u.FirstSubscription != "two" || u.Wait != 12*time.Minute || u.Reason != "throttled" ||
+			!u.Until.Equal(begin.Add(12*time.Minute)) || u.LastVerdict == nil || u.LastVerdict.Wait != 12*time.Minute {
+			t.Errorf("%+v", u)
+		}
+	})
+}
+
+// except is every subscription of one, two and three but id.
+func except(id string) []string {
+	var out []string
+	for _, one := range []string{"one", "two", "three"} {
+		if one != id {
+			out = append(out, one)
+		}
+	}
+	return out
+}
+
+func TestShortThrottleIsWaitedOutInPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{Wait: 30 * time.Second}, sub("one"), sub("two"))
+		defer p.Close()
+		home, _ := serve(t, p, ask("s"), ok)
+		serve(t, p, ask("s"), limited(1500*time.Millisecond))
+		begin := time.Now()
+		id, source := serve(t, p, ask("s"), ok)
+		if id != home || source != pool.SourceBound || time.Since(begin) != 1500*time.Millisecond {
+			t.Errorf("%s (%s) after %v, want %s (bound) after 1.5s", id, source, time.Since(begin), home)
+		}
+		// A new session does not wait for it.
+		serve(t, p, ask("s"), limited(1500*time.Millisecond))
+		begin = time.Now()
+		if id, _ := serve(t, p, ask("new"), ok); id == home || time.Since(begin) != 0 {
+			t.Errorf("a new session: %s after %v, want the other one at once", id, time.Since(begin))
+		}
+	})
+}
+
+// While one probe is out after a short throttle, the session's other requests
+// wait two seconds, then go elsewhere; the session stays.
+func TestProbeHoldsTheOthersBackForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{Wait: 30 * time.Second}, sub("one"), sub("two"))
+		defer p.Close()
+		home, _ := serve(t, p, ask("s"), ok)
+		serve(t, p, ask("s"), limited(time.Second))
+		time.Sleep(time.Second)
+		probe, err := p.Acquire(context.Background(), ask("s"))
+		if err != nil || probe.Subscription().ID != home {
+			t.Fatal(probe, err)
+		}
+		begin := time.Now()
+		if id, source := serve(t, p, ask("s"), ok); id == home || source != pool.SourceElsewhere || time.Since(begin) != 2*time.Second {
+			t.Errorf("beside the probe: %s (%s) after %v, want elsewhere after 2s", id, source, time.Since(begin))
+		}
+		done := make(chan string)
+		go func() {
+			l, err := p.Acquire(context.Background(), ask("s"))
+			if err != nil {
+				t.Error(err)
+				close(done)
+				return
+			}
+			l.Done(usage.Tokens{})
+			done <- l.Subscription().ID
+		}()
+		synctest.Wait()
+		probe.Verdict(ok) // its answer is far from over
+		if id := <-done; id != home {
+			t.Errorf("after the probe's success: %s, want %s", id, home)
+		}
+		probe.Done(usage.Tokens{Input: 1})
+	})
+}
+
+func TestNoHopInsideALimitedDomain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("a1", domain("org")), sub("a2", domain("org")), sub("b", priority(1)))
+		defer p.Close()
+		first, _ := serve(t, p, ask("s"), limited(time.Hour))
+		if first == "b" {
+			t.Fatal("the higher tier was used first")
+		}
+		if id, _ := serve(t, p, ask("s"), ok); id != "b" {
+			t.Errorf("after a limit of the organisation: %s, want b", id)
+		}
+		// A failure is not the organisation's.
+		serve(t, p, ask("t", tried("a1", "a2")), failed())
+		time.Sleep(2 * time.Hour)
+		serve(t, p, ask("u", tried("b")), ok)
+		one, _ := serve(t, p, ask("u", tried("b")), failed())
+		if id, _ := serve(t, p, ask("u", tried("b", one)), ok); id != "a1" && id != "a2" {
+			t.Errorf("after a failure: %s, want the other one of the organisation", id)
+		}
+	})
+}
+
+func TestPinnedStaysInItsDomain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{Wait: 30 * time.Second}, sub("a1", domain("org")), sub("a2", domain("org"), priority(1)), sub("b", priority(2)))
+		defer p.Close()
+		if id, _ := serve(t, p, ask("s"), ok); id != "a1" {
+			t.Fatalf("bound to %s, want a1", id)
+		}
+		if id, _ := serve(t, p, ask("s", pinned, tried("a1")), ok); id != "a2" {
+			t.Errorf("repeated on %s, want a2 of the same domain", id)
+		}
+		u := unavailable(t, p, ask("s", pinned, tried("a1", "a2")))
+		if u.Count != 2 || !u.Until.IsZero() || u.Reason != pool.ReasonTried {
+			t.Errorf("nobody in the domain: %+v", u)
+		}
+		// It waits for its own rather than to leave the domain.
+		serve(t, p, ask("s"), limited(20*time.Second))
+		begin := time.Now()
+		if id, _ := serve(t, p, ask("s", pinned), ok); id == "b" || time.Since(begin) != 20*time.Second {
+			t.Errorf("%s after %v, want one of the domain after 20s", id, time.Since(begin))
+		}
+		// Too long to wait: an honest error, and the session is where it was.
+		serve(t, p, ask("s"), limited(time.Hour))
+		if u := unavailable(t, p, ask("s", pinned)); u.Wait != time.Hour || u.Count != 2 {
+			t.Errorf("%+v", u)
+		}
+		// A session that nobody remembers is bound anywhere.
+		if id, _ := serve(t, p, ask("new", pinned), ok); id != "b" {
+			t.Errorf("a new pinned session: %s, want b", id)
+		}
+	})
+}
+
+func TestRefusedCredentialDisablesUntilItChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one := &key{secret: "sk-old"}
+		p := start(pool.Options{}, sub("one", func(s *pool.Subscription) { s.Credential = one }), sub("two", priority(1)))
+		defer p.Close()
+		auth := ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription, Wait: -1}
+		serve(t, p, ask("s"), auth)
+		if s := p.Status()[0]; s.State != pool.StateDisabled || s.Reason != "credential" || s.Health != 0 {
+			t.Errorf("after a refused credential: %+v", s)
+		}
+		if id, source := serve(t, p, ask("s"), ok); id != "two" || source != pool.SourceMoved {
+			t.Errorf("the session: %s (%s), want two (moved)", id, source)
+		}
+		time.Sleep(time.Hour)
+		if s := p.Status()[0]; s.State != pool.StateDisabled {
+			t.Errorf("an hour later with the same secret: %s", s.State)
+		}
+		one.set("sk-new", nil)
+		time.Sleep(5 * time.Second)
+		if s := p.Status()[0]; s.State != pool.StateReady {
+			t.Errorf("after the secret changed: %+v", s)
+		}
+
+		// Replaced while the request was under way: the refusal is old news.
+		l, err := p.Acquire(context.Background(), ask("t"))
+		if err != nil || l.Subscription().ID != "one" {
+			t.Fatal(l, err)
+		}
+		if _, err := l.Credential(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		one.set("sk-newer", nil)
+		l.Verdict(auth)
+		l.Done(usage.Tokens{})
+		if s := p.Status()[0]; s.State != pool.StateReady {
+			t.Errorf("a refusal of the former secret disabled the new one: %+v", s)
+		}
+	})
+}
+
+func TestUnreadableCredentialDisablesUntilItCanBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one := &key{err: errors.New("no such file")}
+		p := start(pool.Options{}, sub("one", func(s *pool.Subscription) { s.Credential = one }))
+		defer p.Close()
+		if s := p.Status()[0]; s.State != pool.StateDisabled || s.Reason != pool.ReasonUnreadable || p.Ready() {
+			t.Errorf("at the start: %+v, ready %v", s, p.Ready())
+		}
+		if u := unavailable(t, p, ask("s")); !u.Until.IsZero() || u.Reason != pool.ReasonUnreadable {
+			t.Errorf("%+v", u)
+		}
+		one.set("sk-1", nil)
+		time.Sleep(5 * time.Second)
+		if s := p.Status()[0]; s.State != pool.StateReady || !p.Ready() {
+			t.Errorf("when it can be read: %+v, ready %v", s, p.Ready())
+		}
+		l, err := p.Acquire(context.Background(), ask("s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		one.set("", errors.New("gone"))
+		var c *pool.CredentialError
+		if _, err := l.Credential(context.Background()); !errors.As(err, &c) || c.Subscription != "one" {
+			t.Errorf("Credential: %v", err)
+		}
+		l.Done(usage.Tokens{})
+		if p.Ready() {
+			t.Error("ready without any credential")
+		}
+	})
+}
+
+func TestQuotaDisablesForAnHourAndProbesOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("one"))
+		defer p.Close()
+		serve(t, p, ask("s"), ratelimit.Verdict{Signal: ratelimit.Quota, Reason: ratelimit.ReasonCredit, Scope: ratelimit.ScopeSubscription, Wait: -1})
+		s := p.Status()[0]
+		if s.State != pool.StateDisabled || s.Reason != "credit" || !s.CooldownUntil.Equal(time.Now().Add(time.Hour)) || !p.Ready() {
+			t.Errorf("%+v, ready %v", s, p.Ready())
+		}
+		if u := unavailable(t, p, ask("s")); u.Wait != time.Hour {
+			t.Errorf("%+v", u)
+		}
+		time.Sleep(time.Hour)
+		if s := p.Status()[0]; s.State != pool.StateProbing {
+			t.Errorf("after the hour: %s", s.State)
+		}
+		probe, err := p.Acquire(context.Background(), ask("s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		unavailable(t, p, ask("t"))
+		probe.Verdict(ok)
+		probe.Done(usage.Tokens{})
+		if s := p.Status()[0]; s.State != pool.StateReady {
+			t.Errorf("after the probe: %s", s.State)
+		}
+	})
+}
+
+func TestOverloadedLeavesEverythingAsItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("one"), sub("two"))
+		defer p.Close()
+		home, _ := serve(t, p, ask("s"), ok)
+		for range 30 {
+			serve(t, p, ask("s"), ratelimit.Verdict{Signal: ratelimit.Overloaded, Reason: ratelimit.ReasonCapacity, Scope: ratelimit.ScopeProviderModel, Wait: time.Minute})
+		}
+		if id, source := serve(t, p, ask("s"), ok); id != home || source != pool.SourceBound {
+			t.Errorf("after 30 overloads: %s (%s), want %s (bound)", id, source, home)
+		}
+		for _, s := range p.Status() {
+			if s.State != pool.StateReady || s.Breaker != "closed" {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}
+
+func TestAgentThatLeftCountsForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("one", limits(pool.Limits{Concurrent: 1})))
+		defer p.Close()
+		for range 50 {
+			l, err := p.Acquire(context.Background(), ask("s"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := p.Status()[0].InFlight; n != 1 {
+				t.Fatalf("%d under way, want 1", n)
+			}
+			l.Done(usage.Tokens{})
+			l.Done(usage.Tokens{}) // counts once
+			l.Verdict(failed())    // comes too late
+		}
+		if s := p.Status()[0]; s.InFlight != 0 || s.Breaker != "closed" || s.Health != 100 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestVerdictCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("one"))
+		defer p.Close()
+		l, err := p.Acquire(context.Background(), ask("s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			l.Verdict(failed())
+		}
+		l.Done(usage.Tokens{})
+		if s := p.Status()[0]; s.Breaker != "closed" {
+			t.Errorf("one failure told ten times: the breaker is %s", s.Breaker)
+		}
+	})
+}
+
+func TestIdleSessionsFreeTheirPlacesInOneProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cap1 := limits(pool.Limits{Sessions: 1})
+		p := start(pool.Options{IdleTimeout: 10 * time.Minute}, sub("one", cap1), sub("two", cap1, priority(1)))
+		defer p.Close()
+		serve(t, p, ask("first"), ok)
+		serve(t, p, ask("second"), ok)
+		u := unavailable(t, p, ask("third"))
+		if u.Reason != pool.ReasonSessions || u.Wait <= 0 || u.Wait > 10*time.Minute {
+			t.Errorf("%+v", u)
+		}
+		for range 5 {
+			time.Sleep(8 * time.Minute)
+			serve(t, p, ask("second"), ok)
+		}
+		// The first was idle for long, the second never.
+		if id, _ := serve(t, p, ask("third"), ok); id != "one" {
+			t.Errorf("the third session: %s, want the first one's place on one", id)
+		}
+		time.Sleep(time.Hour)
+		// Its subscription is remembered though its place was not.
+		if id, source := serve(t, p, ask("second"), ok); id != "two" || source != pool.SourceBound {
+			t.Errorf("back after an hour: %s (%s), want two (bound)", id, source)
+		}
+		if id, source := serve(t, p, ask("first"), ok); id != "one" || source != pool.SourceBound {
+			t.Errorf("back after hours: %s (%s), want one (bound)", id, source)
+		}
+		// Whose place is taken meanwhile moves.
+		time.Sleep(time.Hour)
+		serve(t, p, ask("first"), ok)
+		if id, source := serve(t, p, ask("third"), ok); id != "two" || source != pool.SourceMoved {
+			t.Errorf("its place is taken: %s (%s), want two (moved)", id, source)
+		}
+	})
+}
+
+// An answer that takes longer than the idle time-out does not lose its place.
+func TestLongAnswerKeepsItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{IdleTimeout: time.Minute}, sub("one", limits(pool.Limits{Sessions: 1})))
+		defer p.Close()
+		l, err := p.Acquire(context.Background(), ask("long"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		unavailable(t, p, ask("other"))
+		l.Verdict(ok)
+		l.Done(usage.Tokens{})
+		time.Sleep(61 * time.Second)
+		serve(t, p, ask("other"), ok)
+	})
+}
+
+func TestChildBeginsWhereItsParentIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		subs := []pool.Subscription{sub("one"), sub("two"), sub("three")}
+		child := func(r *pool.Request) { r.Parent = "parent" }
+		p := start(pool.Options{}, subs...)
+		defer p.Close()
+		home, _ := serve(t, p, ask("parent"), ok)
+		for _, name := range []string{"c1", "c2", "c3", "c4", "c5", "c6"} {
+			if id, _ := serve(t, p, ask(name, child), ok); id != home {
+				t.Errorf("child %s: %s, want its parent's %s", name, id, home)
+			}
+		}
+		q := start(pool.Options{SpreadChildren: true}, subs...)
+		defer q.Close()
+		serve(t, q, ask("parent"), ok)
+		seen := map[string]bool{}
+		for _, name := range []string{"c1", "c2", "c3", "c4", "c5", "c6"} {
+			id, _ := serve(t, q, ask(name, child), ok)
+			seen[id] = true
+		}
+		if len(seen) < 2 {
+			t.Errorf("spread children all went to %v", seen)
+		}
+	})
+}
+
+func TestSessionsOfOtherAgentsAreOtherSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("one"), sub("two"))
+		defer p.Close()
+		serve(t, p, ask("s"), ok)
+		if _, source := serve(t, p, ask("s", func(r *pool.Request) { r.Agent = "b" }), ok); source != pool.SourceNew {
+			t.Errorf("the same id of another agent: %s, want new", source)
+		}
+	})
+}
+
+func TestMemoryOfSessionsIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{Sessions: 3, Affinity: time.Hour}, sub("one"))
+		defer p.Close()
+		for _, name := range []string{"a", "b", "c", "a", "d"} { // b is the least recently used
+			serve(t, p, ask(name), ok)
+		}
+		f := func(name string, want pool.Source) {
+			t.Helper()
+			if _, source := serve(t, p, ask(name), ok); source != want {
+				t.Errorf("session %s: %s, want %s", name, source, want)
+			}
+		}
+		f("a", pool.SourceBound)
+		f("c", pool.SourceBound)
+		f("d", pool.SourceBound)
+		f("b", pool.SourceNew)
+		time.Sleep(61 * time.Minute)
+		f("d", pool.SourceNew) // beyond the affinity
+	})
+}
+
+func TestDisabledSubscriptionIsNeverOffered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{Wait: time.Minute}, sub("off", func(s *pool.Subscription) { s.Disabled, s.Reason = true, "switched off" }))
+		defer p.Close()
+		u := unavailable(t, p, ask("s"))
+		if !u.Until.IsZero() || u.Error() != "the only subscription for claude-x is unavailable (off: switched off)" {
+			t.Errorf("%v", u)
+		}
+		if p.Ready() {
+			t.Error("ready with nothing but a disabled subscription")
+		}
+	})
+}
+
+// An idle request on a bound session is decided from memory, and cheaply.
+func TestAllocationsOfABoundSession(t *testing.T) {
+	p := start(pool.Options{}, sub("one", limits(pool.Limits{Concurrent: 10, Sessions: 10, RequestsPerMinute: 1 << 30, InputTokensPerMinute: 1 << 30})))
+	defer p.Close()
+	r := ask("s")
+	serve(t, p, r, ok)
+	ctx := context.Background()
+	n := testing.AllocsPerRun(1000, func() {
+		l, err := p.Acquire(ctx, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Done(usage.Tokens{Input: 1})
+	})
+	if n > 2 {
+		t.Errorf("Acquire and Done make %v allocations, want 2 at most", n)
+	}
+}

@@ -44,6 +44,10 @@ func dump(t tb, client redis.UniversalClient, sub string) (hashes map[string]map
 	return hashes, expiry
 }
 
+// near is by how many milliseconds an expiry may be off: miniredis keeps the time
+// that is left and not the instant.
+const near = 60_000
+
 // equalsModel compares all that Redis holds of a subscription with the model.
 func equalsModel(t tb, client redis.UniversalClient, sub string, m *model) {
 	t.Helper()
@@ -51,9 +55,7 @@ func equalsModel(t tb, client redis.UniversalClient, sub string, m *model) {
 	if diff := cmp.Diff(m.hashes, hashes); diff != "" {
 		t.Fatalf("the hashes differ (-want +got):\n%s", diff)
 	}
-	// miniredis keeps the time that is left and not the instant.
-	near := cmp.Comparer(func(a, b int64) bool { return max(a-b, b-a) < 60_000 })
-	if diff := cmp.Diff(m.expiry, expiry, near); diff != "" {
+	if diff := cmp.Diff(m.expiry, expiry, cmp.Comparer(func(a, b int64) bool { return max(a-b, b-a) < near })); diff != "" {
 		t.Fatalf("the expiry times differ (-want +got):\n%s", diff)
 	}
 	var want []string

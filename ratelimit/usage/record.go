@@ -21,6 +21,8 @@ const (
 	frameSize    = 8
 	// maxRecord bounds a payload: names are short, so a larger one is damage.
 	maxRecord = 16 << 10
+	// maxNumber bounds a number: the script counts in doubles.
+	maxNumber = 1 << 53
 )
 
 // The kinds of record.
@@ -128,7 +130,7 @@ func parseRecord(payload []byte) (record, error) {
 	r := record{kind: d.byte(), number: int64(d.uvarint()), subscription: d.bytes(), id: d.bytes()}
 	r.rest = d.b
 	switch {
-	case d.bad, r.kind != recordEvent && r.kind != recordOpen, r.number < 0, (r.kind == recordOpen) != (r.number == 0):
+	case d.bad, r.kind != recordEvent && r.kind != recordOpen, r.number < 0, r.number > maxNumber, (r.kind == recordOpen) != (r.number == 0):
 		return record{}, errRecord
 	}
 	return r, nil

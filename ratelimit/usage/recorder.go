@@ -507,7 +507,7 @@ func (r *Recorder) placeAfter(f *feed) position {
 // tidy saves progress and lets go of old segments.
 func (r *Recorder) tidy(now time.Time) {
 	moved := slices.ContainsFunc(r.order, func(f *feed) bool { return f.moved })
-	if moved || now.Sub(r.saved) >= saveEvery {
+	if moved || len(r.waiting) > 0 || now.Sub(r.saved) >= saveEvery {
 		r.saved = now
 		if r.unsaved || moved {
 			if err := r.save(); err != nil {

@@ -1,0 +1,129 @@
+package usage_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/authpool/authpool/pool/redisdb/redistest"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// writeUntilKilled is the child: it opens a journal, says what it found, and adds
+// events to two subscriptions, one line on standard output for each that was
+// acknowledged. With a Redis address it sends them, too. It never ends by itself.
+func writeUntilKilled(dir string) {
+	die := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	j, err := usage.OpenJournal(dir, usage.JournalOptions{Sync: time.Millisecond, Max: 1 << 20, Keep: time.Hour})
+	die(err)
+	client := redis.NewClient(&redis.Options{Addr: os.Getenv(childEnv + "_REDIS"), MaxRetries: -1})
+	r := usage.NewRecorder(j, usage.NewStore(client, "authpool"), usage.RecorderOptions{Alarm: die})
+	r.Start(context.Background())
+	for i := 0; ; i++ {
+		e := event(time.Second)
+		e.ID = fmt.Sprintf("%d-%d", os.Getpid(), i)
+		e.Subscription = "team-" + strconv.Itoa(i%2)
+		if i%3 == 0 {
+			open := e
+			open.Tokens = usage.Tokens{Input: 1}
+			die(r.Open(open))
+			fmt.Println("opened", e.Subscription)
+		}
+		die(r.Add(e))
+		fmt.Println("added", e.Subscription)
+	}
+}
+
+// TestKilledWriter kills a process in the middle of its work, many times on one
+// folder, and starts the next one over it. In the end Redis has exactly the events
+// that were acknowledged, and beside them at most the one that each life was about
+// to acknowledge; what had been opened and not ended is an estimated event.
+func TestKilledWriter(t *testing.T) {
+	server := redistest.NewServer(t)
+	dir := filepath.Join(t.TempDir(), "journal")
+	added := map[string]int{}
+	const lives = 8
+	for life := range lives {
+		added = addAll(added, runAndKill(t, dir, server.Addr(), 20+life*150))
+		if life == lives/2 {
+			server.Stop() // it loses everything
+			server.Start()
+		}
+	}
+	client := server.Client()
+	r, a := start(t, dir, usage.NewStore(client, "authpool"))
+	flush(t, r)
+	total, want := 0, 0
+	estimated := 0
+	for sub, n := range added {
+		got := counted(t, client, sub)
+		if got < n {
+			t.Errorf("Redis has %d events of %s, %d were acknowledged", got, sub, n)
+		}
+		total, want = total+got, want+n
+		e, _ := client.HGet(t.Context(), "authpool:{"+sub+"}:month:2096-02", "estimated").Int()
+		estimated += e
+	}
+	if total > want+lives {
+		t.Errorf("Redis has %d events, %d were acknowledged by %d lives", total, want, lives)
+	}
+	if estimated > lives {
+		t.Errorf("%d estimated events of %d lives", estimated, lives)
+	}
+	a.want(t)
+}
+
+func addAll(to, from map[string]int) map[string]int {
+	for k, n := range from {
+		to[k] += n
+	}
+	return to
+}
+
+// runAndKill runs a child until it has acknowledged some events and kills it. It
+// returns how many events the child acknowledged.
+func runAndKill(t *testing.T, dir, addr string, events int) map[string]int {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+dir, childEnv+"_REDIS="+addr)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	added := map[string]int{}
+	lines := bufio.NewScanner(out)
+	for n := 0; lines.Scan(); {
+		if sub, ok := strings.CutPrefix(lines.Text(), "added "); ok {
+			added[sub]++
+			n++
+		}
+		if n == events {
+			// What it still writes until it is dead is read, too.
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("the child ended by itself: %v", err)
+	}
+	return added
+}

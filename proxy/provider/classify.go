@@ -10,8 +10,9 @@ import (
 
 // Answer is what Classify reads of a provider's answer.
 type Answer struct {
-	Provider string // name; a few rows are one provider's own
-	Family   Family
+	Provider string    // its name; a few rows are one provider's own
+	Family   Family    // the provider's
+	Endpoint *Endpoint // of the call; nil counts as a billable one
 	Status   int
 	// Headers yields the answer's headers, in any case; nil is none.
 	Headers iter.Seq2[[]byte, []byte]

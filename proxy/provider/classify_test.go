@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -207,6 +208,12 @@ var vectors = []vector{
 		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none}, // an error inside a 200
 	{"throttled", oai, 429, []string{"X-RateLimit-Limit", "1", "X-RateLimit-Remaining", "0", "X-RateLimit-Reset", "1795348860000"}, openRouterError("429", `{}`),
 		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, time.Minute},
+	{"forbidden", oai, 403, nil, openAIError("x", "x", "all credits are used up, says the agent"),
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none},
+	{"client-error", anth, 400, nil, anthropicError("invalid_request_error", "no such tool: Your credit balance is too low", ""),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none}, // the agent's words
+	{"client-error", oai, 400, nil, openAIError("invalid_request_error", "x", "Your credit balance is too low"),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
 	{"xai-credits", oai, 403, nil, `{"code":"permission-denied","error":"Your team has used all available credits."}`,
 		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
 	{"fireworks-suspended", oai, 412, nil, `{"error":{"message":"Account x is suspended"}}`,
@@ -220,7 +227,9 @@ var vectors = []vector{
 func TestClassify(t *testing.T) {
 	for _, test := range vectors {
 		got := provider.Classify(provider.Answer{
-			Family: test.family, Status: test.status, Headers: pairs(test.headers...), Body: []byte(test.body),
+			// Rows of one provider are named for it.
+			Provider: strings.SplitN(test.row, "-", 2)[0],
+			Family:   test.family, Status: test.status, Headers: pairs(test.headers...), Body: []byte(test.body),
 		}, now)
 		if got.Row != test.row || got.Signal != test.signal || got.Reason != test.reason || got.Scope != test.scope || got.Wait != test.wait {
 			t.Errorf("%d %q %s:\ngot  %s %v %s %v %v\nwant %s %v %s %v %v", test.status, test.headers, test.body,
@@ -232,6 +241,9 @@ func TestClassify(t *testing.T) {
 // TestEveryRowHasAnExample fails for a row that nobody has proved.
 func TestEveryRowHasAnExample(t *testing.T) {
 	for _, row := range provider.RowNames() {
+		if row == "throttled-beside" {
+			continue // TestClassifyKeepsLimitsApart
+		}
 		if !slices.ContainsFunc(vectors, func(v vector) bool { return v.row == row }) {
 			t.Errorf("no vector ends in the row %q", row)
 		}
@@ -268,6 +280,19 @@ func TestClassifyStreamFailures(t *testing.T) {
 		if got.Row != test.row || got.Signal != test.signal || got.Wait != test.wait {
 			t.Errorf("%+v: got %s %v %v, want %s %v %v", test.failure, got.Row, got.Signal, got.Wait, test.row, test.signal, test.wait)
 		}
+	}
+}
+
+// TestClassifyKeepsLimitsApart: what is not a generation has limits of its own.
+func TestClassifyKeepsLimitsApart(t *testing.T) {
+	c := inspect(t, "anthropic", "/v1/messages/count_tokens", "", "")
+	got := provider.Classify(provider.Answer{Family: anth, Endpoint: c.Endpoint, Status: 429, Headers: pairs("Retry-After", "3")}, now)
+	if got.Row != "throttled-beside" || got.Scope != ratelimit.ScopeRequest || got.Wait != 3*time.Second {
+		t.Errorf("got %+v", got)
+	}
+	c = inspect(t, "anthropic", "/v1/messages", "", "")
+	if got := provider.Classify(provider.Answer{Family: anth, Endpoint: c.Endpoint, Status: 429}, now); got.Scope != ratelimit.ScopeModel {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -155,6 +155,11 @@ func (f *errorFields) says(text string) bool {
 	return strings.Contains(strings.ToLower(f.message), text)
 }
 
+// begins tells whether the message begins with text, which is in lower case.
+func (f *errorFields) begins(text string) bool {
+	return len(f.message) >= len(text) && strings.EqualFold(f.message[:len(text)], text)
+}
+
 // is tells whether type, code or error_code is one of names.
 func (f *errorFields) is(names ...string) bool {
 	for _, name := range names {

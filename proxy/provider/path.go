@@ -24,7 +24,7 @@ type plainPath struct {
 // non-ASCII bytes (overlong UTF-8), an encoded `?` or `#`, malformed or often
 // nested escapes. The result lives in path or, when that has escapes, in buf.
 func parsePath(buf, path []byte) (p plainPath, ok bool) {
-	if len(path) == 0 || path[0] != '/' {
+	if len(path) == 0 || path[0] != '/' || bytes.IndexByte(path, ' ') >= 0 {
 		return p, false
 	}
 	for decodes := 0; ; decodes++ {

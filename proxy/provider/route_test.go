@@ -103,7 +103,7 @@ func TestRouteRefuses(t *testing.T) {
 			`/v1/messages\..\organizations`, "/v1/messages%5c..%5corganizations", "/v1/messages%5Corganizations", "/v1/messages%255cx",
 			"/v1/messages%00", "/v1/messages\x00", "/v1/messages%0d%0aX:y", "/v1/mess\nages", "/v1/messages%2500",
 			"/v1/messages#x", "/v1/messages%23x", "/v1/messages%3fx=y", "/v1/messages%253f",
-			"/v1/messages%", "/v1/messages%2", "/v1/messages%zz", "/v1/messages%u002e%u002e/x",
+			"/v1/messages HTTP/1.1", "/v1/messages%", "/v1/messages%2", "/v1/messages%zz", "/v1/messages%u002e%u002e/x",
 			"/v1/messages/%c0%ae%c0%ae/x", "/v1/messages/\xc0\xae/x", "/v1/messages/%ef%bc%8e%ef%bc%8e/x", "/v1/modèles",
 		}},
 		{403, provider.CodeForbiddenPath, []string{

@@ -41,17 +41,20 @@ var (
 // rows is the table, by providers.md 4.1, 4.2, 4.3, 4.5 and 4.6. What is
 // specific stands before what is general, and the first match decides. Codes
 // are believed before types, types before statuses, and a message only where
-// nothing else tells.
+// nothing else tells: providers quote requests in messages, so that a message
+// closes a subscription only at its own provider and by how it begins.
 var rows = []classifierRow{
 	// Errors that look like one thing by their status and are another.
 
 	// Anthropic: 400 with the text "You have reached your specified (workspace)
 	// API usage limits. You will regain access on DATE" (4.1).
 	{"anthropic-usage-limit", func(s *signs) bool {
-		return s.says("you have reached your specified") && s.says("usage limit")
+		return s.Family == Anthropic && s.begins("you have reached your specified ") && s.says("usage limit")
 	}, spendLimit, untilDateInText},
 	// Anthropic: 400 "Your credit balance is too low" (anthropics/claude-code#4207).
-	{"anthropic-credit-balance", func(s *signs) bool { return s.says("credit balance is too low") }, noCredit, nil},
+	{"anthropic-credit-balance", func(s *signs) bool {
+		return s.Family == Anthropic && s.begins("your credit balance is too low")
+	}, noCredit, nil},
 	// Anthropic: 400 or 403 error_codes that close a whole organisation
 	// (anthropic-sdk-typescript shared.d.ts).
 	{"anthropic-on-hold", func(s *signs) bool {
@@ -104,16 +107,20 @@ var rows = []classifierRow{
 	}, noCredit, nil},
 	// OpenAI: 403 by where the request comes from, whatever the key.
 	{"openai-region", func(s *signs) bool { return s.is("unsupported_country_region_territory") }, notAllowed, nil},
-	// xAI: 403 when the team has no credits left.
+	// xAI: 403 when the team's credits are used up (4.6).
 	{"xai-credits", func(s *signs) bool {
-		return s.Status == 403 && s.says("credits") && (s.says("used all") || s.says("run out") || s.says("exhausted"))
+		return s.Provider == "xai" && s.Status == 403 && s.says("credits")
 	}, noCredit, nil},
 	// Fireworks: 412 when the account is suspended for billing.
-	{"fireworks-suspended", func(s *signs) bool { return s.Status == 412 && s.says("suspend") }, noCredit, nil},
+	{"fireworks-suspended", func(s *signs) bool {
+		return s.Provider == "fireworks" && s.Status == 412 && s.says("suspend")
+	}, noCredit, nil},
 
 	// Gemini: 400 for a key that is none, 403 for a project that may not
 	// (googleapis error reasons; gemini-cli googleQuotaErrors.ts).
-	{"gemini-key", func(s *signs) bool { return s.is("API_KEY_INVALID") || s.Status == 400 && s.says("api key expired") }, badCredential, nil},
+	{"gemini-key", func(s *signs) bool {
+		return s.is("API_KEY_INVALID") || s.Family == Gemini && s.Status == 400 && s.begins("api key expired")
+	}, badCredential, nil},
 	{"gemini-disabled", func(s *signs) bool {
 		return s.is("SERVICE_DISABLED", "BILLING_DISABLED", "CONSUMER_INVALID", "CONSUMER_SUSPENDED", "VALIDATION_REQUIRED") ||
 			strings.HasPrefix(s.reason, "API_KEY_") && strings.HasSuffix(s.reason, "_BLOCKED")
@@ -136,6 +143,10 @@ var rows = []classifierRow{
 	{"azure-high-demand", func(s *signs) bool {
 		return s.Status == 429 && s.says("high demand") && s.upstream == "" && !s.says("rate limit")
 	}, noCapacity, (*signs).wait},
+	// Counting tokens, batches and files have limits of their own
+	// (Anthropic's rate limits guide): nothing else is closed by them.
+	{"throttled-beside", func(s *signs) bool { return s.Status == 429 && s.Endpoint != nil && !s.Endpoint.Billable() },
+		ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeRequest}, (*signs).wait},
 	{"throttled", func(s *signs) bool { return s.Status == 429 }, throttled, (*signs).wait},
 
 	// No capacity: no subscription's fault, and another would not help.
@@ -150,7 +161,9 @@ var rows = []classifierRow{
 	{"unauthorized", func(s *signs) bool {
 		return s.Status == 401 || s.is("authentication_error", "invalid_api_key") && s.Status == 403
 	}, badCredential, nil},
-	{"oauth-revoked", func(s *signs) bool { return s.Status == 403 && s.says("token has been revoked") }, badCredential, nil},
+	{"oauth-revoked", func(s *signs) bool {
+		return s.Family == Anthropic && s.Status == 403 && s.begins("oauth token has been revoked")
+	}, badCredential, nil},
 	{"payment-required", func(s *signs) bool { return s.Status == 402 || s.is("billing_error") }, noCredit, nil},
 	{"forbidden", func(s *signs) bool { return s.Status == 403 }, forbiddenHere, nil},
 

@@ -23,7 +23,11 @@ import (
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// fasthttp's worker pool has one goroutine that sees only at its next
+	// wake-up, up to ten seconds later, that the pool was stopped.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
+}
 
 const testToken = "apa_test-token-of-the-default-agent"
 
@@ -33,6 +37,8 @@ type fakeUpstream struct {
 	t    *testing.T
 	ln   net.Listener
 	wg   sync.WaitGroup
+	stop chan struct{}
+	once sync.Once
 	serv func(c *upstreamConn)
 
 	mu    sync.Mutex
@@ -46,6 +52,7 @@ type upstreamConn struct {
 	head string // request line and headers
 	body string
 	key  string // the credential it carried
+	stop chan struct{}
 }
 
 func newUpstream(t *testing.T, serve func(c *upstreamConn)) *fakeUpstream {
@@ -54,7 +61,7 @@ func newUpstream(t *testing.T, serve func(c *upstreamConn)) *fakeUpstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &fakeUpstream{t: t, ln: ln, serv: serve, conns: map[net.Conn]bool{}}
+	u := &fakeUpstream{t: t, ln: ln, serv: serve, conns: map[net.Conn]bool{}, stop: make(chan struct{})}
 	u.wg.Add(1)
 	go u.run()
 	t.Cleanup(u.close)
@@ -116,7 +123,7 @@ func (u *fakeUpstream) serveConn(c net.Conn) {
 		u.mu.Lock()
 		u.heads = append(u.heads, head.String())
 		u.mu.Unlock()
-		u.serv(&upstreamConn{c, head.String(), string(body), key})
+		u.serv(&upstreamConn{c, head.String(), string(body), key, u.stop})
 		return // one request a connection: http.ReadRequest may have buffered
 	}
 }
@@ -128,6 +135,7 @@ func (u *fakeUpstream) requests() []string {
 }
 
 func (u *fakeUpstream) close() {
+	u.once.Do(func() { close(u.stop) })
 	_ = u.ln.Close()
 	u.mu.Lock()
 	for c := range u.conns {
@@ -143,6 +151,14 @@ func (c *upstreamConn) write(format string, args ...any) {
 		return
 	}
 	_, _ = fmt.Fprintf(c.Conn, format, args...)
+}
+
+// wait waits for the test, or for its end.
+func (c *upstreamConn) wait(ch <-chan struct{}) {
+	select {
+	case <-ch:
+	case <-c.stop:
+	}
 }
 
 // json answers with a JSON body.

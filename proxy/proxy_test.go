@@ -56,7 +56,7 @@ func TestStreamIsNotDelayed(t *testing.T) {
 		for i, e := range events {
 			c.chunk(e)
 			if i > 0 { // the first is held until content comes
-				<-received
+				c.wait(received)
 			}
 		}
 		c.last()
@@ -294,7 +294,7 @@ func TestDrainOnLeave(t *testing.T) {
 	up := newUpstream(t, func(c *upstreamConn) {
 		c.sse()
 		c.chunk(msgStart + msgBlock + msgHello)
-		<-goOn
+		c.wait(goOn)
 		c.chunk(msgDelta + msgStop)
 		c.last()
 	})
@@ -543,7 +543,7 @@ func TestShutdown(t *testing.T) {
 	up := newUpstream(t, func(c *upstreamConn) {
 		c.sse()
 		c.chunk(msgStart + msgBlock + msgHello)
-		<-goOn
+		c.wait(goOn)
 		c.chunk(msgDelta + msgStop)
 		c.last()
 	})

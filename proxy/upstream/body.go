@@ -158,8 +158,9 @@ func (b *body) frame() error {
 // line takes one line without its end out of the buffer. A line that has not
 // come whole stays there, so that a time-out loses nothing.
 func (b *body) line() ([]byte, error) {
-	for n := max(b.br.Buffered(), 1); ; n++ {
-		w, err := b.br.Peek(n)
+	for n := 1; ; n = b.br.Buffered() + 1 {
+		_, err := b.br.Peek(n) // waits for one byte more than there was
+		w, _ := b.br.Peek(b.br.Buffered())
 		if i := bytes.IndexByte(w, '\n'); i >= 0 {
 			_, _ = b.br.Discard(i + 1)
 			return bytes.TrimSuffix(w[:i], []byte{'\r'}), nil
@@ -173,7 +174,6 @@ func (b *body) line() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		n = max(n, b.br.Buffered())
 	}
 }
 

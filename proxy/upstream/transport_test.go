@@ -157,6 +157,31 @@ func TestChunksAreJoined(t *testing.T) {
 	}
 }
 
+// A chunk is handed over as soon as it is there, also when nothing follows it.
+func TestChunkIsNotDelayed(t *testing.T) {
+	next := make(chan struct{})
+	o := rawServer(t, func(c net.Conn) {
+		readRequest(c)
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+		for range 3 {
+			_, _ = io.WriteString(c, "2\r\nhi\r\n")
+			<-next
+		}
+	})
+	var call Call
+	if err := newTransport(t).Do(context.Background(), &call, o, head(0), nil, false); err != nil {
+		t.Fatal(err)
+	}
+	defer call.Close()
+	buf := make([]byte, 8)
+	for i := range 3 {
+		if n, err := call.Read(buf, 10*time.Second); string(buf[:n]) != "hi" || err != nil {
+			t.Errorf("chunk %d: %q, %v", i, buf[:n], err)
+		}
+		next <- struct{}{}
+	}
+}
+
 func FuzzChunks(f *testing.F) {
 	f.Add("5\r\nhello\r\n0\r\n\r\n", 3)
 	f.Add("ffffffffffffffff\r\n", 1)

@@ -578,7 +578,7 @@ func (s *Scanner) inNumber(c byte) bool {
 			return false
 		}
 		s.state = inExponent
-	case inExponent:
+	default: // inExponent
 		return digit
 	}
 	return true
@@ -589,8 +589,9 @@ func (s *Scanner) numberMayEnd() bool {
 	switch s.state {
 	case inZero, inDigits, inFraction, inExponent:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }

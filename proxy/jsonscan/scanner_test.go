@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,47 +97,66 @@ func TestScannerReportsPaths(t *testing.T) {
 		want  string
 	}{
 		{
-			"member", []string{"usage.input_tokens"}, `{"id":1,"usage":{"input_tokens": 12 ,"x":2}}`,
+			"member",
+			[]string{"usage.input_tokens"},
+			`{"id":1,"usage":{"input_tokens": 12 ,"x":2}}`,
 			"0 number 12 <12> of \"input_tokens\"\n",
 		},
 		{
-			"same name elsewhere", []string{"usage.n"}, `{"n":1,"a":{"usage":{"n":2}},"usage":[{"n":3}],"usage":{"n":{"n":4}}}`,
+			"same name elsewhere",
+			[]string{"usage.n"},
+			`{"n":1,"a":{"usage":{"n":2}},"usage":[{"n":3}],"usage":{"n":{"n":4}}}`,
 			"0 { <{> of \"n\"\n0 } <{\"n\":4}> of \"n\"\n",
 		},
 		{
-			"text is not structure", []string{"usage.n"}, `{"arguments":"{\"usage\":{\"n\":9}}","x":"\"usage\":{\"n\":8}"}`,
+			"text is not structure",
+			[]string{"usage.n"},
+			`{"arguments":"{\"usage\":{\"n\":9}}","x":"\"usage\":{\"n\":8}"}`,
 			"",
 		},
 		{
-			"duplicates are each told", []string{"model"}, `{"model":"a","model":"b"}`,
+			"duplicates are each told",
+			[]string{"model"},
+			`{"model":"a","model":"b"}`,
 			"0 string a <\"a\"> of \"model\"\n0 string b <\"b\"> of \"model\"\n",
 		},
 		{
-			"an escaped key is the key", []string{"model"}, `{"mod\u0065l":"a"}`,
+			"an escaped key is the key",
+			[]string{"model"},
+			`{"mod\u0065l":"a"}`,
 			"0 string a <\"a\"> of \"mod\\u0065l\"\n",
 		},
 		{
-			"wildcard", []string{"choices[].delta.*", "choices[].delta.role"},
+			"wildcard",
+			[]string{"choices[].delta.*", "choices[].delta.role"},
 			`{"choices":[{"delta":{"role":"x","content":"hi"}},{"delta":{"tool\n":[1],"n":null}}]}`,
 			"1 string x <\"x\"> of \"role\"\n0 string hi key=content <\"hi\"> of \"content\"\n" +
 				"0 [ key=tool\n at=1 <[> of \"tool\\n\"\n0 ] at=1 <[1]> of \"tool\\n\"\n0 null key=n at=1 <null> of \"n\"\n",
 		},
 		{
-			"elements", []string{"m[]", "m[].role"}, `{"m":[{"role":"a"},7,[{"role":"no"}],{"x":[1,2],"role":"b"}]}`,
+			"elements",
+			[]string{"m[]", "m[].role"},
+			`{"m":[{"role":"a"},7,[{"role":"no"}],{"x":[1,2],"role":"b"}]}`,
 			"0 { <{>\n1 string a <\"a\"> of \"role\"\n0 } <{\"role\":\"a\"}>\n0 number 7 at=1 <7>\n" +
 				"0 [ at=2 <[>\n0 ] at=2 <[{\"role\":\"no\"}]>\n" +
 				"0 { at=3 <{>\n1 string b at=3 <\"b\"> of \"role\"\n0 } at=3 <{\"x\":[1,2],\"role\":\"b\"}>\n",
 		},
 		{
-			"root", []string{"", "[][].a"}, ` [[{"a":true}], [ {"a":false} ] ] `,
+			"root",
+			[]string{"", "[][].a"},
+			` [[{"a":true}], [ {"a":false} ] ] `,
 			"0 [ <[>\n1 true <true> of \"a\"\n1 false <false> of \"a\"\n0 ] <[[{\"a\":true}], [ {\"a\":false} ] ]>\n",
 		},
 		{
-			"root scalar", []string{""}, ` -1.5e+3`,
+			"root scalar",
+			[]string{""},
+			` -1.5e+3`,
 			"0 number -1.5e+3 <-1.5e+3>\n",
 		},
 		{
-			"long string", []string{"s", "e"}, `{"s":"` + strings.Repeat("x", 20) + `","e":""}`,
+			"long string",
+			[]string{"s", "e"},
+			`{"s":"` + strings.Repeat("x", 20) + `","e":""}`,
 			"0 string xxxxxxxxxxxx... <\"xxxxxxxxxxxxxxxxxxxx\"> of \"s\"\n1 string  <\"\"> of \"e\"\n",
 		},
 	}
@@ -214,8 +234,16 @@ func TestMalformedTextStopsTheScanner(t *testing.T) {
 
 func TestCompileRefusesWrongPaths(t *testing.T) {
 	for _, paths := range [][]string{
-		{"a", "a"}, {"a."}, {".a"}, {"a..b"}, {"a[b]"}, {"a]"}, {"a[]b"}, {"a.[]"},
-		{strings.Repeat("k", 129)}, {strings.Repeat("a.", 15) + "a"},
+		{"a", "a"},
+		{"a."},
+		{".a"},
+		{"a..b"},
+		{"a[b]"},
+		{"a]"},
+		{"a[]b"},
+		{"a.[]"},
+		{strings.Repeat("k", 129)},
+		{strings.Repeat("a.", 15) + "a"},
 	} {
 		if _, err := jsonscan.Compile(paths...); err == nil {
 			t.Errorf("Compile(%q) gave no error", paths)
@@ -313,6 +341,7 @@ func line(t *testing.T, doc []byte, r report) string {
 			t.Fatalf("an object or array was reported at %q", text)
 		}
 		return fmt.Sprintf("%s@%d %c", fuzzPaths[r.Path], r.Index, text[len(text)-1])
+	default: // scalars
 	}
 	if raw := strings.Trim(r.Raw, `"`); !r.Truncated && raw != strings.Trim(string(text), `"`) {
 		t.Fatalf("Raw is %q at %q", r.Raw, text)
@@ -355,14 +384,14 @@ func reference(t *testing.T, doc []byte) []string {
 		}
 		for i := 0; d.More(); i++ {
 			if delim == '[' {
-				walk(append(segments[:len(segments):len(segments)], "[]"), i)
+				walk(append(slices.Clip(segments), "[]"), i)
 				continue
 			}
 			key, err := d.Token()
 			if err != nil {
 				t.Fatal(err)
 			}
-			walk(append(segments[:len(segments):len(segments)], "."+key.(string)), index)
+			walk(append(slices.Clip(segments), "."+key.(string)), index)
 		}
 		end, err := d.Token()
 		if err != nil {

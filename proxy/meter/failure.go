@@ -48,6 +48,7 @@ func (e *event) readFailure(s slot, v *jsonscan.Value) {
 			f.Code = text
 		case failMessage:
 			f.Message = text
+		default:
 		}
 	case jsonscan.Number:
 		n, ok := number(v.Raw)
@@ -62,7 +63,9 @@ func (e *event) readFailure(s slot, v *jsonscan.Value) {
 			f.Status = httpStatus(n, f.Status)
 		case failResets:
 			f.ResetsAt = n
+		default:
 		}
+	default:
 	}
 }
 

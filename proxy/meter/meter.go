@@ -103,6 +103,7 @@ func (m *Meter) Write(p []byte) {
 		m.readEvents(p)
 	case opaqueFraming:
 		m.content = true
+	default: // nothing but white space yet
 	}
 }
 
@@ -170,6 +171,7 @@ func (m *Meter) readEvents(p []byte) {
 		case tap.End:
 			m.event.reset()
 			m.seen = 0
+		default:
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -245,13 +246,8 @@ func writeWant(t *testing.T, file, want string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parts := archive.Files[:0]
-	for _, part := range archive.Files {
-		if part.Name != "want" {
-			parts = append(parts, part)
-		}
-	}
-	archive.Files = append(parts, txtar.File{Name: "want", Data: []byte(want)})
+	archive.Files = slices.DeleteFunc(archive.Files, func(part txtar.File) bool { return part.Name == "want" })
+	archive.Files = append(archive.Files, txtar.File{Name: "want", Data: []byte(want)})
 	if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
 		t.Fatal(err)
 	}

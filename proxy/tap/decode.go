@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 
@@ -107,13 +108,8 @@ func (f *feed) Read(p []byte) (int, error) {
 // open prepares to undo encodings, given in the order they were applied. It
 // returns false when it cannot.
 func (d *decoder) open(encodings []encoding) bool {
-	if len(encodings) > maxStages {
+	if len(encodings) > maxStages || slices.Contains(encodings, codedUnknown) {
 		return false
-	}
-	for _, e := range encodings {
-		if e == codedUnknown {
-			return false
-		}
 	}
 	d.next, d.stop = iter.Pull(func(yield func([]byte) bool) {
 		d.feed.yield = yield
@@ -125,12 +121,12 @@ func (d *decoder) open(encodings []encoding) bool {
 // run decodes until the input ends, something is wrong, or it is stopped.
 func (d *decoder) run(encodings []encoding, yield func([]byte) bool) error {
 	var r io.Reader = &d.feed
-	for i := len(encodings) - 1; i >= 0; i-- {
-		s, err := borrow(encodings[i])
+	for _, e := range slices.Backward(encodings) {
+		s, err := borrow(e)
 		if err != nil {
 			return err
 		}
-		defer giveBack(encodings[i], s)
+		defer giveBack(e, s) //nolint:gocritic // all stages are in use until the end
 		if err := s.Reset(r); err != nil {
 			return err
 		}

@@ -6,7 +6,7 @@ import "bytes"
 type Token uint8
 
 const (
-	// None: the piece holds no more than was used up.
+	// None means that the piece holds no more than was used up.
 	None Token = iota
 	// Line is the beginning of a line that may be a data line: it has used the
 	// bytes before that line.

@@ -25,6 +25,7 @@ func events(pieces ...[]byte) []string {
 			case tap.End:
 				found = append(found, string(data))
 				data = data[:0]
+			default:
 			}
 		}
 	}

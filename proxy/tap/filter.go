@@ -2,6 +2,7 @@ package tap
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/authpool/authpool/proxy/jsonscan"
 )
@@ -125,6 +126,7 @@ func (f *filter) pass(p []byte) []byte {
 			if f.tail == dropped {
 				from = at
 			}
+		default:
 		}
 		if f.fate == undecided && f.events.mayBeEvent() && what != Line {
 			continue
@@ -177,7 +179,7 @@ func (o *output) add(text []byte) { o.bytes = append(o.bytes, text...) }
 func (f *filter) finish(p []byte) []byte {
 	out := f.pass(p)
 	if len(f.held) > 0 && !f.isUsageChunk() {
-		out = append(out[:len(out):len(out)], f.held...)
+		out = append(slices.Clip(out), f.held...)
 	}
 	f.held = f.held[:0]
 	return out

@@ -2,6 +2,7 @@ package tap
 
 import (
 	"bufio"
+	"errors"
 	"io"
 
 	"github.com/klauspost/compress/flate"
@@ -168,7 +169,7 @@ func (d *deflateReader) Read(p []byte) (int, error) {
 
 // short makes the end of the input within a structure an error of its own.
 func short(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

@@ -1,0 +1,174 @@
+package meter
+
+import (
+	"strconv"
+
+	"github.com/authpool/authpool/proxy/jsonscan"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// event is what one event, or a whole JSON answer, has told. It is taken over
+// only when it is complete, because its type may stand at its end.
+type event struct {
+	kind     name
+	status   name
+	model    string
+	counts   counts
+	told     bool // it has a usage object
+	content  bool
+	finished bool
+	failed   bool
+	failure  Failure
+	text     int64
+	images   int64
+	iter     iteration
+	extra    usage.Tokens // iterations of the same model
+	others   []ModelTokens
+}
+
+// name is a short text that is compared, not kept: an event's type.
+type name struct {
+	text [40]byte
+	n    int
+}
+
+func (n *name) set(v *jsonscan.Value) {
+	n.n = 0
+	if len(v.Raw) <= len(n.text) {
+		n.n = copy(n.text[:], v.Raw)
+	}
+}
+
+func (n *name) bytes() []byte { return n.text[:n.n] }
+
+func (e *event) reset() {
+	e.kind.n, e.status.n = 0, 0
+	e.model = ""
+	e.counts.reset()
+	e.told, e.content, e.finished, e.failed = false, false, false, false
+	e.failure = Failure{}
+	e.text, e.images = 0, 0
+	e.iter.open = false
+	e.extra = usage.Tokens{}
+	e.others = nil
+}
+
+// Found implements jsonscan.Handler.
+func (m *Meter) Found(v *jsonscan.Value) {
+	e := &m.event
+	s := m.table.slots[v.Path]
+	if s < numCounts {
+		if v.Kind == jsonscan.Number {
+			if n, ok := number(v.Raw); ok {
+				if e.iter.open {
+					e.iter.counts[s] = n
+				} else {
+					e.counts[s] = n
+				}
+			}
+		}
+		return
+	}
+	switch s {
+	case root:
+		if v.Kind == jsonscan.ObjectEnd || v.Kind == jsonscan.ArrayEnd {
+			m.complete()
+		}
+	case usageBegin:
+		e.told = e.told || v.Kind == jsonscan.ObjectBegin
+	case kind:
+		e.kind.set(v)
+	case status:
+		e.status.set(v)
+	case model:
+		if v.Kind == jsonscan.String && v.End-v.Start > 2 {
+			e.model = m.keepModel(v)
+		}
+	case generated:
+		if v.Kind == jsonscan.String {
+			if n := v.End - v.Start - 2; n > 0 {
+				e.text += n
+				e.content = true
+			}
+		}
+	case something:
+		switch v.Kind {
+		case jsonscan.String:
+			e.content = e.content || v.End-v.Start > 2
+		case jsonscan.Number, jsonscan.True, jsonscan.ObjectBegin:
+			e.content = true
+		default:
+		}
+	case finish:
+		e.finished = e.finished || v.Kind == jsonscan.String
+	case image:
+		if v.Kind == jsonscan.ObjectBegin {
+			e.images++
+		}
+	case iterBegin, iterKind, iterModel:
+		e.readIteration(m, s, v)
+	case failBegin, failKind, failCode, failDetail, failMessage, failStatus, failResets:
+		e.readFailure(s, v)
+	default:
+	}
+}
+
+// keepModel returns v's text, without allocating when it is known already.
+func (m *Meter) keepModel(v *jsonscan.Value) string {
+	raw := v.Raw
+	var decoded [256]byte
+	if v.Escaped {
+		raw = jsonscan.Unquote(decoded[:0], raw)
+	}
+	if string(raw) == m.model {
+		return m.model
+	}
+	if string(raw) == m.options.Model {
+		return m.options.Model
+	}
+	return string(raw)
+}
+
+// takeModel makes the event's model the answer's.
+func (m *Meter) takeModel(e *event) {
+	if e.model != "" {
+		m.model = e.model
+	}
+}
+
+// replaceUsage takes over a whole usage object, as OpenAI's dialects tell it:
+// the last one counts, alone.
+func (m *Meter) replaceUsage(e *event) {
+	if e.told && e.counts.some() {
+		m.counts = e.counts
+		m.told = true
+	}
+}
+
+// number reads a count. Fractions (seconds) are rounded up; a negative number
+// is none.
+func number(raw []byte) (int64, bool) {
+	if len(raw) > 18 {
+		return 0, false
+	}
+	var n int64
+	for _, c := range raw {
+		if c < '0' || c > '9' {
+			return decimal(raw)
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, len(raw) > 0
+}
+
+func decimal(raw []byte) (int64, bool) {
+	f, err := strconv.ParseFloat(string(raw), 64)
+	if err != nil || !(f >= 0 && f < 1e15) {
+		return 0, false
+	}
+	n := int64(f)
+	if float64(n) < f {
+		n++
+	}
+	return n, true
+}

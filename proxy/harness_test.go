@@ -221,7 +221,7 @@ type rig struct {
 	addr     string
 	recorder *fakeRecorder
 	pool     *pool.Pool
-	log      *bytes.Buffer
+	log      *syncWriter
 	served   chan error
 }
 
@@ -267,8 +267,8 @@ func newRig(t *testing.T, base string, n int, change ...func(*rigOptions)) *rig 
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, recorder: &fakeRecorder{added: make(chan struct{}, 1024)}, log: &bytes.Buffer{}, served: make(chan error, 1)}
-	logger := slog.New(slog.NewTextHandler(&syncWriter{w: r.log}, nil))
+	r := &rig{t: t, recorder: &fakeRecorder{added: make(chan struct{}, 1024)}, log: &syncWriter{}, served: make(chan error, 1)}
+	logger := slog.New(slog.NewTextHandler(r.log, nil))
 	o.pool.Logger = logger
 	r.pool = pool.New(o.pool, o.subs, nil)
 	r.pool.Start(context.Background())
@@ -301,13 +301,19 @@ func newRig(t *testing.T, base string, n int, change ...func(*rigOptions)) *rig 
 // syncWriter lets several goroutines write.
 type syncWriter struct {
 	mu sync.Mutex
-	w  io.Writer
+	w  bytes.Buffer
 }
 
 func (w *syncWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.w.Write(p)
+}
+
+func (w *syncWriter) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.w.String()
 }
 
 // dial opens a raw connection to the rig.

@@ -58,7 +58,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// CloseConns closes every connection, whatever it is doing.
+// CloseConns closes every connection, whatever it is doing: for those who work
+// for its agent it is as if the agent had left.
 func (l *Listener) CloseConns() {
 	l.mu.Lock()
 	conns := make([]*Conn, 0, len(l.conns))
@@ -68,6 +69,7 @@ func (l *Listener) CloseConns() {
 	l.mu.Unlock()
 	for _, c := range conns {
 		_ = c.Close()
+		c.leave() // whoever waits for the provider need not
 	}
 }
 

@@ -3,7 +3,7 @@ package provider
 import "github.com/authpool/authpool/proxy/jsonscan"
 
 // askUsage returns the change that makes a chat or completions stream end with
-// its usage (`stream_options.include_usage`, providers.md 3.2), or an empty one
+// its usage (`stream_options.include_usage`, OpenAI's reference of chat completions), or an empty one
 // when the agent has asked itself.
 func (s *bodyScan) askUsage() Patch {
 	switch {

@@ -180,7 +180,8 @@ type facts struct {
 	reference bool // its type is item_reference
 	itemID    word
 
-	hashing bool // the session's hash is needed
+	named   bool // a header names the session, so that the body need not
+	hashing bool // the session's hash may be needed
 	role    word // of the message that is being read
 	hasUser bool // the first message of the user was read
 }
@@ -217,7 +218,6 @@ func (c *Call) readBody(r *Request, content *contentHeaders, id *identity) error
 	s := bodyScans.Get().(*bodyScan)
 	defer s.release()
 	s.begin(c, id)
-	s.hashing = c.Endpoint.Conversation && !id.known()
 	if content.encoded() {
 		if !s.writeDecoded(content, r.Body) {
 			return nil
@@ -247,19 +247,13 @@ func (c *Call) readBody(r *Request, content *contentHeaders, id *identity) error
 	return nil
 }
 
-// known tells whether a header names the session, so that the body need not.
-func (id *identity) known() bool {
-	for s := range fromUserID {
-		if len(id.found[s]) > 0 {
-			return true
-		}
-	}
-	return false
-}
-
 func (s *bodyScan) begin(c *Call, id *identity) {
 	s.scanner.Reset(bodyPaths, s)
 	s.call, s.id, s.facts = *c, *id, facts{}
+	for from := range fromUserID {
+		s.named = s.named || len(id.found[from]) > 0
+	}
+	s.hashing = c.Endpoint.Conversation && !s.named
 	s.system.Reset()
 	s.firstUser.Reset()
 }
@@ -319,18 +313,19 @@ func (s *bodyScan) Found(v *jsonscan.Value) {
 	case atMetadata:
 		s.metadatas += count(begins)
 	case atUserID:
-		if text && !v.Truncated {
-			s.name(fromUserID, sessionOfUserID(jsonscan.Unquote(nil, v.Raw)))
+		if text && !v.Truncated && !s.named {
+			s.id.found[fromUserID] = sessionOfUserID(jsonscan.Unquote(nil, v.Raw))
 		}
 	case atPromptCacheKey:
-		if text && !v.Truncated {
-			s.name(fromPromptCacheKey, jsonscan.Unquote(nil, v.Raw))
+		if text && !v.Truncated && !s.named {
+			s.id.found[fromPromptCacheKey] = jsonscan.Unquote(nil, v.Raw)
 		}
 	case atConversation, atConversationID:
 		if text && !v.Truncated {
-			conversation := jsonscan.Unquote(nil, v.Raw)
-			s.name(fromConversation, conversation)
-			s.call.Pins.add(conversation)
+			if !s.named {
+				s.id.found[fromConversation] = jsonscan.Unquote(nil, v.Raw)
+			}
+			s.call.Pins.add(v.Raw)
 			s.call.Unsafe = true // its items would stand there twice
 		}
 	case atPreviousResponse, atPreviousInteraction, atPromptID, atContainer, atContainerID:
@@ -393,6 +388,3 @@ func count(begins bool) int {
 	}
 	return 0
 }
-
-// name keeps a session's id, unless a header has named the session.
-func (s *bodyScan) name(from source, id []byte) { s.id.found[from] = id }

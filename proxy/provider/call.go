@@ -51,7 +51,7 @@ type Session struct {
 }
 
 // Pins are the things of a request that only one account, or one organisation,
-// can serve (providers.md 5).
+// can serve.
 type Pins struct {
 	// IDs are the resources that the request names, at most 8, in the path's
 	// and the body's order.

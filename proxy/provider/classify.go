@@ -94,7 +94,8 @@ type signs struct {
 	isTold bool
 }
 
-// tell finds how long the answer says to wait, in the order of providers.md 4.7.
+// tell finds how long the answer says to wait, the surest
+// place first: a header made for it, a limit's reset, the error's text.
 func (s *signs) tell() {
 	s.told, s.isTold = s.afterHeader(s.now)
 	if !s.isTold {

@@ -6,6 +6,7 @@ import (
 	"compress/zlib"
 	"io"
 	"mime"
+	"sync"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
@@ -92,12 +93,11 @@ func decode(coding string, body *bytes.Reader) (io.ReadCloser, error) {
 	case "br":
 		return io.NopCloser(brotli.NewReader(body)), nil
 	case "zstd":
-		// Without concurrency a decoder starts no goroutine.
-		d, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
-		if err != nil {
+		d := zstdDecoders.Get().(*zstdDecoder)
+		if err := d.Reset(body); err != nil {
 			return nil, err
 		}
-		return d.IOReadCloser(), nil
+		return d, nil
 	}
 	// "deflate" should be zlib's format, but some send it bare (RFC 9110 8.4.1.2).
 	if z, err := zlib.NewReader(body); err == nil {
@@ -108,6 +108,26 @@ func decode(coding string, body *bytes.Reader) (io.ReadCloser, error) {
 	}
 	return flate.NewReader(body), nil
 }
+
+// zstdDecoder goes back to zstdDecoders when it is closed.
+type zstdDecoder struct{ *zstd.Decoder }
+
+func (d *zstdDecoder) Close() error {
+	// It lets go of the body; it fails only for a reader that is not nil.
+	_ = d.Reset(nil)
+	zstdDecoders.Put(d)
+	return nil
+}
+
+// zstdDecoders are used again, because making one costs more than a body.
+var zstdDecoders = sync.Pool{New: func() any {
+	// Without concurrency a decoder starts no goroutine that had to be stopped.
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
+	if err != nil {
+		panic("BUG: cannot make a zstd decoder: " + err.Error())
+	}
+	return &zstdDecoder{d}
+}}
 
 // maxFormField is how long a form's field can be that is read.
 const maxFormField = 1 << 10

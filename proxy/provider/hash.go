@@ -11,7 +11,7 @@ import (
 
 // volatile begins system texts that change from call to call of one
 // conversation: a block of Claude Code that names its version and entry point
-// (clients.md "Session identity").
+// (seen in 2.1.330).
 const volatile = "x-anthropic-billing-header:"
 
 // hashText takes a text into the session's hash. A conversation is told by its

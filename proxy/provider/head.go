@@ -25,7 +25,8 @@ type Head struct {
 // The names and values that authpool itself puts on a request.
 const (
 	// anthropicVersion is sent for agents that name no version. Two versions
-	// live; what an agent names is never changed (providers.md 2).
+	// live; what an agent names is never changed: under the other
+	// version the same body can be refused (Anthropic's versioning page).
 	anthropicVersion = "2023-06-01"
 	// oauthBeta must be among the betas of a request with an OAuth token
 	// (anthropic-sdk-typescript, lib/credentials).
@@ -70,7 +71,7 @@ func (p *Provider) form(cred credential.Credential) form {
 // line, headers, empty line. The agent's headers keep their order, case and
 // bytes, except that everything that could be a credential or that belongs to
 // the agent's own connection is left out, in whatever case and however often it
-// stands there (providers.md 0.1, 0.2), and that cred is put on in exactly one
+// stands there, and that cred is put on in exactly one
 // form with what it needs beside it.
 //
 // It allocates nothing when dst is big enough and the agent's Connection

@@ -10,8 +10,7 @@ import (
 )
 
 // limits are what an answer's headers say about limits, found by the names'
-// prefixes in one walk, since providers add limits without notice
-// (providers.md 4.1, 4.2, 4.6).
+// prefixes in one walk, since providers add limits without notice.
 type limits struct {
 	list  [maxLimits]limit
 	count int
@@ -350,7 +349,7 @@ func (l *limits) afterHeader(now time.Time) (time.Duration, bool) {
 }
 
 // exhaustedWait is the longest wait of the limits of these kinds that are
-// exhausted; the others' resets do not matter (providers.md 0.11).
+// exhausted; the others' resets do not matter.
 func (l *limits) exhaustedWait(now time.Time, kinds ...limitKind) (longest time.Duration, ok bool) {
 	for i := range l.list[:l.count] {
 		w := &l.list[i]

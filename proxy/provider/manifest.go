@@ -59,8 +59,8 @@ func (want pattern) matchAnywhere(p *plainPath) (start int, ok bool) {
 	return 0, false
 }
 
-// served is a row for calls that POST to a path. Other methods of a path read,
-// list or delete: they cost nothing and are known as the row `read`.
+// served is a row for calls that POST to a path. Other methods read, change or
+// delete what is there: they cost no tokens, and one row is enough for them.
 type served struct {
 	pattern
 	Endpoint
@@ -73,8 +73,8 @@ func row(path string, e Endpoint) served {
 	return served{parsePattern(path), e}
 }
 
-// manifest are the known POST paths of all families, by providers.md 1.1 to
-// 1.7. One list serves them all, because providers serve each other's dialects
+// manifest are the known POST paths of all families, from
+// the paths of their SDKs and API references. One list serves them all, because providers serve each other's dialects
 // (OpenRouter and Ollama know /v1/messages).
 var manifest = []served{
 	// Anthropic
@@ -142,14 +142,14 @@ var manifestByHead = func() map[string][]*served {
 }()
 
 var (
-	readEndpoint = Endpoint{Name: "read"}
+	resourceEndpoint = Endpoint{Name: "resource"}
 	// otherEndpoint is for POST paths that no row knows. What a new path costs
 	// is not known either, so that it is counted as unknown, not as nothing.
 	otherEndpoint   = Endpoint{Name: "other", API: meter.OpenAIOther, Creates: true}
 	unknownEndpoint = Endpoint{Name: "unknown", Creates: true}
 )
 
-// gemini are the methods behind the colon of a Gemini path (providers.md 1.3).
+// gemini are the methods behind the colon of a Gemini path (@google/genai).
 // Their usage is not read yet: the answers count as unknown.
 var gemini = map[string]*Endpoint{
 	"generatecontent":       {Name: "generateContent", API: meter.OpenAIOther, Conversation: true},
@@ -163,7 +163,7 @@ var gemini = map[string]*Endpoint{
 // nil.
 func (p *plainPath) endpoint(method []byte) (e *Endpoint, model []byte) {
 	if string(method) != "POST" {
-		return &readEndpoint, nil
+		return &resourceEndpoint, nil
 	}
 	versioned := false
 	for i := range p.count {
@@ -227,7 +227,7 @@ func refuse(path string, except ...Family) refusal {
 	return refusal{parsePattern(path + "/**"), except}
 }
 
-// refused are the paths without a credential, by providers.md 1.
+// refused are the paths without a credential, from the same sources.
 var refused = []refusal{
 	refuse("organizations"),
 	refuse("organization"),

@@ -159,8 +159,8 @@ func (p *plainPath) start(i int) bool {
 	return false
 }
 
-// mounts are the segments under which providers serve a known API
-// (providers.md 1.6 and 1.7).
+// mounts are the segments under which providers serve a known API, by their documented
+// base URLs.
 var mounts = []string{"openai", "anthropic", "api", "beta", "inference", "backend-api", "codex"}
 
 // isVersion tells whether a segment is an API version: v1, v1beta, v2, v1beta1.

@@ -38,8 +38,8 @@ func parameterName(buf *[maxName]byte, piece []byte) []byte {
 }
 
 // isSecretParameter tells whether a query parameter can hold a credential, by
-// its name as parameterName returns it (providers.md 0.2; oauth_token is
-// another name of access_token at Google).
+// its name as parameterName returns it (access_token and its older name
+// oauth_token are Google's, X-Amz-* those of a presigned request).
 func isSecretParameter(name []byte) bool {
 	switch string(name) {
 	case "key", "api-key", "access-token", "oauth-token":

@@ -12,7 +12,7 @@ type Attempt struct {
 }
 
 // Repeatable tells whether a request whose attempt ended with v may be sent
-// again on another subscription (design.md 4). What was refused has had no
+// again on another subscription. What was refused has had no
 // effect and may; after a failure the provider may already have done, and
 // billed, the work, so that this is allowed once, and only where a second
 // effect does no harm.

@@ -3,7 +3,7 @@ package provider
 import "bytes"
 
 // resourcePrefixes begin the ids of things that belong to one account or
-// project (providers.md 5).
+// project, from the providers' API references.
 var resourcePrefixes = []string{
 	"file_", "file-", "msgbatch_", "skill_", "container_", "sesn_",
 	"resp_", "conv_", "upload_", "batch_", "vs_", "vsfb_", "cntr_", "cfile_",

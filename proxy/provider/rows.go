@@ -38,7 +38,7 @@ var (
 	forbiddenHere = ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonPermission, Scope: ratelimit.ScopeRequest}
 )
 
-// rows is the table, by providers.md 4.1, 4.2, 4.3, 4.5 and 4.6. What is
+// rows is the table; each row names the source of its signal. What is
 // specific stands before what is general, and the first match decides. Codes
 // are believed before types, types before statuses, and a message only where
 // nothing else tells: providers quote requests in messages, so that a message
@@ -47,7 +47,7 @@ var rows = []classifierRow{
 	// Errors that look like one thing by their status and are another.
 
 	// Anthropic: 400 with the text "You have reached your specified (workspace)
-	// API usage limits. You will regain access on DATE" (4.1).
+	// API usage limits. You will regain access on DATE".
 	{"anthropic-usage-limit", func(s *signs) bool {
 		return s.Family == Anthropic && s.begins("you have reached your specified ") && s.says("usage limit")
 	}, spendLimit, untilDateInText},
@@ -60,19 +60,19 @@ var rows = []classifierRow{
 	{"anthropic-on-hold", func(s *signs) bool {
 		return s.is("organization_on_hold", "claude_code_key_creator_not_member", "cmek_key_disabled")
 	}, disabled, nil},
-	// Anthropic: about the agent's own user profile, not about the key (4.1).
+	// Anthropic: about the agent's own user profile, not about the key.
 	{"anthropic-linked-organization", func(s *signs) bool {
 		return strings.HasPrefix(s.detail, "linked_organization_")
 	}, toAgent, nil},
-	// Anthropic: file storage is full; other calls go on (4.1).
+	// Anthropic: file storage is full; other calls go on.
 	{"anthropic-storage-quota", func(s *signs) bool { return s.is("storage_quota_exceeded") }, toAgent, nil},
 	// Anthropic: 429 without an end; the tier's limit reopens with the month
-	// (4.1, shared.d.ts).
+	// (shared.d.ts).
 	{"anthropic-spend-limit", func(s *signs) bool {
 		return s.is("enforced_spend_limit_reached", "contract_spend_limit_reached")
 	}, spendLimit, func(s *signs) time.Duration { return until(nextMonth(s.clock(s.now)), s.clock(s.now)) }},
 	// Anthropic: 503 of the customer's own key store: this workspace alone is
-	// closed (4.1).
+	// closed.
 	{"anthropic-key-store", func(s *signs) bool { return strings.HasPrefix(s.detail, "cmek_") }, failed, orOne(time.Minute)},
 
 	// Anthropic's subscriptions: a window is used up. A claim or window of one
@@ -107,7 +107,7 @@ var rows = []classifierRow{
 	}, noCredit, nil},
 	// OpenAI: 403 by where the request comes from, whatever the key.
 	{"openai-region", func(s *signs) bool { return s.is("unsupported_country_region_territory") }, notAllowed, nil},
-	// xAI: 403 when the team's credits are used up (4.6).
+	// xAI: 403 when the team's credits are used up.
 	{"xai-credits", func(s *signs) bool {
 		return s.Provider == "xai" && s.Status == 403 && s.says("credits")
 	}, noCredit, nil},
@@ -227,7 +227,7 @@ func (s *signs) unifiedModel() bool {
 }
 
 // unifiedWait waits for the latest reset of the windows that are used up, and
-// not less than retry-after says (providers.md 4.7).
+// not less than retry-after says.
 func unifiedWait(s *signs) time.Duration {
 	wait := s.wait()
 	if d, ok := ParseWait(string(s.unifiedReset), s.clock(s.now)); ok && d > 0 {

@@ -9,8 +9,8 @@ import (
 // source is a place where a session's id can stand.
 type source uint8
 
-// The places, in the order in which they are believed (design.md 1,
-// providers.md 6, clients.md "Session identity").
+// The places, in the order in which they are believed (what the
+// agents named here send was measured in November 2026).
 const (
 	fromAuthpool        source = iota // said on purpose
 	fromClaudeCode                    // Claude Code

@@ -25,7 +25,8 @@ func classOf(name []byte) headerClass {
 		}
 	}
 	switch string(name) {
-	// Credentials, and whose they are (providers.md 0.2).
+	// Credentials, and whose they are: what the providers' SDKs, Claude Code and
+	// Codex know to send.
 	case "authorization", "proxy-authorization", "cookie",
 		"x-api-key", "api-key", "x-goog-api-key",
 		"x-goog-user-project", "x-goog-iam-authorization-token",

@@ -10,7 +10,7 @@ import (
 const maxWait = 35 * 24 * time.Hour
 
 // ParseWait reads how long a provider says to wait, counted from now, in every
-// form that providers use (providers.md 0.10): seconds (`30`, `1.5`), Go
+// form that providers use: seconds (`30`, `1.5`), Go
 // and protobuf durations (`6m0s`, `2m59.56s`, `34.07s`), RFC 3339, HTTP dates,
 // and epoch seconds or milliseconds, which are told by their size. Times in
 // the past are no wait; negative and malformed texts are refused; what is
@@ -151,7 +151,7 @@ func isLetter(c byte) bool { c = lower(c); return c >= 'a' && c <= 'z' }
 // waitPhrases stand before a duration in error messages.
 var waitPhrases = []string{"try again in ", "retry in ", "retry after "}
 
-// waitInText finds the duration that a message names (providers.md 4.7).
+// waitInText finds the duration that a message names.
 func waitInText(message string) (time.Duration, bool) {
 	message = strings.ToLower(message)
 	for _, phrase := range waitPhrases {

@@ -10,7 +10,10 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,6 +38,9 @@ func TestMain(m *testing.M) {
 //	failed CMD...          runs a program that must exit with 1
 //	wrong CMD...           runs a program that must exit with 2
 //	await URL [STATUS]     waits until URL answers with STATUS (200)
+//	awaitline FILE REGEXP  waits until a line of FILE matches
+//	signal NAME LOG        sends HUP or TERM to the serve that wrote LOG
+//	fill FILE...           puts the values of variables in the place of $NAME
 //	fetch [-H H]... [-d BODY] URL
 //	                       prints the status and the body of an answer, and
 //	                       the X-Authpool headers on stderr
@@ -51,6 +57,9 @@ func TestStories(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"addresses": addresses,
 			"await":     await,
+			"awaitline": awaitLine,
+			"fill":      fill,
+			"signal":    sendSignal,
 			"failed":    exits(exitFailed),
 			"wrong":     exits(exitWrong),
 		},
@@ -98,23 +107,78 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 2 {
 		want = args[1]
 	}
+	last := "no answer"
+	if !eventually(func(ctx context.Context) bool {
+		resp, err := ask(ctx, http.MethodGet, args[0], nil, "")
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close() // its status was all that mattered
+		last = resp.Status
+		return strings.HasPrefix(last, want)
+	}) {
+		ts.Fatalf("%s does not answer %s but: %s", args[0], want, last)
+	}
+}
+
+func awaitLine(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: awaitline FILE REGEXP")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	var text []byte
+	if !eventually(func(context.Context) bool {
+		text, err = os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && pattern.Match(text)
+	}) {
+		ts.Fatalf("no line of %s matches %s:\n%s", args[0], args[1], text)
+	}
+}
+
+// eventually asks until the answer is yes or awaitLimit is over.
+func eventually(yes func(context.Context) bool) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), awaitLimit)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond) // another process cannot be waited for otherwise
 	defer tick.Stop()
-	last := "no answer"
 	for {
-		if resp, err := ask(ctx, http.MethodGet, args[0], nil, ""); err == nil {
-			_ = resp.Body.Close()
-			if last = resp.Status; strings.HasPrefix(last, want) {
-				return
-			}
+		if yes(ctx) {
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			ts.Fatalf("%s does not answer %s but: %s", args[0], want, last)
+			return false
 		case <-tick.C:
 		}
+	}
+}
+
+// pidLine is in the first line of a serve's log.
+var pidLine = regexp.MustCompile(`msg="authpool starts".* pid=([0-9]+)`)
+
+// sendSignal is for the signals that testscript's kill does not know.
+func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
+	signals := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM}
+	if neg || len(args) != 2 || signals[args[0]] == 0 {
+		ts.Fatalf("usage: signal HUP|TERM LOG")
+	}
+	found := pidLine.FindStringSubmatch(ts.ReadFile(args[1]))
+	if found == nil {
+		ts.Fatalf("%s is no log of a serve", args[1])
+	}
+	pid, err := strconv.Atoi(found[1])
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, signals[args[0]]))
+}
+
+func fill(ts *testscript.TestScript, neg bool, files []string) {
+	if neg || len(files) == 0 {
+		ts.Fatalf("usage: fill FILE...")
+	}
+	for _, file := range files {
+		text := os.Expand(ts.ReadFile(file), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(text), 0o600))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 func newUsageCommand(p *program) *cobra.Command {
@@ -52,7 +53,7 @@ the range is counted whole. The range that was counted is told.`,
 			if err != nil {
 				return err
 			}
-			counted := countedRange(admin.By(by), head)
+			counted := countedRange(usage.By(by), head)
 			if (asJSON || asCSV) && counted != "" {
 				_, _ = fmt.Fprintf(p.Err, "authpool: counted %s\n", counted) // a note, not the answer
 			}
@@ -62,12 +63,12 @@ the range is counted whole. The range that was counted is told.`,
 			case asCSV:
 				return p.printUsageCSV(rows)
 			default:
-				return p.printf("%s", usageTable(admin.By(by), counted, rows))
+				return p.printf("%s", usageTable(usage.By(by), counted, rows))
 			}
 		},
 	}
 	find.register(cmd)
-	cmd.Flags().StringVar(&by, "by", string(admin.BySubscription), "what to add up by: subscription, model, session, agent, day or block")
+	cmd.Flags().StringVar(&by, "by", string(usage.BySubscription), "what to add up by: subscription, model, session, agent, day or block")
 	cmd.Flags().StringVar(&since, "since", "", "first time that counts (default: everything kept)")
 	cmd.Flags().StringVar(&until, "until", "", "end of what counts (default: now)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -76,12 +77,12 @@ the range is counted whole. The range that was counted is told.`,
 }
 
 // countedRange says in words which range the server counted; "" when all.
-func countedRange(by admin.By, head http.Header) string {
+func countedRange(by usage.By, head http.Header) string {
 	since, until := head.Get(admin.SinceHeader), head.Get(admin.UntilHeader)
 	if since == "" && until == "" {
 		return ""
 	}
-	if by == admin.ByBlock {
+	if by == usage.ByBlock {
 		return "every block that touches the time" + edge(" from ", since) + edge(" to ", until)
 	}
 	// Both are midnights in UTC; the last day is the one before the end.
@@ -89,7 +90,11 @@ func countedRange(by admin.By, head http.Header) string {
 		until = end.Add(-time.Second).Format(time.DateOnly)
 	}
 	since, _, _ = strings.Cut(since, "T")
-	return "whole UTC days" + edge(" from ", since) + edge(" to ", until)
+	counted := "whole UTC days" + edge(" from ", since) + edge(" to ", until)
+	if by == usage.BySession {
+		counted += ", each session with its whole life"
+	}
+	return counted
 }
 
 func edge(word, t string) string {
@@ -101,7 +106,7 @@ func edge(word, t string) string {
 
 // usageTable is the usage for people, with a sum when there is something to
 // add up.
-func usageTable(by admin.By, counted string, rows []admin.UsageRow) string {
+func usageTable(by usage.By, counted string, rows []admin.UsageRow) string {
 	var out strings.Builder
 	out.WriteString("Usage by " + string(by))
 	if counted != "" {

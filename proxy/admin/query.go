@@ -7,76 +7,60 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
-// By is what usage is added up by.
-type By string
-
-// The groupings of `usage --by`.
-const (
-	BySubscription By = "subscription"
-	ByModel        By = "model"
-	BySession      By = "session"
-	ByAgent        By = "agent"
-	ByDay          By = "day"
-	ByBlock        By = "block"
-)
-
-// Groupings lists all values of By, the default first.
-func Groupings() []By {
-	return []By{BySubscription, ByModel, BySession, ByAgent, ByDay, ByBlock}
-}
-
-// Query asks for usage in [Since, Until). A zero time leaves that side open.
-//
-// Redis keeps sums, not events: what ParseQuery returns is therefore rounded
-// outwards to whole UTC days, except for ByBlock, where every block that
-// touches the range counts whole and the times stay as they were asked for.
-type Query struct {
-	By    By
-	Since time.Time
-	Until time.Time
+// Groupings lists what usage can be added up by, the default first.
+func Groupings() []usage.By {
+	return []usage.By{
+		usage.BySubscription, usage.ByModel, usage.BySession, usage.ByAgent, usage.ByDay, usage.ByBlock,
+	}
 }
 
 // ParseQuery reads by, since and until from a request's query. A time is RFC
 // 3339, a date (YYYY-MM-DD, as until: that whole day), or a duration back from
 // now (24h, 90m, 7d). The error says what is allowed.
-func ParseQuery(values url.Values, now time.Time) (Query, error) {
+//
+// Redis keeps sums, not events: the range is therefore rounded outwards to
+// whole UTC days, except by block, where every block that touches the range
+// counts whole and the times stay as they were asked for.
+func ParseQuery(values url.Values, now time.Time) (usage.Query, error) {
 	for name := range values {
 		if name != "by" && name != "since" && name != "until" {
-			return Query{}, fmt.Errorf("unknown parameter %q: allowed are by, since and until", name)
+			return usage.Query{}, fmt.Errorf("unknown parameter %q: allowed are by, since and until", name)
 		}
 	}
-	by := By(values.Get("by"))
+	by := usage.By(values.Get("by"))
 	if by == "" {
-		by = BySubscription
+		by = usage.BySubscription
 	}
 	if !slices.Contains(Groupings(), by) {
-		return Query{}, fmt.Errorf("by: %q is not one of %s", by, joinGroupings())
+		return usage.Query{}, fmt.Errorf("by: %q is not one of %s", by, joinGroupings())
 	}
 	since, _, err := parseTime(values.Get("since"), now)
 	if err != nil {
-		return Query{}, fmt.Errorf("since: %w", err)
+		return usage.Query{}, fmt.Errorf("since: %w", err)
 	}
 	until, wholeDay, err := parseTime(values.Get("until"), now)
 	if err != nil {
-		return Query{}, fmt.Errorf("until: %w", err)
+		return usage.Query{}, fmt.Errorf("until: %w", err)
 	}
 	if wholeDay {
 		until = until.AddDate(0, 0, 1)
 	}
 	if !since.IsZero() && !until.IsZero() && !since.Before(until) {
-		return Query{}, fmt.Errorf("since (%s) must be before until (%s)", since.Format(time.RFC3339), until.Format(time.RFC3339))
+		return usage.Query{}, fmt.Errorf("since (%s) must be before until (%s)", since.Format(time.RFC3339), until.Format(time.RFC3339))
 	}
-	q := Query{By: by, Since: since, Until: until}
-	if by != ByBlock {
-		q.roundToDays()
+	q := usage.Query{By: by, Since: since, Until: until}
+	if by != usage.ByBlock {
+		roundToDays(&q)
 	}
 	return q, nil
 }
 
 // roundToDays widens the range to whole UTC days.
-func (q *Query) roundToDays() {
+func roundToDays(q *usage.Query) {
 	const day = 24 * time.Hour
 	if !q.Since.IsZero() {
 		q.Since = q.Since.Truncate(day)

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 // StatusSource tells how the subscriptions and the store are. It must be safe
@@ -25,7 +26,7 @@ type StatusSource interface {
 // UsageSource adds usage up. Rows come in the order in which they are to be
 // shown. It must be safe for concurrent use.
 type UsageSource interface {
-	Usage(ctx context.Context, q Query) ([]UsageRow, error)
+	Usage(ctx context.Context, q usage.Query) ([]UsageRow, error)
 }
 
 // Options says what a Server serves. All fields but Logger are required.

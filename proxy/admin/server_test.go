@@ -19,6 +19,7 @@ import (
 
 	"github.com/authpool/authpool/pool/credential"
 	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -32,12 +33,12 @@ type sources struct {
 	status admin.Status
 	rows   []admin.UsageRow
 	err    error
-	asked  admin.Query
+	asked  usage.Query
 }
 
 func (s *sources) Status(context.Context) (admin.Status, error) { return s.status, s.err }
 
-func (s *sources) Usage(_ context.Context, q admin.Query) ([]admin.UsageRow, error) {
+func (s *sources) Usage(_ context.Context, q usage.Query) ([]admin.UsageRow, error) {
 	s.asked = q
 	return s.rows, s.err
 }
@@ -178,7 +179,7 @@ func TestUsageIsWhatTheContractSays(t *testing.T) {
 	if got := a.head.Get(admin.UntilHeader); got != "2026-11-22T00:00:00Z" {
 		t.Errorf("%s: %q", admin.UntilHeader, got)
 	}
-	if src.asked.By != admin.ByModel {
+	if src.asked.By != usage.ByModel {
 		t.Errorf("the source was asked by %q", src.asked.By)
 	}
 }

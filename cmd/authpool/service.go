@@ -1,0 +1,313 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/config/statedir"
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/redisdb"
+	"github.com/authpool/authpool/pool/store"
+	"github.com/authpool/authpool/proxy"
+	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/proxy/upstream"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// service is one running authpool: all that stands between its listeners and
+// Redis. newService opens it, start lets it serve, shutdown ends it.
+type service struct {
+	cfg *config.Config
+	log *slog.Logger
+
+	dir       *statedir.Dir
+	db        *redisdb.DB
+	usage     *usage.Store
+	recorder  *usage.Recorder
+	pool      *pool.Pool
+	transport *upstream.Transport
+	proxy     *proxy.Server
+	admin     *admin.Server
+
+	agentListeners []net.Listener
+	adminListener  net.Listener
+
+	started  atomic.Bool
+	draining atomic.Bool
+	serving  sync.WaitGroup
+	failed   chan error // what ended a listener that should have gone on
+
+	closers []closer // what open has done, in its order
+}
+
+// newService opens everything that cfg asks for, in the order in which each
+// part needs the one before, and listens. On an error everything is closed
+// again. Nothing is served before start.
+func newService(ctx context.Context, cfg *config.Config, getenv func(string) string, log *slog.Logger) (*service, error) {
+	s := &service{cfg: cfg, log: log, failed: make(chan error, len(cfg.Listen)+1)}
+	if err := s.open(ctx, getenv); err != nil {
+		for _, c := range slices.Backward(s.closers) {
+			err = errors.Join(err, c.close(ctx))
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+// closer undoes one step of open.
+type closer struct {
+	name  string        // for the log
+	limit time.Duration // how long close may take
+	close func(context.Context) error
+}
+
+func (s *service) onClose(name string, f func(context.Context) error) {
+	s.closers = append(s.closers, closer{name, closeLimit, f})
+}
+
+// closeLimit bounds each step of a stop but the answers'. A Redis that does not
+// answer gets no more: what was not flushed to it stays in the journal for the
+// next start.
+const closeLimit = 10 * time.Second
+
+func (s *service) open(ctx context.Context, getenv func(string) string) error {
+	path, err := statedir.Path(s.cfg.StateDir, getenv)
+	if err != nil {
+		return wrongUse{err}
+	}
+	if s.dir, err = statedir.Open(path); err != nil {
+		return err
+	}
+	s.onClose("state folder", func(context.Context) error { return s.dir.Close() })
+	for _, note := range s.dir.Notes() {
+		s.log.Warn("state folder repaired", "note", note)
+	}
+	if err := s.listen(); err != nil {
+		return err
+	}
+	if err := s.openStore(ctx); err != nil {
+		return err
+	}
+	return s.openServers(ctx)
+}
+
+// listen takes the addresses early: a port that is taken should be told before
+// a journal is replayed.
+func (s *service) listen() error {
+	var taken []net.Listener
+	s.onClose("listeners", func(context.Context) error {
+		var errs []error
+		for _, l := range taken {
+			if err := l.Close(); !errors.Is(err, net.ErrClosed) { // its server has closed it
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(errs...)
+	})
+	for _, address := range s.cfg.Listen {
+		l, err := listen(address, "--listen or the key listen")
+		if err != nil {
+			return err
+		}
+		taken = append(taken, l)
+		s.agentListeners = append(s.agentListeners, l)
+	}
+	l, err := listen(s.cfg.Admin.Listen, "--admin or the key admin.listen")
+	if err != nil {
+		return err
+	}
+	taken = append(taken, l)
+	s.adminListener = l
+	return nil
+}
+
+// openStore opens Redis, the journal and what brings one into the other.
+func (s *service) openStore(ctx context.Context) error {
+	var err error
+	if s.db, err = newRedisFromConfig(ctx, s.cfg.Redis, s.dir, s.log); err != nil {
+		return err
+	}
+	s.onClose("redis", s.db.Close)
+	s.usage = usage.NewStore(s.db.Client(), s.cfg.Redis.Prefix)
+	if s.recorder, err = newRecorderFromConfig(ctx, s.cfg.Journal, s.dir, s.usage, s.log); err != nil {
+		return err
+	}
+	s.onClose("journal", s.recorder.Close)
+	return nil
+}
+
+// openServers makes the pool and the two servers.
+func (s *service) openServers(ctx context.Context) error {
+	prices, err := newPricesFromConfig(s.cfg)
+	if err != nil {
+		return err
+	}
+	providers, err := newProvidersFromConfig(s.cfg)
+	if err != nil {
+		return err
+	}
+	bindings := store.New(s.db.Client(), s.db, s.cfg.Redis.Prefix)
+	if s.pool, err = newPoolFromConfig(s.cfg, bindings, s.log); err != nil {
+		return err
+	}
+	s.pool.Start(ctx)
+	s.onClose("pool", func(context.Context) error { s.pool.Close(); return nil })
+	s.transport = newTransportFromConfig(s.cfg.Timeouts)
+	s.onClose("upstream connections", func(context.Context) error { s.transport.Close(); return nil })
+	s.proxy = proxy.New(proxyOptionsFromConfig(s.cfg), proxy.Deps{
+		Providers: providers,
+		Pool:      s.pool,
+		Agents:    newAgentsFromConfig(s.cfg.Agents, s.dir),
+		Recorder:  s.recorder,
+		Prices:    prices,
+		Transport: s.transport,
+		Log:       s.log,
+	})
+	token, err := adminTokenFromConfig(ctx, s.cfg.Admin, s.dir)
+	if err != nil {
+		return err
+	}
+	sources := &sources{pool: s.pool, db: s.db, usage: s.usage, recorder: s.recorder, log: s.log}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric())
+	s.admin = admin.New(admin.Options{
+		Token:   token,
+		Ready:   s.ready,
+		Status:  sources,
+		Usage:   sources,
+		Metrics: prometheus.Gatherers{prometheus.DefaultGatherer, registry},
+		Logger:  s.log,
+	})
+	s.onClose("admin", s.stopAdmin)
+	// The last to be opened is the first to go.
+	s.closers = append(s.closers, closer{"answers", time.Duration(s.cfg.Shutdown.Grace), s.stopAgents})
+	return nil
+}
+
+// newBuildMetric tells the version as a metric.
+func newBuildMetric() prometheus.Collector {
+	b := readBuild()
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "authpool_build_info", Help: "1, with what was built as labels.",
+		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "go": b.Go},
+	})
+	g.Set(1)
+	return g
+}
+
+// The sentences of /readyz.
+var (
+	errStarting       = errors.New("starting")
+	errStopping       = errors.New("stopping: answers under way may end, no new connection is accepted")
+	errNoSubscription = errors.New("no subscription is enabled: set ANTHROPIC_API_KEY or OPENAI_API_KEY, or name subscriptions in the config; authpool status tells why one is disabled")
+)
+
+// ready is /readyz: listening with at least one enabled subscription. Redis
+// away, or all subscriptions cooling, does not change it.
+func (s *service) ready() error {
+	switch {
+	case s.draining.Load():
+		return errStopping
+	case !s.started.Load():
+		return errStarting
+	case !s.pool.Ready():
+		return errNoSubscription
+	default:
+		return nil
+	}
+}
+
+// start serves on all listeners. What ends one of them comes by failed.
+func (s *service) start() error {
+	certificate, err := newTLSFromConfig(s.cfg.TLS)
+	if err != nil {
+		return err
+	}
+	for i, l := range s.agentListeners {
+		wire := certificate
+		if config.Loopback(s.cfg.Listen[i]) {
+			wire = nil
+		}
+		s.serve("agents", l, func() error { return s.proxy.Serve(l, wire) }, "tls", wire != nil)
+	}
+	s.serve("admin", s.adminListener, func() error { return s.admin.Serve(s.adminListener) })
+	if front := s.db.FrontAddr(); front != nil {
+		s.log.Info("listening", "for", "redis-cli, read-only", "address", front.String())
+	}
+	s.started.Store(true)
+	s.log.Info("ready", "subscriptions", len(s.cfg.Subscriptions), "redis", s.db.Mode(), "redis_ok", s.db.Healthy())
+	return nil
+}
+
+func (s *service) serve(who string, l net.Listener, run func() error, more ...any) {
+	s.log.Info("listening", append([]any{"for", who, "address", l.Addr().String()}, more...)...)
+	s.serving.Go(func() {
+		if err := run(); err != nil && !s.draining.Load() {
+			s.failed <- fmt.Errorf("cannot go on listening for %s: %w", who, err)
+		}
+	})
+}
+
+// shutdown stops in the order that loses no usage, which is the reverse of
+// open: /readyz says 503; no new connections, answers under way get the grace,
+// the rest is cut and recorded as estimated; the journal is flushed to Redis;
+// the embedded Redis is saved; the state folder is released.
+func (s *service) shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	var errs []error
+	for _, c := range slices.Backward(s.closers) {
+		began := time.Now()
+		if err := s.closeOne(ctx, c); err != nil {
+			s.log.Error("stopped", "what", c.name, "took", time.Since(began).Round(time.Millisecond), "error", err)
+			errs = append(errs, err)
+			continue
+		}
+		s.log.Info("stopped", "what", c.name, "took", time.Since(began).Round(time.Millisecond))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *service) closeOne(ctx context.Context, c closer) error {
+	ctx, cancel := context.WithTimeout(ctx, c.limit)
+	defer cancel()
+	return c.close(ctx)
+}
+
+// stopAgents ends the data plane. Answers may end until ctx does.
+func (s *service) stopAgents(ctx context.Context) error {
+	err := s.proxy.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.log.Warn("answers were cut and their usage estimated")
+		return nil // this is the order, not a fault
+	}
+	return err
+}
+
+// stopAdmin ends the admin address and waits until no listener is served.
+func (s *service) stopAdmin(ctx context.Context) error {
+	err := s.admin.Shutdown(ctx)
+	s.serving.Wait()
+	return err
+}
+
+// agentAddress is the first address that agents connect to over TCP, as it is
+// listened on (a port 0 has its number by then).
+func (s *service) agentAddress() string {
+	for _, l := range s.agentListeners {
+		if tcp, ok := l.Addr().(*net.TCPAddr); ok {
+			return net.JoinHostPort(tcp.IP.String(), strconv.Itoa(tcp.Port))
+		}
+	}
+	return ""
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/config/statedir"
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/pool/redisdb"
+	"github.com/authpool/authpool/pool/redisdb/embedded"
+	"github.com/authpool/authpool/proxy"
+	"github.com/authpool/authpool/proxy/provider"
+	"github.com/authpool/authpool/proxy/upstream"
+	"github.com/authpool/authpool/ratelimit/price"
+)
+
+// snapshotFile is the embedded Redis' snapshot in the state folder.
+const snapshotFile = "redis.snapshot"
+
+// newRedisFromConfig opens the Redis that c names. Its secrets are resolved
+// here and nowhere else.
+func newRedisFromConfig(ctx context.Context, c config.Redis, dir *statedir.Dir, log *slog.Logger) (*redisdb.DB, error) {
+	opts := redisdb.Options{
+		Mode:      redisdb.Mode(c.Topology()),
+		Addresses: c.Addresses,
+		Master:    c.Master,
+		Username:  c.Username,
+		Prefix:    c.Prefix,
+		Logger:    log,
+	}
+	switch ref, isRef := c.URLRef(); {
+	case isRef:
+		url, err := resolve(ctx, ref)
+		if err != nil {
+			return nil, fmt.Errorf("redis.url: %w", err)
+		}
+		opts.URL = redisdb.NewSecret(url.Reveal())
+		opts.Mode = redisdb.Mode(c.Mode) // what is behind the reference decides
+	case c.URL != "":
+		opts.URL = redisdb.NewSecret(c.URL)
+	}
+	if c.Password != "" {
+		password, err := resolve(ctx, c.Password)
+		if err != nil {
+			return nil, fmt.Errorf("redis.password: %w", err)
+		}
+		opts.Password = redisdb.NewSecret(password.Reveal())
+	}
+	opts.Embedded = embedded.Options{
+		Snapshot:     filepath.Join(dir.Path(), snapshotFile),
+		Listen:       c.Listen,
+		PasswordHash: sha256.Sum256([]byte(dir.RedisPassword())),
+		Logger:       log,
+	}
+	return redisdb.Open(ctx, opts)
+}
+
+// newPricesFromConfig loads the price table, with the operator's overrides.
+func newPricesFromConfig(c *config.Config) (*price.Table, error) {
+	path, ok := c.Prices.File()
+	if !ok {
+		return price.New(), nil
+	}
+	table, err := price.Load(path)
+	if err != nil {
+		return nil, wrongUse{fmt.Errorf("prices: %w", err)}
+	}
+	return table, nil
+}
+
+// newProvidersFromConfig makes the routes: all built-in providers, so that a
+// request to one without a subscription is told so in its own shape, and the
+// declared ones.
+func newProvidersFromConfig(c *config.Config) (*provider.Registry, error) {
+	names := config.BuiltinProviders()
+	for name := range c.Providers {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	options := make([]provider.Options, 0, len(names))
+	for _, name := range names {
+		p, _ := c.ProviderByName(name)
+		options = append(options, provider.Options{
+			Name:           name,
+			Family:         familyOf(p.Type),
+			BaseURL:        baseURL(name, p),
+			AllowPlaintext: p.AllowPlaintext,
+			AskUsage:       p.StreamUsage == "ask",
+		})
+	}
+	return provider.NewRegistry(options)
+}
+
+// familyOf names the dialect of a provider type. The types that have no dialect
+// of their own yet take a bearer credential, as OpenAI's does.
+func familyOf(providerType string) provider.Family {
+	family, err := provider.ParseFamily(providerType)
+	if err != nil {
+		return provider.OpenAI
+	}
+	return family
+}
+
+// baseURL is where a provider is reached. A built-in one whose host differs by
+// region has none until the config names it; no subscription can use it then
+// (the config's check sees to that), and its routes only say so. The name that
+// stands for it cannot resolve (RFC 2606).
+func baseURL(name string, p config.Provider) string {
+	if p.BaseURL == "" {
+		return "https://" + name + ".invalid"
+	}
+	return p.BaseURL
+}
+
+// subscriptionsFromConfig describes the subscriptions to the pool. A secret
+// that cannot be read is the pool's to notice: it disables its subscription.
+func subscriptionsFromConfig(c *config.Config) ([]pool.Subscription, error) {
+	subs := make([]pool.Subscription, 0, len(c.Subscriptions))
+	for _, s := range c.Subscriptions {
+		ref, err := credential.ParseRef(string(s.Credential.Value))
+		if err != nil {
+			return nil, fmt.Errorf("subscription %s: %w", s.ID, err)
+		}
+		subs = append(subs, pool.Subscription{
+			ID:       s.ID,
+			Provider: s.Provider,
+			Domain:   s.Domain,
+			Priority: s.Priority,
+			Weight:   s.Weight,
+			Models:   s.Models,
+			Limits: pool.Limits{
+				RequestsPerMinute:     int(s.Limits.RequestsPerMinute),
+				InputTokensPerMinute:  int(s.Limits.InputTokensPerMinute),
+				OutputTokensPerMinute: int(s.Limits.OutputTokensPerMinute),
+				Concurrent:            s.Limits.Concurrent,
+				Sessions:              s.Limits.Sessions,
+			},
+			Credential: credential.NewSource(ref, credential.Scheme(s.Credential.Type)),
+		})
+	}
+	return subs, nil
+}
+
+// newPoolFromConfig makes the pool; nothing runs in it yet.
+func newPoolFromConfig(c *config.Config, bindings pool.Bindings, log *slog.Logger) (*pool.Pool, error) {
+	subs, err := subscriptionsFromConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	return pool.New(pool.Options{
+		Wait:        time.Duration(c.Failover.Wait),
+		IdleTimeout: time.Duration(c.Sessions.IdleTimeout),
+		Affinity:    time.Duration(c.Sessions.Affinity),
+		Logger:      log,
+	}, subs, bindings), nil
+}
+
+// newAgentsFromConfig knows the tokens that agents may show.
+func newAgentsFromConfig(c config.Agents, dir *statedir.Dir) *proxy.Agents {
+	if c.Auth == "none" {
+		return proxy.NoAgents()
+	}
+	return proxy.NewAgents(map[string]string{"default": dir.AgentToken()})
+}
+
+// The bounds of upstream connections that are not the operator's to choose.
+const (
+	upstreamKeepAlive = 90 * time.Second
+	upstreamIdle      = 256      // unused connections kept for each origin
+	upstreamHead      = 64 << 10 // bytes of an answer's head
+)
+
+func newTransportFromConfig(c config.Timeouts) *upstream.Transport {
+	return upstream.New(upstream.Options{
+		Connect:   time.Duration(c.Connect),
+		FirstByte: time.Duration(c.FirstByte),
+		Idle:      time.Duration(c.Idle),
+		KeepAlive: upstreamKeepAlive,
+		MaxIdle:   upstreamIdle,
+		HeadLimit: upstreamHead,
+	})
+}
+
+func proxyOptionsFromConfig(c *config.Config) proxy.Options {
+	return proxy.Options{
+		BodyLimit:    int(c.LimitsHTTP.Body),
+		HeaderLimit:  int(c.LimitsHTTP.Header),
+		ReplayLimit:  int(c.Failover.ReplayBody),
+		Attempts:     c.Failover.Attempts,
+		Deadline:     time.Duration(c.Failover.Deadline),
+		Hold:         time.Duration(c.Failover.Hold),
+		Idle:         time.Duration(c.Timeouts.Idle),
+		WriteStall:   time.Duration(c.Timeouts.WriteStall),
+		DrainOnLeave: c.Sessions.DrainOnDisconnect,
+	}
+}
+
+// adminTokenFromConfig is the configured admin token, else the state folder's.
+func adminTokenFromConfig(ctx context.Context, c config.Admin, dir *statedir.Dir) (credential.Secret, error) {
+	if c.Token == "" {
+		return credential.NewSecret(dir.AdminToken()), nil
+	}
+	token, err := resolve(ctx, c.Token)
+	if err != nil {
+		return credential.Secret{}, fmt.Errorf("admin.token: %w", err)
+	}
+	if token.Empty() {
+		return credential.Secret{}, errors.New("admin.token: it is empty, and an empty token lets nobody in")
+	}
+	return token, nil
+}

@@ -88,7 +88,7 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 	}
 	limit := m.conf.Limits.Sessions
 	if local && limit == 0 || !p.shared() {
-		free, ok := m.place(s, now, now.Add(p.opts.IdleTimeout), limit)
+		free, ok := m.place(s.name, now, now.Add(p.opts.IdleTimeout), limit)
 		if !ok {
 			m.setFull(now, free)
 			return bindFull
@@ -157,12 +157,12 @@ func (p *Pool) settle(s *session, m *member, now, until time.Time, score int64, 
 	}
 	s.mu.Unlock()
 	if former != nil && former != m {
-		former.unplace(s)
+		former.unplace(s.name)
 		if held && formerScore != 0 {
 			p.keeper.release(former, s.name, formerScore)
 		}
 	}
-	m.place(s, now, until, 0)
+	m.place(s.name, now, until, 0)
 	if synced {
 		p.keeper.reserve(s)
 	} else {
@@ -185,7 +185,7 @@ func (p *Pool) adopt(s *session, id string) {
 	s.slotUntil, s.score, s.confirmed = time.Time{}, 0, false
 	s.mu.Unlock()
 	if former != nil {
-		former.unplace(s)
+		former.unplace(s.name)
 		if held && formerScore != 0 {
 			p.keeper.release(former, s.name, formerScore)
 		}
@@ -228,7 +228,7 @@ func (p *Pool) returns(ctx context.Context, m *member, s *session, now time.Time
 			until, limit = now.Add(p.reservation()), 0 // Redis has counted it
 		}
 	}
-	if free, ok := m.place(s, now, until, limit); !ok {
+	if free, ok := m.place(s.name, now, until, limit); !ok {
 		m.setFull(now, free)
 		return refusal{obstacle: full, until: now.Add(free), reason: ReasonSessions}
 	}
@@ -266,7 +266,7 @@ func (p *Pool) refresh(s *session, now time.Time) {
 	due := s.bound != nil && s.confirmed && now.Sub(s.touched) >= p.opts.IdleTimeout/4
 	if p.bindings == nil && s.bound != nil {
 		s.slotUntil, s.touched = now.Add(p.opts.IdleTimeout), now
-		s.bound.extend(s, s.slotUntil)
+		s.bound.extend(s.name, s.slotUntil)
 	}
 	s.mu.Unlock()
 	if due {

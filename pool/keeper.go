@@ -121,7 +121,7 @@ func (k *keeper) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			if k.pool.shared() {
-				k.write(context.Background(), time.Now())
+				k.last(time.Now())
 			}
 			return
 		case <-tick.C:
@@ -129,6 +129,16 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		k.turn(ctx, time.Now())
 	}
+}
+
+// last leaves nothing behind that another process would wait for.
+func (k *keeper) last(now time.Time) {
+	ctx := context.Background() // every talk has its own time-out
+	k.write(ctx, now)
+	for _, m := range k.pool.members {
+		m.share.retire()
+	}
+	k.shares(ctx, now)
 }
 
 // turn does what is due.
@@ -403,13 +413,13 @@ func (k *keeper) extend(ctx context.Context, m *member, list []*session, now tim
 			moved = scores[i] != 0
 		case scores[i] == 0:
 			s.slotUntil, s.score = time.Time{}, 0
-			m.unplace(s)
+			m.unplace(s.name)
 		default:
 			s.score, s.touched = scores[i], now
 			if until := now.Add(holds[i].For); until.After(s.slotUntil) {
 				s.slotUntil = until
 			}
-			m.extend(s, s.slotUntil)
+			m.extend(s.name, s.slotUntil)
 		}
 		s.mu.Unlock()
 		if moved {

@@ -39,6 +39,7 @@ type share struct {
 	denied   int       // requests that found no room since the last renewal
 	used     time.Time // when a request last came
 	asked    time.Time // when the fleet was last asked
+	retired  bool      // no new requests are to come
 }
 
 // enter counts one request in, or refuses it.
@@ -117,11 +118,18 @@ func (s *share) request(now time.Time) (r store.ShareRequest, ok bool) {
 	}
 	s.asked = now
 	r = store.ShareRequest{Limit: s.limit, InFlight: s.inFlight}
-	if s.inFlight > 0 || s.denied > 0 || now.Sub(s.used) < shareIdle {
+	if !s.retired && (s.inFlight > 0 || s.denied > 0 || now.Sub(s.used) < shareIdle) {
 		r.Want = min(s.limit, s.inFlight+s.denied+1+s.limit/8)
 	}
 	s.denied = 0
 	return r, true
+}
+
+// retire makes the next request give up what is not under way.
+func (s *share) retire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired, s.denied, s.asked = true, 0, time.Time{}
 }
 
 // renew takes over what was granted to a request that was sent at the given

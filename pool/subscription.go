@@ -60,12 +60,12 @@ type member struct {
 	acquired [len(sources)]prometheus.Counter
 
 	mu      sync.Mutex
-	closed  string                 // why the credential closes it, "" while it does not
-	refused digest                 // of the secret that the provider refused; zero: none
-	last    *ratelimit.Verdict     // the last one that was not ok
-	places  map[*session]time.Time // sessions of this process that hold a place, and until when
-	retry   time.Time              // after a refusal: when it is worth asking for a place again
-	free    time.Time              // and when the first place ends
+	closed  string               // why the credential closes it, "" while it does not
+	refused digest               // of the secret that the provider refused; zero: none
+	last    *ratelimit.Verdict   // the last one that was not ok
+	places  map[string]time.Time // sessions of this process that hold a place, and until when
+	retry   time.Time            // after a refusal: when it is worth asking for a place again
+	free    time.Time            // and when the first place ends
 }
 
 func newMember(conf *Subscription, cooldowns *ratelimit.Cooldowns, whole bool) *member {
@@ -77,7 +77,7 @@ func newMember(conf *Subscription, cooldowns *ratelimit.Cooldowns, whole bool) *
 			OutputTokens: conf.Limits.OutputTokensPerMinute,
 		}, cooldowns),
 		share:  share{limit: conf.Limits.Concurrent, whole: whole},
-		places: make(map[*session]time.Time),
+		places: make(map[string]time.Time),
 	}
 	for i, source := range sources {
 		m.acquired[i] = acquired.WithLabelValues(conf.ID, string(source))
@@ -142,10 +142,10 @@ const fullMemory = time.Second
 // place notes that a session of this process holds a place. With a limit, for
 // the times when nobody else keeps the count, it refuses what is above it and
 // tells when the first place ends.
-func (m *member) place(s *session, now, until time.Time, limit int) (free time.Duration, ok bool) {
+func (m *member) place(session string, now, until time.Time, limit int) (free time.Duration, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, held := m.places[s]; !held && limit > 0 {
+	if _, held := m.places[session]; !held && limit > 0 {
 		m.prune(now)
 		if len(m.places) >= limit {
 			first := until
@@ -157,22 +157,22 @@ func (m *member) place(s *session, now, until time.Time, limit int) (free time.D
 			return first.Sub(now), false
 		}
 	}
-	m.places[s] = until
+	m.places[session] = until
 	return 0, true
 }
 
 // extend moves the end of a place that is held.
-func (m *member) extend(s *session, until time.Time) {
+func (m *member) extend(session string, until time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.places[s] = until
+	m.places[session] = until
 }
 
 // unplace forgets a session's place.
-func (m *member) unplace(s *session) {
+func (m *member) unplace(session string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.places, s)
+	delete(m.places, session)
 }
 
 // placed is the number of sessions that hold a place: as the fleet last told,
@@ -186,9 +186,9 @@ func (m *member) placed(now time.Time) int64 {
 
 // prune drops the places that have ended, under the lock.
 func (m *member) prune(now time.Time) {
-	for s, end := range m.places {
+	for session, end := range m.places {
 		if !now.Before(end) {
-			delete(m.places, s)
+			delete(m.places, session)
 		}
 	}
 }

@@ -42,7 +42,7 @@ type Place struct {
 // or prolongs the one that it holds. It refuses a new place when most sessions
 // hold one already; most 0 is no limit.
 func (s *Store) Reserve(ctx context.Context, sub, session string, most int, hold time.Duration) (Place, error) {
-	reply, err := ints2(reserveScript.Run(ctx, s.client,
+	reply, err := integers(reserveScript.Run(ctx, s.client,
 		[]string{s.subscriptionKey(sub, "sessions")}, session, most, ms(hold)), 4)
 	if err != nil {
 		return Place{}, fmt.Errorf("cannot reserve a place on subscription %q: %w", sub, err)
@@ -72,7 +72,7 @@ func (s *Store) Extend(ctx context.Context, sub string, most int, holds []Hold) 
 	for _, h := range holds {
 		args = append(args, h.Session, ms(h.For))
 	}
-	reply, err := ints2(extendScript.Run(ctx, s.client, []string{s.subscriptionKey(sub, "sessions")}, args...), 1+len(holds))
+	reply, err := integers(extendScript.Run(ctx, s.client, []string{s.subscriptionKey(sub, "sessions")}, args...), 1+len(holds))
 	if err != nil {
 		return nil, 0, fmt.Errorf("cannot extend places on subscription %q: %w", sub, err)
 	}
@@ -149,17 +149,11 @@ func (s *Store) Counts(ctx context.Context, subs []string) ([]int64, error) {
 	}
 	out := make([]int64, len(subs))
 	for i, cmd := range replies {
-		reply, err := ints2(cmd, 1)
+		reply, err := integers(cmd, 1)
 		if err != nil {
 			return nil, fmt.Errorf("cannot count the sessions of subscription %q: %w", subs[i], err)
 		}
 		out[i] = reply[0]
 	}
 	return out, nil
-}
-
-// ints2 reads the reply of a command.
-func ints2(cmd *redis.Cmd, n int) ([]int64, error) {
-	reply, err := cmd.Result()
-	return ints(reply, err, n)
 }

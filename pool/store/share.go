@@ -49,7 +49,7 @@ func (s *Store) Shares(ctx context.Context, process string, requests []ShareRequ
 	}
 	out := make([]Share, len(requests))
 	for i, cmd := range replies {
-		reply, err := ints2(cmd, 2)
+		reply, err := integers(cmd, 2)
 		if err != nil {
 			return nil, fmt.Errorf("cannot renew the share of subscription %q: %w", requests[i].Subscription, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -73,11 +74,12 @@ func (s *Store) Cooldowns(ctx context.Context, subs []string) ([]Cooldown, error
 // appendCooldowns reads one reply of the script: Redis' time, then fields and
 // values of the hash.
 func appendCooldowns(out []Cooldown, sub string, reply []string) []Cooldown {
-	now := parseInt(reply[0])
+	now, _ := strconv.ParseInt(reply[0], 10, 64)
 	whole := Cooldown{Subscription: sub}
 	for i := 1; i+1 < len(reply); i += 2 {
 		field, value := reply[i], reply[i+1]
-		wait := fromMS(parseInt(value) - now)
+		end, _ := strconv.ParseInt(value, 10, 64) // not an instant: 0, which has passed
+		wait := fromMS(end - now)
 		switch model, isModel := strings.CutPrefix(field, modelField); {
 		case field == "state":
 			whole.State = value

@@ -21,7 +21,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -67,22 +66,16 @@ func fromMS(n int64) time.Duration { return time.Duration(n) * time.Millisecond 
 // errReply is a reply that the scripts never give.
 var errReply = errors.New("unexpected reply of a script")
 
-// ints reads a reply that is a list of integers, at least n of them.
-func ints(reply any, err error, n int) ([]int64, error) {
+// integers reads the reply of a script: a list of integers, at least n of them.
+func integers(cmd *redis.Cmd, n int) ([]int64, error) {
+	list, err := cmd.Int64Slice()
 	if err != nil {
 		return nil, err
 	}
-	list, ok := reply.([]any)
-	if !ok || len(list) < n {
-		return nil, fmt.Errorf("%w: %v", errReply, reply)
+	if len(list) < n {
+		return nil, fmt.Errorf("%w: %v", errReply, list)
 	}
-	out := make([]int64, len(list))
-	for i, v := range list {
-		if out[i], ok = v.(int64); !ok {
-			return nil, fmt.Errorf("%w: %v", errReply, reply)
-		}
-	}
-	return out, nil
+	return list, nil
 }
 
 // pipeline runs a script for every set of keys and arguments in one round
@@ -113,12 +106,4 @@ func (s *Store) pipeline(ctx context.Context, script *redis.Script, calls []call
 type call struct {
 	keys []string
 	args []any
-}
-
-func parseInt(text string) int64 {
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
 }

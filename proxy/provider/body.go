@@ -238,11 +238,9 @@ func (c *Call) readBody(r *Request, content *contentHeaders, id *identity) error
 		s.id.found[fromHash] = s.sum()
 	}
 	*c, *id = s.call, s.id
-	if !content.encoded() && r.Provider.AskUsage && c.Stream {
-		switch c.Endpoint.API {
-		case meter.OpenAIChat, meter.OpenAICompletions:
-			c.Patch = s.askUsage()
-		}
+	api := c.Endpoint.API
+	if !content.encoded() && r.Provider.AskUsage && c.Stream && (api == meter.OpenAIChat || api == meter.OpenAICompletions) {
+		c.Patch = s.askUsage()
 	}
 	return nil
 }
@@ -362,14 +360,12 @@ func (s *bodyScan) Found(v *jsonscan.Value) {
 			s.itemID.set(v.Raw)
 		}
 	case atItem:
-		switch v.Kind {
-		case jsonscan.ObjectBegin:
+		if v.Kind == jsonscan.ObjectBegin {
 			s.reference = false
 			s.itemID.set(nil)
-		case jsonscan.ObjectEnd:
-			if s.reference {
-				s.call.Pins.add(s.itemID.bytes())
-			}
+		}
+		if v.Kind == jsonscan.ObjectEnd && s.reference {
+			s.call.Pins.add(s.itemID.bytes())
 		}
 		if s.hashing {
 			s.hashText(v)

@@ -1,5 +1,7 @@
 package provider
 
+import "slices"
+
 // Request is what Inspect reads. Nothing of it is kept: every string of a Call
 // is a copy.
 type Request struct {
@@ -69,12 +71,9 @@ func (p *Pins) add(id []byte) {
 	if len(id) == 0 || len(id) > maxWord || !isWord(id) || len(p.IDs) == maxPins {
 		return
 	}
-	for _, known := range p.IDs {
-		if known == string(id) {
-			return
-		}
+	if !slices.Contains(p.IDs, string(id)) {
+		p.IDs = append(p.IDs, string(id))
 	}
-	p.IDs = append(p.IDs, string(id))
 }
 
 // Patch is one change of a request's body: Insert in place of Delete bytes at

@@ -57,171 +57,370 @@ var vectors = []vector{
 	{"ok", oai, 200, nil, `{"id":"resp_1","error":{"code":"server_error"}}`, ratelimit.OK, ratelimit.ReasonNone, 0, 0}, // a stored answer
 
 	// Anthropic
-	{"anthropic-usage-limit", anth, 400, nil, anthropicError("invalid_request_error", "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC.", ""),
-		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, 8*24*time.Hour + 12*time.Hour},
-	{"anthropic-usage-limit", anth, 400, nil, anthropicError("invalid_request_error", "You have reached your specified workspace API usage limits.", ""),
-		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, none},
-	{"anthropic-credit-balance", anth, 400, nil, anthropicError("invalid_request_error", "Your credit balance is too low to access the Anthropic API.", ""),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
-	{"anthropic-on-hold", anth, 403, nil, anthropicError("permission_error", "m", "organization_on_hold"),
-		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeSubscription, none},
-	{"anthropic-linked-organization", anth, 402, nil, anthropicError("billing_error", "m", "linked_organization_suspended"),
-		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
-	{"anthropic-storage-quota", anth, 400, nil, anthropicError("invalid_request_error", "m", "storage_quota_exceeded"),
-		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
-	{"anthropic-spend-limit", anth, 429, nil, anthropicError("rate_limit_error", "m", "enforced_spend_limit_reached"),
-		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, 8*24*time.Hour + 12*time.Hour},
-	{"anthropic-key-store", anth, 503, nil, anthropicError("api_error", "m", "cmek_key_unavailable"),
-		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, time.Minute},
-	{"anthropic-key-store", anth, 503, []string{"Retry-After", "7"}, anthropicError("api_error", "m", "cmek_key_unavailable"),
-		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, 7 * time.Second},
-	{"anthropic-window", anth, 429, []string{"anthropic-ratelimit-unified-status", "rejected", "anthropic-ratelimit-unified-representative-claim", "five_hour",
-		"anthropic-ratelimit-unified-reset", "1795352400", "Retry-After", "60"}, anthropicError("rate_limit_error", "m", ""),
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, time.Hour},
-	{"anthropic-window", anth, 429, []string{"ANTHROPIC-RATELIMIT-UNIFIED-5H-STATUS", "rejected", "Anthropic-Ratelimit-Unified-5h-Reset", "2026-11-22T13:00:00Z",
-		"anthropic-ratelimit-unified-7d-utilization", "1.02", "anthropic-ratelimit-unified-7d-reset", "2026-11-23T12:00:00Z",
-		"anthropic-ratelimit-unified-7d_opus-utilization", "0.4", "anthropic-ratelimit-unified-7d_opus-reset", "2026-11-28T12:00:00Z"}, "",
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, 24 * time.Hour}, // the latest of those used up
-	{"anthropic-window-model", anth, 429, []string{"anthropic-ratelimit-unified-status", "rejected", "anthropic-ratelimit-unified-representative-claim", "seven_day_opus",
-		"anthropic-ratelimit-unified-reset", "1795435200"}, "",
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, 24 * time.Hour},
-	{"anthropic-window-model", anth, 429, []string{"anthropic-ratelimit-unified-status", "rejected", "anthropic-ratelimit-unified-7d_opus-status", "rejected"}, "",
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, none},
-	{"throttled", anth, 429, []string{"Retry-After", "17", "anthropic-ratelimit-unified-status", "allowed"}, anthropicError("rate_limit_error", "m", "ramp_limit_exceeded"),
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 17 * time.Second},
-	{"throttled", anth, 429, nil, anthropicError("rate_limit_error", "Error", ""),
-		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none},
-	{"throttled", anth, 429, []string{"anthropic-ratelimit-requests-remaining", "0", "anthropic-ratelimit-requests-reset", "2026-11-22T12:00:09Z",
-		"anthropic-ratelimit-tokens-remaining", "16000", "anthropic-ratelimit-tokens-reset", "2026-11-22T12:01:00Z"}, "",
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 9 * time.Second},
-	{"throttled", anth, 429, []string{"Date", "Sun, 22 Nov 2026 11:55:00 GMT", "anthropic-ratelimit-requests-remaining", "0", "anthropic-ratelimit-requests-reset", "2026-11-22T11:55:09Z"}, "",
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 9 * time.Second}, // by the provider's clock
-	{"overloaded", anth, 529, nil, anthropicError("overloaded_error", "Overloaded", ""),
-		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none},
-	{"overloaded", anth, 503, []string{"Retry-After", "3"}, "<html>",
-		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, 3 * time.Second},
-	{"unauthorized", anth, 401, nil, anthropicError("authentication_error", "invalid x-api-key", ""),
-		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none},
-	{"oauth-revoked", anth, 403, nil, anthropicError("permission_error", "OAuth token has been revoked.", ""),
-		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none},
-	{"payment-required", anth, 402, nil, anthropicError("billing_error", "m", ""),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
-	{"forbidden", anth, 403, nil, anthropicError("permission_error", "m", ""),
-		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none},
-	{"not-found", anth, 404, nil, anthropicError("not_found_error", "model: x", ""),
-		ratelimit.ClientError, ratelimit.ReasonNotFound, ratelimit.ScopeRequest, none},
-	{"request-too-large", anth, 413, nil, "<html>too large</html>",
-		ratelimit.Limited, ratelimit.ReasonRequest, ratelimit.ScopeRequest, none},
-	{"client-error", anth, 400, nil, anthropicError("invalid_request_error", "messages: at least one", ""),
-		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
+	{
+		"anthropic-usage-limit", anth, 400, nil, anthropicError("invalid_request_error", "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC.", ""),
+		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, 8*24*time.Hour + 12*time.Hour,
+	},
+	{
+		"anthropic-usage-limit", anth, 400, nil, anthropicError("invalid_request_error", "You have reached your specified workspace API usage limits.", ""),
+		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"anthropic-credit-balance", anth, 400, nil, anthropicError("invalid_request_error", "Your credit balance is too low to access the Anthropic API.", ""),
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"anthropic-on-hold", anth, 403, nil, anthropicError("permission_error", "m", "organization_on_hold"),
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"anthropic-linked-organization", anth, 402, nil, anthropicError("billing_error", "m", "linked_organization_suspended"),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
+	{
+		"anthropic-storage-quota", anth, 400, nil, anthropicError("invalid_request_error", "m", "storage_quota_exceeded"),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
+	{
+		"anthropic-spend-limit", anth, 429, nil, anthropicError("rate_limit_error", "m", "enforced_spend_limit_reached"),
+		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, 8*24*time.Hour + 12*time.Hour,
+	},
+	{
+		"anthropic-key-store", anth, 503, nil, anthropicError("api_error", "m", "cmek_key_unavailable"),
+		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, time.Minute,
+	},
+	{
+		"anthropic-key-store", anth, 503,
+		[]string{"Retry-After", "7"},
+		anthropicError("api_error", "m", "cmek_key_unavailable"),
+		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, 7 * time.Second,
+	},
+	{
+		"anthropic-window", anth, 429,
+		[]string{
+			"anthropic-ratelimit-unified-status", "rejected", "anthropic-ratelimit-unified-representative-claim", "five_hour",
+			"anthropic-ratelimit-unified-reset", "1795352400", "Retry-After", "60",
+		},
+		anthropicError("rate_limit_error", "m", ""),
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, time.Hour,
+	},
+	{
+		"anthropic-window", anth, 429,
+		[]string{
+			"ANTHROPIC-RATELIMIT-UNIFIED-5H-STATUS", "rejected", "Anthropic-Ratelimit-Unified-5h-Reset", "2026-11-22T13:00:00Z",
+			"anthropic-ratelimit-unified-7d-utilization", "1.02", "anthropic-ratelimit-unified-7d-reset", "2026-11-23T12:00:00Z",
+			"anthropic-ratelimit-unified-7d_opus-utilization", "0.4", "anthropic-ratelimit-unified-7d_opus-reset", "2026-11-28T12:00:00Z",
+		},
+		"",
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, 24 * time.Hour,
+	}, // the latest of those used up
+	{
+		"anthropic-window-model", anth, 429,
+		[]string{
+			"anthropic-ratelimit-unified-status", "rejected", "anthropic-ratelimit-unified-representative-claim", "seven_day_opus",
+			"anthropic-ratelimit-unified-reset", "1795435200",
+		},
+		"",
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, 24 * time.Hour,
+	},
+	{
+		"anthropic-window-model", anth, 429,
+		[]string{"anthropic-ratelimit-unified-status", "rejected", "anthropic-ratelimit-unified-7d_opus-status", "rejected"},
+		"",
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, none,
+	},
+	{
+		"throttled", anth, 429,
+		[]string{"Retry-After", "17", "anthropic-ratelimit-unified-status", "allowed"},
+		anthropicError("rate_limit_error", "m", "ramp_limit_exceeded"),
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 17 * time.Second,
+	},
+	{
+		"throttled", anth, 429, nil, anthropicError("rate_limit_error", "Error", ""),
+		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none,
+	},
+	{
+		"throttled", anth, 429,
+		[]string{
+			"anthropic-ratelimit-requests-remaining", "0", "anthropic-ratelimit-requests-reset", "2026-11-22T12:00:09Z",
+			"anthropic-ratelimit-tokens-remaining", "16000", "anthropic-ratelimit-tokens-reset", "2026-11-22T12:01:00Z",
+		},
+		"",
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 9 * time.Second,
+	},
+	{
+		"throttled", anth, 429,
+		[]string{"Date", "Sun, 22 Nov 2026 11:55:00 GMT", "anthropic-ratelimit-requests-remaining", "0", "anthropic-ratelimit-requests-reset", "2026-11-22T11:55:09Z"},
+		"",
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 9 * time.Second,
+	}, // by the provider's clock
+	{
+		"overloaded", anth, 529, nil, anthropicError("overloaded_error", "Overloaded", ""),
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
+	},
+	{
+		"overloaded", anth, 503,
+		[]string{"Retry-After", "3"},
+		"<html>",
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, 3 * time.Second,
+	},
+	{
+		"unauthorized", anth, 401, nil, anthropicError("authentication_error", "invalid x-api-key", ""),
+		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"oauth-revoked", anth, 403, nil, anthropicError("permission_error", "OAuth token has been revoked.", ""),
+		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"payment-required", anth, 402, nil, anthropicError("billing_error", "m", ""),
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"forbidden", anth, 403, nil, anthropicError("permission_error", "m", ""),
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+	},
+	{
+		"not-found", anth, 404, nil, anthropicError("not_found_error", "model: x", ""),
+		ratelimit.ClientError, ratelimit.ReasonNotFound, ratelimit.ScopeRequest, none,
+	},
+	{
+		"request-too-large", anth, 413, nil, "<html>too large</html>",
+		ratelimit.Limited, ratelimit.ReasonRequest, ratelimit.ScopeRequest, none,
+	},
+	{
+		"client-error", anth, 400, nil, anthropicError("invalid_request_error", "messages: at least one", ""),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
 	{"client-error", anth, 409, nil, "", ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
-	{"server-error", anth, 500, nil, anthropicError("api_error", "Internal server error", ""),
-		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none},
-	{"server-error", anth, 504, nil, anthropicError("timeout_error", "m", ""),
-		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none},
+	{
+		"server-error", anth, 500, nil, anthropicError("api_error", "Internal server error", ""),
+		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"server-error", anth, 504, nil, anthropicError("timeout_error", "m", ""),
+		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none,
+	},
 
 	// OpenAI and ChatGPT
-	{"openai-quota", oai, 429, nil, openAIError("insufficient_quota", "insufficient_quota", "You exceeded your current quota"),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
-	{"openai-spend-limit", oai, 429, []string{"Retry-After", "5"}, openAIError("insufficient_quota", "project_spend_limit_exceeded", "m"),
-		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, none},
-	{"openai-region", oai, 403, nil, openAIError("request_forbidden", "unsupported_country_region_territory", "m"),
-		ratelimit.ClientError, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none},
-	{"openai-request-too-large", oai, 429, []string{"Retry-After", "5"}, openAIError("tokens", "rate_limit_exceeded", "Request too large for gpt-x on tokens per min"),
-		ratelimit.Limited, ratelimit.ReasonRequest, ratelimit.ScopeRequest, none},
-	{"openai-request-too-large", oai, 429, nil, openAIError("tokens", "rate_limit_exceeded", "on tokens per minute (TPM): Limit 7000, Used 0, Requested ~12903. Please try again in 50s."),
-		ratelimit.Limited, ratelimit.ReasonRequest, ratelimit.ScopeRequest, none},
-	{"throttled", oai, 429, []string{"retry-after-ms", "250", "retry-after", "1"}, openAIError("tokens", "rate_limit_exceeded", "m"),
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 250 * time.Millisecond},
-	{"throttled", oai, 429, []string{"retry-after-ms", "0", "retry-after", "1"}, "",
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, time.Second},
-	{"throttled", oai, 429, []string{"Retry-After", "-5"}, "",
-		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none},
-	{"throttled", oai, 429, []string{"X-RateLimit-Remaining-Requests", "0", "X-RateLimit-Reset-Requests", "8.64s", "X-RateLimit-Remaining-Tokens", "0",
-		"X-RateLimit-Reset-Tokens", "6m0s", "x-ratelimit-remaining-project-tokens", "5", "x-ratelimit-reset-project-tokens", "9h"}, "",
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 6 * time.Minute},
-	{"throttled", oai, 429, nil, openAIError("requests", "rate_limit_exceeded", "Limit 3, Used 3, Requested 1. Please try again in 20ms."),
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 20 * time.Millisecond},
+	{
+		"openai-quota", oai, 429, nil, openAIError("insufficient_quota", "insufficient_quota", "You exceeded your current quota"),
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"openai-spend-limit", oai, 429,
+		[]string{"Retry-After", "5"},
+		openAIError("insufficient_quota", "project_spend_limit_exceeded", "m"),
+		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"openai-region", oai, 403, nil, openAIError("request_forbidden", "unsupported_country_region_territory", "m"),
+		ratelimit.ClientError, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+	},
+	{
+		"openai-request-too-large", oai, 429,
+		[]string{"Retry-After", "5"},
+		openAIError("tokens", "rate_limit_exceeded", "Request too large for gpt-x on tokens per min"),
+		ratelimit.Limited, ratelimit.ReasonRequest, ratelimit.ScopeRequest, none,
+	},
+	{
+		"openai-request-too-large", oai, 429, nil, openAIError("tokens", "rate_limit_exceeded", "on tokens per minute (TPM): Limit 7000, Used 0, Requested ~12903. Please try again in 50s."),
+		ratelimit.Limited, ratelimit.ReasonRequest, ratelimit.ScopeRequest, none,
+	},
+	{
+		"throttled", oai, 429,
+		[]string{"retry-after-ms", "250", "retry-after", "1"},
+		openAIError("tokens", "rate_limit_exceeded", "m"),
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 250 * time.Millisecond,
+	},
+	{
+		"throttled", oai, 429,
+		[]string{"retry-after-ms", "0", "retry-after", "1"},
+		"",
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, time.Second,
+	},
+	{
+		"throttled", oai, 429,
+		[]string{"Retry-After", "-5"},
+		"",
+		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none,
+	},
+	{
+		"throttled", oai, 429,
+		[]string{
+			"X-RateLimit-Remaining-Requests", "0", "X-RateLimit-Reset-Requests", "8.64s", "X-RateLimit-Remaining-Tokens", "0",
+			"X-RateLimit-Reset-Tokens", "6m0s", "x-ratelimit-remaining-project-tokens", "5", "x-ratelimit-reset-project-tokens", "9h",
+		},
+		"",
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 6 * time.Minute,
+	},
+	{
+		"throttled", oai, 429, nil, openAIError("requests", "rate_limit_exceeded", "Limit 3, Used 3, Requested 1. Please try again in 20ms."),
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 20 * time.Millisecond,
+	},
 	{"throttled", oai, 429, nil, openAIError("x", "slow_down", "m"), ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none},
-	{"overloaded", oai, 503, nil, openAIError("service_unavailable_error", "slow_down", "m"),
-		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none},
-	{"overloaded", oai, 500, nil, openAIError("server_error", "server_is_overloaded", "m"),
-		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none},
-	{"client-error", oai, 400, nil, openAIError("invalid_request_error", "invalid_encrypted_content", "m"),
-		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
-	{"server-error", oai, 502, nil, "<html>bad gateway</html>",
-		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none},
+	{
+		"overloaded", oai, 503, nil, openAIError("service_unavailable_error", "slow_down", "m"),
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
+	},
+	{
+		"overloaded", oai, 500, nil, openAIError("server_error", "server_is_overloaded", "m"),
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
+	},
+	{
+		"client-error", oai, 400, nil, openAIError("invalid_request_error", "invalid_encrypted_content", "m"),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
+	{
+		"server-error", oai, 502, nil, "<html>bad gateway</html>",
+		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none,
+	},
 	{"request-timeout", oai, 408, nil, "", ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none},
-	{"codex-window", oai, 429, nil, `{"error":{"type":"usage_limit_reached","message":"m","plan_type":"plus","resets_at":1795352400,"resets_in_seconds":1}}`,
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, time.Hour},
-	{"codex-window", oai, 429, nil, `{"error":{"type":"usage_limit_reached","resets_in_seconds":90}}`,
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, 90 * time.Second},
-	{"codex-window", oai, 429, []string{"x-codex-active-limit", "codex", "x-codex-primary-used-percent", "100", "x-codex-primary-reset-after-seconds", "120",
-		"x-codex-secondary-used-percent", "30", "x-codex-secondary-reset-at", "1795521600"}, `{"error":{"type":"usage_limit_reached"}}`,
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, 2 * time.Minute},
-	{"codex-window-model", oai, 429, []string{"x-codex-active-limit", "codex_bengalfox"}, `{"error":{"type":"usage_limit_reached","resets_in_seconds":90}}`,
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, 90 * time.Second},
-	{"codex-credits", oai, 429, []string{"x-codex-rate-limit-reached-type", "workspace_member_credits_depleted"}, `{"error":{"type":"usage_limit_reached"}}`,
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
-	{"codex-plan", oai, 429, nil, `{"error":{"type":"usage_not_included"}}`,
-		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeSubscription, none},
+	{
+		"codex-window", oai, 429, nil, `{"error":{"type":"usage_limit_reached","message":"m","plan_type":"plus","resets_at":1795352400,"resets_in_seconds":1}}`,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, time.Hour,
+	},
+	{
+		"codex-window", oai, 429, nil, `{"error":{"type":"usage_limit_reached","resets_in_seconds":90}}`,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, 90 * time.Second,
+	},
+	{
+		"codex-window", oai, 429,
+		[]string{
+			"x-codex-active-limit", "codex", "x-codex-primary-used-percent", "100", "x-codex-primary-reset-after-seconds", "120",
+			"x-codex-secondary-used-percent", "30", "x-codex-secondary-reset-at", "1795521600",
+		},
+		`{"error":{"type":"usage_limit_reached"}}`,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, 2 * time.Minute,
+	},
+	{
+		"codex-window-model", oai, 429,
+		[]string{"x-codex-active-limit", "codex_bengalfox"},
+		`{"error":{"type":"usage_limit_reached","resets_in_seconds":90}}`,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, 90 * time.Second,
+	},
+	{
+		"codex-credits", oai, 429,
+		[]string{"x-codex-rate-limit-reached-type", "workspace_member_credits_depleted"},
+		`{"error":{"type":"usage_limit_reached"}}`,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"codex-plan", oai, 429, nil, `{"error":{"type":"usage_not_included"}}`,
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeSubscription, none,
+	},
 
 	// Gemini
-	{"gemini-key", gem, 400, nil, geminiError("400", "INVALID_ARGUMENT", `{"reason":"API_KEY_INVALID"}`),
-		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none},
-	{"gemini-disabled", gem, 403, nil, geminiError("403", "PERMISSION_DENIED", `{"reason":"API_KEY_HTTP_REFERRER_BLOCKED"}`),
-		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeSubscription, none},
-	{"gemini-credits", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", `{"reason":"INSUFFICIENT_G1_CREDITS_BALANCE"}`),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
-	{"gemini-capacity", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", `{"reason":"MODEL_CAPACITY_EXHAUSTED"}`),
-		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none},
-	{"gemini-day", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", `{"violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel"}]},{"retryDelay":"12s"}`),
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, 20 * time.Hour},
-	{"gemini-file", gem, 403, nil, `{"error":{"code":403,"status":"PERMISSION_DENIED","message":"You do not have permission to access the File abc or it may not exist."}}`,
-		ratelimit.ClientError, ratelimit.ReasonNotFound, ratelimit.ScopeRequest, none},
-	{"throttled", gem, 429, nil, "[" + geminiError("429", "RESOURCE_EXHAUSTED", `{"violations":[{"quotaId":"TokensPerMinute"}]},{"retryDelay":"34.07s"}`) + "]",
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 34070 * time.Millisecond},
+	{
+		"gemini-key", gem, 400, nil, geminiError("400", "INVALID_ARGUMENT", `{"reason":"API_KEY_INVALID"}`),
+		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"gemini-disabled", gem, 403, nil, geminiError("403", "PERMISSION_DENIED", `{"reason":"API_KEY_HTTP_REFERRER_BLOCKED"}`),
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"gemini-credits", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", `{"reason":"INSUFFICIENT_G1_CREDITS_BALANCE"}`),
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"gemini-capacity", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", `{"reason":"MODEL_CAPACITY_EXHAUSTED"}`),
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
+	},
+	{
+		"gemini-day", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", `{"violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel"}]},{"retryDelay":"12s"}`),
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, 20 * time.Hour,
+	},
+	{
+		"gemini-file", gem, 403, nil, `{"error":{"code":403,"status":"PERMISSION_DENIED","message":"You do not have permission to access the File abc or it may not exist."}}`,
+		ratelimit.ClientError, ratelimit.ReasonNotFound, ratelimit.ScopeRequest, none,
+	},
+	{
+		"throttled", gem, 429, nil, "[" + geminiError("429", "RESOURCE_EXHAUSTED", `{"violations":[{"quotaId":"TokensPerMinute"}]},{"retryDelay":"34.07s"}`) + "]",
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 34070 * time.Millisecond,
+	},
 
 	// Azure
-	{"throttled", azr, 429, []string{"x-ratelimit-limit-tokens", "-1", "x-ratelimit-remaining-tokens", "-1", "x-ratelimit-reset-tokens", "0"},
+	{
+		"throttled", azr, 429,
+		[]string{"x-ratelimit-limit-tokens", "-1", "x-ratelimit-remaining-tokens", "-1", "x-ratelimit-reset-tokens", "0"},
 		`{"error":{"code":"429","message":"Requests have exceeded token rate limit. Please retry after 37 seconds."}}`,
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 37 * time.Second},
-	{"azure-high-demand", azr, 429, nil, `{"error":{"code":"429","message":"The system is currently experiencing high demand."}}`,
-		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none},
-	{"client-error", azr, 200, nil, ` { "error": { "message": "filtered", "type": null, "code": "content_filter", "status": 400 } }`,
-		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, 37 * time.Second,
+	},
+	{
+		"azure-high-demand", azr, 429, nil, `{"error":{"code":"429","message":"The system is currently experiencing high demand."}}`,
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
+	},
+	{
+		"client-error", azr, 200, nil, ` { "error": { "message": "filtered", "type": null, "code": "content_filter", "status": 400 } }`,
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
 
 	// compatible providers
-	{"overloaded", oai, 498, nil, openAIError("", "capacity_exceeded", "m"),
-		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none},
-	{"payment-required", oai, 402, nil, openAIError("unknown_error", "invalid_request_error", "Insufficient Balance"),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
-	{"payment-required", oai, 402, nil, openRouterError("402", `{"limit_source":"openrouter_credits"}`),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
-	{"openrouter-key-limit", oai, 402, nil, openRouterError("402", `{"limit_source":"openrouter_key_limit"}`),
-		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, none},
-	{"openrouter-in-flight", oai, 402, []string{"Retry-After", "4"}, openRouterError("402", `{"limit_source":"openrouter_in_flight_budget"}`),
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeSubscription, 4 * time.Second},
-	{"openrouter-moderation", oai, 403, nil, openRouterError("403", `{"reasons":["violence"],"flagged_input":"x"}`),
-		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
-	{"throttled", oai, 200, nil, openRouterError("429", `{"provider_name":"Google"}`),
-		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none}, // an error inside a 200
-	{"throttled", oai, 429, []string{"X-RateLimit-Limit", "1", "X-RateLimit-Remaining", "0", "X-RateLimit-Reset", "1795348860000"}, openRouterError("429", `{}`),
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, time.Minute},
-	{"forbidden", oai, 403, nil, openAIError("x", "x", "all credits are used up, says the agent"),
-		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none},
-	{"client-error", anth, 400, nil, anthropicError("invalid_request_error", "no such tool: Your credit balance is too low", ""),
-		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none}, // the agent's words
-	{"client-error", oai, 400, nil, openAIError("invalid_request_error", "x", "Your credit balance is too low"),
-		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
-	{"xai-credits", oai, 403, nil, `{"code":"permission-denied","error":"Your team has used all available credits."}`,
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
-	{"fireworks-suspended", oai, 412, nil, `{"error":{"message":"Account x is suspended"}}`,
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none},
-	{"unauthorized", oai, 401, nil, `{"detail":"Unauthorized"}`,
-		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none},
-	{"client-error", oai, 422, nil, `{"detail":[{"loc":["body"],"msg":"m"}]}`,
-		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none},
+	{
+		"overloaded", oai, 498, nil, openAIError("", "capacity_exceeded", "m"),
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
+	},
+	{
+		"payment-required", oai, 402, nil, openAIError("unknown_error", "invalid_request_error", "Insufficient Balance"),
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"payment-required", oai, 402, nil, openRouterError("402", `{"limit_source":"openrouter_credits"}`),
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"openrouter-key-limit", oai, 402, nil, openRouterError("402", `{"limit_source":"openrouter_key_limit"}`),
+		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"openrouter-in-flight", oai, 402,
+		[]string{"Retry-After", "4"},
+		openRouterError("402", `{"limit_source":"openrouter_in_flight_budget"}`),
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeSubscription, 4 * time.Second,
+	},
+	{
+		"openrouter-moderation", oai, 403, nil, openRouterError("403", `{"reasons":["violence"],"flagged_input":"x"}`),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
+	{
+		"throttled", oai, 200, nil, openRouterError("429", `{"provider_name":"Google"}`),
+		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none,
+	}, // an error inside a 200
+	{
+		"throttled", oai, 429,
+		[]string{"X-RateLimit-Limit", "1", "X-RateLimit-Remaining", "0", "X-RateLimit-Reset", "1795348860000"},
+		openRouterError("429", `{}`),
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeModel, time.Minute,
+	},
+	{
+		"forbidden", oai, 403, nil, openAIError("x", "x", "all credits are used up, says the agent"),
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+	},
+	{
+		"client-error", anth, 400, nil, anthropicError("invalid_request_error", "no such tool: Your credit balance is too low", ""),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	}, // the agent's words
+	{
+		"client-error", oai, 400, nil, openAIError("invalid_request_error", "x", "Your credit balance is too low"),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
+	{
+		"xai-credits", oai, 403, nil, `{"code":"permission-denied","error":"Your team has used all available credits."}`,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"fireworks-suspended", oai, 412, nil, `{"error":{"message":"Account x is suspended"}}`,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"unauthorized", oai, 401, nil, `{"detail":"Unauthorized"}`,
+		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"client-error", oai, 422, nil, `{"detail":[{"loc":["body"],"msg":"m"}]}`,
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
 }
 
 func TestClassify(t *testing.T) {
@@ -305,7 +504,7 @@ func TestClassifyReadsTruncatedBodies(t *testing.T) {
 }
 
 func TestClassifyWindows(t *testing.T) {
-	at := func(d time.Duration) time.Time { return now.Add(d) }
+	at := now.Add
 	tests := []struct {
 		name    string
 		headers []string
@@ -336,8 +535,11 @@ func TestClassifyWindows(t *testing.T) {
 		}},
 		{"Azure's -1", []string{"x-ratelimit-limit-tokens", "-1", "x-ratelimit-remaining-tokens", "-1", "x-ratelimit-reset-tokens", "0"}, nil},
 		{"zero limit", []string{"x-ratelimit-limit-tokens", "0", "x-ratelimit-remaining-tokens", "0"}, nil},
-		{"more left than the limit", []string{"x-ratelimit-limit-tokens", "100", "x-ratelimit-remaining-tokens", "150"},
-			[]ratelimit.Window{{Name: "tokens", Kind: "bucket", Seen: now}}},
+		{
+			"more left than the limit",
+			[]string{"x-ratelimit-limit-tokens", "100", "x-ratelimit-remaining-tokens", "150"},
+			[]ratelimit.Window{{Name: "tokens", Kind: "bucket", Seen: now}},
+		},
 		{"nonsense", []string{"anthropic-ratelimit-unified-5h-utilization", "NaN", "x-codex-primary-used-percent", "-3", "x-ratelimit-", "1", "anthropic-ratelimit-", "x"}, nil},
 		{"Codex", []string{
 			"X-Codex-Primary-Used-Percent", "42.5", "x-codex-primary-window-minutes", "300", "x-codex-primary-reset-at", "1795352400",

@@ -28,7 +28,7 @@ const maxDecoded = 64 << 20
 func (h *contentHeaders) coding() (name string, ok bool) {
 	for element, list := cutElement(h.encodings); element != nil; element, list = cutElement(list) {
 		var buf [maxName]byte
-		next := ""
+		var next string
 		switch string(foldName(&buf, element)) {
 		case "identity":
 			continue
@@ -73,7 +73,7 @@ func (s *bodyScan) writeDecoded(content *contentHeaders, body []byte) bool {
 	if err != nil {
 		return false
 	}
-	defer decoder.Close()
+	defer func() { _ = decoder.Close() }() // the body's end was seen or does not matter
 	for total := 0; total <= maxDecoded && s.scanner.Valid(); {
 		n, err := decoder.Read(s.chunk[:])
 		s.scanner.Write(s.chunk[:n])

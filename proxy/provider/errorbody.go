@@ -35,6 +35,7 @@ func ErrorBody(dst []byte, f Family, status int, code, message, requestID string
 		dst = append(dst, `,"status":`...)
 		dst = appendString(dst, googleStatus(status))
 		return append(dst, "}}"...)
+	case OpenAI, Azure:
 	}
 	typ, known := openAIType(status)
 	if known != "" {

@@ -29,11 +29,11 @@ func (s *bodyScan) hashText(v *jsonscan.Value) {
 			s.hasUser = true
 		}
 	case atMessage, atItem, atTurn:
-		switch v.Kind {
-		case jsonscan.ObjectBegin:
+		if v.Kind == jsonscan.ObjectBegin {
 			s.role.set(nil)
 			s.message.Reset()
-		case jsonscan.ObjectEnd:
+		}
+		if v.Kind == jsonscan.ObjectEnd {
 			s.endMessage(v.Path == atTurn)
 		}
 	case atMessageRole, atItemRole, atTurnRole:

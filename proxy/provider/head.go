@@ -33,8 +33,8 @@ const (
 	oauthBeta = "oauth-2025-04-20"
 	// oauthTokenPrefix begins Anthropic's OAuth access tokens, apiKeyPrefix its
 	// API keys: the text tells the kind, however it was configured.
-	oauthTokenPrefix = "sk-ant-oat"
-	apiKeyPrefix     = "sk-ant-api"
+	oauthTokenPrefix = "sk-ant-oat" //nolint:gosec // how tokens begin, not one
+	apiKeyPrefix     = "sk-ant-api" //nolint:gosec // how keys begin, not one
 )
 
 // form is how one credential stands on one request.
@@ -63,6 +63,7 @@ func (p *Provider) form(cred credential.Credential) form {
 		if cred.Scheme == credential.APIKey {
 			return form{"api-key: ", false}
 		}
+	case OpenAI:
 	}
 	return form{bearer, false}
 }
@@ -109,6 +110,7 @@ func (p *Provider) AppendHead(dst []byte, h *Head, cred credential.Credential) (
 		}
 		var buf [maxName]byte
 		switch classOf(foldName(&buf, name)) {
+		case passed:
 		case dropped:
 			continue
 		case versionHeader:

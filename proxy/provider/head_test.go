@@ -155,34 +155,62 @@ func TestHeadInjects(t *testing.T) {
 		headers        string
 		want           []string // all lines behind Host but Content-Length
 	}{
-		{"api key", "anthropic", cred(credential.APIKey, anthropicKey), "authorization: Bearer apa_1\r\nx-api-key: apa_1\r\n",
-			[]string{"anthropic-version: 2023-06-01", "x-api-key: " + anthropicKey}},
-		{"api key as bearer", "anthropic", cred(credential.Bearer, anthropicKey), "",
-			[]string{"anthropic-version: 2023-06-01", "Authorization: Bearer " + anthropicKey}},
-		{"the agent's version stays", "anthropic", cred(credential.APIKey, anthropicKey), "Anthropic-Version: 2026-10-21\r\n",
-			[]string{"Anthropic-Version: 2026-10-21", "x-api-key: " + anthropicKey}},
-		{"oauth", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-version: 2023-06-01\r\n",
-			[]string{"anthropic-version: 2023-06-01", "anthropic-beta: oauth-2025-04-20", "Authorization: Bearer " + oauthToken}},
-		{"oauth by its text", "anthropic", cred(credential.APIKey, oauthToken), "anthropic-version: 2023-06-01\r\n",
-			[]string{"anthropic-version: 2023-06-01", "anthropic-beta: oauth-2025-04-20", "Authorization: Bearer " + oauthToken}},
-		{"oauth beside other betas", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-version: 1\r\nAnthropic-Beta: b-2, a-1\r\nX-After: 1\r\n",
-			[]string{"anthropic-version: 1", "Anthropic-Beta: b-2, a-1,oauth-2025-04-20", "X-After: 1", "Authorization: Bearer " + oauthToken}},
-		{"oauth is there", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-version: 1\r\nanthropic-beta: oauth-2025-04-20,a-1\r\n",
-			[]string{"anthropic-version: 1", "anthropic-beta: oauth-2025-04-20,a-1", "Authorization: Bearer " + oauthToken}},
-		{"oauth in two lines", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-beta: a-1\r\nanthropic-version: 1\r\nANTHROPIC-BETA: b-2\r\n",
-			[]string{"anthropic-beta: a-1,b-2,oauth-2025-04-20", "anthropic-version: 1", "Authorization: Bearer " + oauthToken}},
-		{"oauth with an empty list", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-version: 1\r\nanthropic-beta:\r\n",
-			[]string{"anthropic-version: 1", "anthropic-beta: oauth-2025-04-20", "Authorization: Bearer " + oauthToken}},
-		{"api key for an oauth agent", "anthropic", cred(credential.APIKey, anthropicKey), "anthropic-version: 1\r\nanthropic-beta: a-1,oauth-2025-04-20 , b-2\r\n",
-			[]string{"anthropic-version: 1", "anthropic-beta: a-1, b-2", "x-api-key: " + anthropicKey}},
-		{"api key and oauth alone", "anthropic", cred(credential.APIKey, anthropicKey), "anthropic-version: 1\r\nanthropic-beta: oauth-2025-04-20\r\n",
-			[]string{"anthropic-version: 1", "x-api-key: " + anthropicKey}},
-		{"betas stay as sent", "anthropic", cred(credential.APIKey, anthropicKey), "anthropic-version: 1\r\nanthropic-beta: a-1 ,b-2\r\nanthropic-beta: c-3\r\n",
-			[]string{"anthropic-version: 1", "anthropic-beta: a-1 ,b-2", "anthropic-beta: c-3", "x-api-key: " + anthropicKey}},
-		{"openai", "openai", cred(credential.APIKey, openAIKey), "OpenAI-Beta: assistants=v2\r\nOpenAI-Organization: org-agent\r\n",
-			[]string{"OpenAI-Beta: assistants=v2", "Authorization: Bearer " + openAIKey}},
-		{"another family's headers stay", "openai", cred(credential.APIKey, openAIKey), "anthropic-beta: oauth-2025-04-20\r\n",
-			[]string{"anthropic-beta: oauth-2025-04-20", "Authorization: Bearer " + openAIKey}},
+		{
+			"api key", "anthropic", cred(credential.APIKey, anthropicKey), "authorization: Bearer apa_1\r\nx-api-key: apa_1\r\n",
+			[]string{"anthropic-version: 2023-06-01", "x-api-key: " + anthropicKey},
+		},
+		{
+			"api key as bearer", "anthropic", cred(credential.Bearer, anthropicKey), "",
+			[]string{"anthropic-version: 2023-06-01", "Authorization: Bearer " + anthropicKey},
+		},
+		{
+			"the agent's version stays", "anthropic", cred(credential.APIKey, anthropicKey), "Anthropic-Version: 2026-10-21\r\n",
+			[]string{"Anthropic-Version: 2026-10-21", "x-api-key: " + anthropicKey},
+		},
+		{
+			"oauth", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-version: 2023-06-01\r\n",
+			[]string{"anthropic-version: 2023-06-01", "anthropic-beta: oauth-2025-04-20", "Authorization: Bearer " + oauthToken},
+		},
+		{
+			"oauth by its text", "anthropic", cred(credential.APIKey, oauthToken), "anthropic-version: 2023-06-01\r\n",
+			[]string{"anthropic-version: 2023-06-01", "anthropic-beta: oauth-2025-04-20", "Authorization: Bearer " + oauthToken},
+		},
+		{
+			"oauth beside other betas", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-version: 1\r\nAnthropic-Beta: b-2, a-1\r\nX-After: 1\r\n",
+			[]string{"anthropic-version: 1", "Anthropic-Beta: b-2, a-1,oauth-2025-04-20", "X-After: 1", "Authorization: Bearer " + oauthToken},
+		},
+		{
+			"oauth is there", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-version: 1\r\nanthropic-beta: oauth-2025-04-20,a-1\r\n",
+			[]string{"anthropic-version: 1", "anthropic-beta: oauth-2025-04-20,a-1", "Authorization: Bearer " + oauthToken},
+		},
+		{
+			"oauth in two lines", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-beta: a-1\r\nanthropic-version: 1\r\nANTHROPIC-BETA: b-2\r\n",
+			[]string{"anthropic-beta: a-1,b-2,oauth-2025-04-20", "anthropic-version: 1", "Authorization: Bearer " + oauthToken},
+		},
+		{
+			"oauth with an empty list", "anthropic", cred(credential.Bearer, oauthToken), "anthropic-version: 1\r\nanthropic-beta:\r\n",
+			[]string{"anthropic-version: 1", "anthropic-beta: oauth-2025-04-20", "Authorization: Bearer " + oauthToken},
+		},
+		{
+			"api key for an oauth agent", "anthropic", cred(credential.APIKey, anthropicKey), "anthropic-version: 1\r\nanthropic-beta: a-1,oauth-2025-04-20 , b-2\r\n",
+			[]string{"anthropic-version: 1", "anthropic-beta: a-1, b-2", "x-api-key: " + anthropicKey},
+		},
+		{
+			"api key and oauth alone", "anthropic", cred(credential.APIKey, anthropicKey), "anthropic-version: 1\r\nanthropic-beta: oauth-2025-04-20\r\n",
+			[]string{"anthropic-version: 1", "x-api-key: " + anthropicKey},
+		},
+		{
+			"betas stay as sent", "anthropic", cred(credential.APIKey, anthropicKey), "anthropic-version: 1\r\nanthropic-beta: a-1 ,b-2\r\nanthropic-beta: c-3\r\n",
+			[]string{"anthropic-version: 1", "anthropic-beta: a-1 ,b-2", "anthropic-beta: c-3", "x-api-key: " + anthropicKey},
+		},
+		{
+			"openai", "openai", cred(credential.APIKey, openAIKey), "OpenAI-Beta: assistants=v2\r\nOpenAI-Organization: org-agent\r\n",
+			[]string{"OpenAI-Beta: assistants=v2", "Authorization: Bearer " + openAIKey},
+		},
+		{
+			"another family's headers stay", "openai", cred(credential.APIKey, openAIKey), "anthropic-beta: oauth-2025-04-20\r\n",
+			[]string{"anthropic-beta: oauth-2025-04-20", "Authorization: Bearer " + openAIKey},
+		},
 		{"gemini", "gemini", cred(credential.APIKey, "AIza-pool"), "X-Goog-Api-Key:\r\n", []string{"x-goog-api-key: AIza-pool"}},
 		{"gemini bearer", "gemini", cred(credential.Bearer, "ya29-pool"), "", []string{"Authorization: Bearer ya29-pool"}},
 		{"azure", "azure", cred(credential.APIKey, "az-pool"), "Api-Key: apa_1\r\n", []string{"api-key: az-pool"}},

@@ -87,10 +87,11 @@ func shape(p *Provider, e *Endpoint) Family {
 	case meter.AnthropicMessages, meter.AnthropicComplete:
 		return Anthropic
 	case meter.None, meter.OpenAIOther:
-		if p.Family == Azure {
-			return OpenAI
+		if p.Family != Azure {
+			return p.Family
 		}
-		return p.Family
+		return OpenAI
+	default:
+		return OpenAI
 	}
-	return OpenAI
 }

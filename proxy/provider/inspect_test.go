@@ -177,14 +177,23 @@ func TestInspectPins(t *testing.T) {
 		{"/v1/responses", `{"conversation":{"id":"conv_1"},"previous_response_id":null}`, []string{"conv_1"}, false},
 		{"/v1/messages", `{"container":"container_1"}`, []string{"container_1"}, false},
 		{"/v1/messages", `{"container":{"id":"container_1","skills":[]}}`, []string{"container_1"}, false},
-		{"/v1/messages", `{"messages":[{"role":"user","content":[{"type":"document","source":{"type":"file","file_id":"file_1"}},{"type":"container_upload","file_id":"file_2"},{"type":"tool_result","content":[{"source":{"file_id":"file_3"}}]}]}]}`,
-			[]string{"file_1", "file_2", "file_3"}, false},
+		{
+			"/v1/messages", `{"messages":[{"role":"user","content":[{"type":"document","source":{"type":"file","file_id":"file_1"}},{"type":"container_upload","file_id":"file_2"},{"type":"tool_result","content":[{"source":{"file_id":"file_3"}}]}]}]}`,
+			[]string{"file_1", "file_2", "file_3"},
+			false,
+		},
 		{"/v1/messages", `{"messages":[{"role":"assistant","content":[{"type":"tool_use","input":{"file_id":"file_1"}}]}]}`, nil, false},
 		{"/v1/chat/completions", `{"messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"file-1"}}]}]}`, []string{"file-1"}, false},
-		{"/v1/responses", `{"input":[{"role":"user","content":[{"type":"input_file","file_id":"file-1"}]},{"type":"item_reference","id":"rs_1"},{"id":"msg_2","type":"item_reference"},{"id":"msg_3","type":"message"}]}`,
-			[]string{"file-1", "rs_1", "msg_2"}, false},
-		{"/v1/responses", `{"tools":[{"type":"file_search","vector_store_ids":["vs_1","vs_2"]},{"type":"code_interpreter","container":"cntr_1"},{"container":{"type":"auto","file_ids":["file-9"]}}]}`,
-			[]string{"vs_1", "vs_2", "cntr_1", "file-9"}, false},
+		{
+			"/v1/responses", `{"input":[{"role":"user","content":[{"type":"input_file","file_id":"file-1"}]},{"type":"item_reference","id":"rs_1"},{"id":"msg_2","type":"item_reference"},{"id":"msg_3","type":"message"}]}`,
+			[]string{"file-1", "rs_1", "msg_2"},
+			false,
+		},
+		{
+			"/v1/responses", `{"tools":[{"type":"file_search","vector_store_ids":["vs_1","vs_2"]},{"type":"code_interpreter","container":"cntr_1"},{"container":{"type":"auto","file_ids":["file-9"]}}]}`,
+			[]string{"vs_1", "vs_2", "cntr_1", "file-9"},
+			false,
+		},
 		{"/v1/responses", `{"input":[{"type":"reasoning","encrypted_content":"gAAAA"}]}`, nil, true},
 		{"/v1/responses", `{"input":[{"type":"reasoning","encrypted_content":null},{"type":"reasoning","encrypted_content":""}]}`, nil, false},
 		{"/v1/responses", `{"input":[{"type":"compaction","id":"cmp_1"}]}`, nil, true},
@@ -192,8 +201,11 @@ func TestInspectPins(t *testing.T) {
 		{"/v1/messages", `{"messages":[{"role":"assistant","content":[{"type":"web_search_tool_result","content":[{"encrypted_content":"E"}]}]}]}`, nil, true},
 		{"/v1/messages", `{"messages":[{"role":"user","content":"encrypted_content compaction file_1"}]}`, nil, false},
 		{"/v1/responses", `{"previous_response_id":"has space"}`, nil, false},
-		{"/v1/responses", `{"tools":[{"vector_store_ids":["vs_1","vs_1","vs_2","vs_3","vs_4","vs_5","vs_6","vs_7","vs_8","vs_9"]}]}`,
-			[]string{"vs_1", "vs_2", "vs_3", "vs_4", "vs_5", "vs_6", "vs_7", "vs_8"}, false},
+		{
+			"/v1/responses", `{"tools":[{"vector_store_ids":["vs_1","vs_1","vs_2","vs_3","vs_4","vs_5","vs_6","vs_7","vs_8","vs_9"]}]}`,
+			[]string{"vs_1", "vs_2", "vs_3", "vs_4", "vs_5", "vs_6", "vs_7", "vs_8"},
+			false,
+		},
 	}
 	for _, test := range tests {
 		got := inspect(t, "openai", test.rest, "", test.body).Pins

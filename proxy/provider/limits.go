@@ -284,6 +284,7 @@ func (w *limit) window() string {
 		return strings.ReplaceAll(w.name, "-", "_")
 	case windowLimit:
 		return w.name
+	case codexLimit:
 	}
 	length := w.name
 	switch string(w.minutes) {

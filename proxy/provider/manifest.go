@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"bytes"
+	"slices"
 	"strings"
 
 	"github.com/authpool/authpool/proxy/meter"
@@ -208,10 +210,8 @@ func (p *plainPath) geminiEndpoint(i int) (e *Endpoint, model []byte) {
 
 // cutLast cuts b at the last sep.
 func cutLast(b []byte, sep byte) (before, after []byte, ok bool) {
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i] == sep {
-			return b[:i], b[i+1:], true
-		}
+	if i := bytes.LastIndexByte(b, sep); i >= 0 {
+		return b[:i], b[i+1:], true
 	}
 	return b, nil, false
 }
@@ -270,10 +270,5 @@ func (p *plainPath) refuses(f Family) bool {
 }
 
 func (r *refusal) excepts(f Family) bool {
-	for _, except := range r.except {
-		if f == except {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(r.except, f)
 }

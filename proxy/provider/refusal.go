@@ -4,7 +4,7 @@ import "strconv"
 
 // Refusal is an answer of authpool's own to a request that may not go to any
 // provider. It is the type of every error that Route and Inspect return.
-type Refusal struct {
+type Refusal struct { //nolint:errname // an answer before it is an error: callers write it
 	Status  int    // of the answer
 	Code    string // for X-Authpool-Error; one of the constants
 	Message string // for a person; without the `authpool:` that ErrorBody puts before it
@@ -19,7 +19,7 @@ const (
 	CodeBadPath        = "bad_path"         // upstreams could read the path differently
 	CodeForbiddenPath  = "forbidden_path"   // administration, keys, billing, OAuth, secrets
 	CodeDuplicateField = "duplicate_field"  // the body names a field twice
-	CodeBadCredential  = "bad_credential"   // the credential cannot stand in a header
+	CodeBadCredential  = "bad_credential"   //nolint:gosec // a code: the credential cannot stand in a header
 )
 
 // Error implements error.

@@ -38,6 +38,7 @@ func Repeatable(v ratelimit.Verdict, c *Call, a Attempt) bool {
 			return false // it may be at work; it would be the same elsewhere
 		}
 		return !c.Unsafe
+	default:
+		return false
 	}
-	return false
 }

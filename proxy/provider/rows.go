@@ -90,8 +90,11 @@ var rows = []classifierRow{
 
 	// OpenRouter: 402 for three different things, told apart by limit_source
 	// (OpenRouter's documentation of errors).
-	{"openrouter-in-flight", func(s *signs) bool { return s.limitSource == "openrouter_in_flight_budget" },
-		ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeSubscription}, (*signs).wait},
+	{
+		"openrouter-in-flight", func(s *signs) bool { return s.limitSource == "openrouter_in_flight_budget" },
+		ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeSubscription},
+		(*signs).wait,
+	},
 	{"openrouter-key-limit", func(s *signs) bool { return s.limitSource == "openrouter_key_limit" }, spendLimit, nil},
 	// OpenRouter: 403 with reasons is its moderation of the input.
 	{"openrouter-moderation", func(s *signs) bool { return s.Status == 403 && s.moderated }, toAgent, nil},
@@ -145,8 +148,11 @@ var rows = []classifierRow{
 	}, noCapacity, (*signs).wait},
 	// Counting tokens, batches and files have limits of their own
 	// (Anthropic's rate limits guide): nothing else is closed by them.
-	{"throttled-beside", func(s *signs) bool { return s.Status == 429 && s.Endpoint != nil && !s.Endpoint.Billable() },
-		ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeRequest}, (*signs).wait},
+	{
+		"throttled-beside", func(s *signs) bool { return s.Status == 429 && s.Endpoint != nil && !s.Endpoint.Billable() },
+		ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeRequest},
+		(*signs).wait,
+	},
 	{"throttled", func(s *signs) bool { return s.Status == 429 }, throttled, (*signs).wait},
 
 	// No capacity: no subscription's fault, and another would not help.

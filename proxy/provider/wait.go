@@ -105,12 +105,31 @@ var units = []struct {
 	name string
 	unit time.Duration
 }{
-	{"milliseconds", time.Millisecond}, {"millisecond", time.Millisecond}, {"ms", time.Millisecond},
-	{"microseconds", time.Microsecond}, {"us", time.Microsecond}, {"µs", time.Microsecond}, {"ns", time.Nanosecond},
-	{"seconds", time.Second}, {"second", time.Second}, {"secs", time.Second}, {"sec", time.Second}, {"s", time.Second},
-	{"minutes", time.Minute}, {"minute", time.Minute}, {"mins", time.Minute}, {"min", time.Minute}, {"m", time.Minute},
-	{"hours", time.Hour}, {"hour", time.Hour}, {"hrs", time.Hour}, {"hr", time.Hour}, {"h", time.Hour},
-	{"days", 24 * time.Hour}, {"day", 24 * time.Hour}, {"d", 24 * time.Hour},
+	{"milliseconds", time.Millisecond},
+	{"millisecond", time.Millisecond},
+	{"ms", time.Millisecond},
+	{"microseconds", time.Microsecond},
+	{"us", time.Microsecond},
+	{"µs", time.Microsecond},
+	{"ns", time.Nanosecond},
+	{"seconds", time.Second},
+	{"second", time.Second},
+	{"secs", time.Second},
+	{"sec", time.Second},
+	{"s", time.Second},
+	{"minutes", time.Minute},
+	{"minute", time.Minute},
+	{"mins", time.Minute},
+	{"min", time.Minute},
+	{"m", time.Minute},
+	{"hours", time.Hour},
+	{"hour", time.Hour},
+	{"hrs", time.Hour},
+	{"hr", time.Hour},
+	{"h", time.Hour},
+	{"days", 24 * time.Hour},
+	{"day", 24 * time.Hour},
+	{"d", 24 * time.Hour},
 }
 
 // duration reads numbers with units from the beginning of text, as many as

@@ -176,7 +176,7 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 // answerFacts is what the classifier reads of the answer's head.
 func (ex *exchange) answerFacts() provider.Answer {
 	return provider.Answer{
-		Provider: ex.provider.Name, Family: ex.provider.Family, Status: ex.status,
+		Provider: ex.provider.Name, Family: ex.provider.Family, Endpoint: ex.info.Endpoint, Status: ex.status,
 		Headers: ex.call.Header.All(), Windows: ex.windows[:0],
 	}
 }

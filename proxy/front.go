@@ -75,6 +75,18 @@ func checkHead(raw []byte, method []byte) headFault {
 	return ""
 }
 
+// isMethod tells whether a method is one that providers serve. Methods are
+// case-sensitive (RFC 9110, section 9.1); a `post` that a lenient provider took
+// for a POST would be served uncounted.
+func isMethod(method []byte) bool {
+	switch string(method) {
+	case fasthttp.MethodGet, fasthttp.MethodHead, fasthttp.MethodPost, fasthttp.MethodPut,
+		fasthttp.MethodPatch, fasthttp.MethodDelete, fasthttp.MethodOptions:
+		return true
+	}
+	return false
+}
+
 // isToken follows RFC 9110, section 5.6.2.
 func isToken(b []byte) bool {
 	for _, c := range b {

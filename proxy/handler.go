@@ -128,6 +128,9 @@ func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers) *r
 	if h.IsConnect() {
 		return &refusal{status: fasthttp.StatusNotImplemented, code: codeBadRequest, message: "CONNECT is not served; use authpool's address as base URL"}
 	}
+	if !isMethod(h.Method()) {
+		return &refusal{status: fasthttp.StatusMethodNotAllowed, code: codeBadRequest, message: "this method is not served"}
+	}
 	if fault := checkHead(headers, h.Method()); fault != "" {
 		return bad(string(fault))
 	}

@@ -207,6 +207,7 @@ func (r *fakeRecorder) all() []usage.Event {
 type noPrices struct{}
 
 func (noPrices) Cost(string, string, usage.Tokens) (int64, bool) { return 0, false }
+func (noPrices) Version() string                                 { return "none" }
 
 type fixedKey string
 

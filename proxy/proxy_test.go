@@ -36,7 +36,7 @@ func TestMessage(t *testing.T) {
 	want := usage.Event{
 		ID: h.Get("X-Authpool-Request-Id"), Time: e.Time, Provider: "anthropic", Subscription: "anthropic-1",
 		Agent: "default", Session: h.Get("X-Authpool-Session"), Model: "claude-sonnet-4-5",
-		Tokens: usage.Tokens{Input: 12, CacheRead: 100, Output: 7}, Unpriced: true,
+		Tokens: usage.Tokens{Input: 12, CacheRead: 100, Output: 7}, Unpriced: true, PriceVersion: "none",
 	}
 	if e != want || e.ID == "" || !strings.HasPrefix(e.Session, "h-") {
 		t.Errorf("event %+v, want %+v", e, want)
@@ -501,6 +501,7 @@ func TestRefusals(t *testing.T) {
 		{"space before the colon", "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\n" + good + "X-A : b\r\nContent-Length: 2\r\n\r\n{}", 400, "authpool: "},
 		{"body of a GET", "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" + good + "Content-Length: 2\r\n\r\n{}", 400, "authpool: "},
 		{"CONNECT", "CONNECT api.anthropic.com:443 HTTP/1.1\r\nHost: api.anthropic.com:443\r\n\r\n", 501, "authpool: "},
+		{"lower-case method", "post /v1/messages HTTP/1.1\r\nHost: localhost\r\n" + good + "Content-Length: 2\r\n\r\n{}", 405, "authpool: "},
 		{"model named twice", "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\n" + good + "Content-Length: 25\r\n\r\n{\"model\":\"a\",\"model\":\"b\"}", 400, "model"},
 	}
 	r := newRig(t, up.url(), 1)

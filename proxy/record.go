@@ -57,17 +57,15 @@ func (ex *exchange) settle(cut bool) {
 		return
 	}
 	e := ex.event()
-	switch r := ex.meter.Result(); r.State {
-	case meter.Reported:
-	case meter.Partial:
-		e.Estimated = true
-	default:
-		e.Unknown = true
-		e.Estimated = cut
-	}
-	if cut && !ex.meter.Terminal() {
-		e.Estimated = true
-		e.Tokens.Output = max(e.Tokens.Output, ex.meter.EstimateOutput())
+	if r := ex.meter.Result(); r.State != meter.Reported {
+		// The answer ended, by whatever hand, before it told its final usage:
+		// what it generated is estimated from what was seen of it. One that is
+		// whole and told nothing is unknown, and nothing is made up for it.
+		e.Unknown = r.State == meter.Absent
+		_, failed := ex.meter.Failure()
+		if e.Estimated = cut || failed || r.State == meter.Partial; e.Estimated {
+			e.Tokens.Output = max(e.Tokens.Output, ex.meter.EstimateOutput())
+		}
 	}
 	ex.price(&e)
 	ex.tokens = e.Tokens
@@ -79,7 +77,7 @@ func (ex *exchange) settle(cut bool) {
 
 func (ex *exchange) price(e *usage.Event) {
 	nano, known := ex.deps.Prices.Cost(e.Provider, e.Model, e.Tokens)
-	e.CostNanoUSD, e.Unpriced = nano, !known
+	e.CostNanoUSD, e.Unpriced, e.PriceVersion = nano, !known, ex.deps.Prices.Version()
 }
 
 // recordFailed makes lost usage loud; the answer goes on.

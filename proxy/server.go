@@ -53,6 +53,8 @@ type Recorder interface {
 type Prices interface {
 	// Cost returns nano-dollars, and false when the model is not known.
 	Cost(provider, model string, t usage.Tokens) (int64, bool)
+	// Version names the table, so that a later correction of it can be told.
+	Version() string
 }
 
 // Deps are what a Server works with.

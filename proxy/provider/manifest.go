@@ -96,6 +96,8 @@ var manifest = []served{
 	row("deployments/*/images/*", Endpoint{Name: "images", API: meter.OpenAIImages}),
 	row("deployments/*/audio/speech", Endpoint{Name: "audio/speech", API: meter.OpenAISpeech}),
 	row("deployments/*/audio/*", Endpoint{Name: "audio", API: meter.OpenAITranscriptions}),
+	row("models/chat/completions", Endpoint{Name: "chat/completions", API: meter.OpenAIChat, Conversation: true}), // Azure's model inference
+	row("models/embeddings", Endpoint{Name: "embeddings", API: meter.OpenAIEmbeddings}),
 
 	// OpenAI and compatible
 	row("chat/completions", Endpoint{API: meter.OpenAIChat, Conversation: true}),

@@ -106,7 +106,7 @@ func adminToken(p *program, f clientFlags) (credential.Secret, error) {
 	}
 	dir, err := statedir.Path(f.stateDir, p.getenv)
 	if err != nil {
-		return credential.Secret{}, wrongUse{err}
+		return credential.Secret{}, wrongUseError{err}
 	}
 	token, err := readToken(filepath.Join(dir, statedir.AdminTokenFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -158,8 +158,7 @@ func (c *client) get(ctx context.Context, path string, query url.Values, v any) 
 
 // bare takes the method and the URL off an error of net/http.
 func bare(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err

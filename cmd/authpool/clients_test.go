@@ -193,7 +193,7 @@ func TestOpenAINode(t *testing.T) {
 
 // node runs a program of testdata/clients with the environment that
 // `authpool env` prints, as an agent's shell has it.
-func (r *stage) node(t *testing.T, script string) used {
+func (s *stage) node(t *testing.T, script string) used {
 	t.Helper()
 	folder := filepath.Join("testdata", "clients")
 	_, noNode := exec.LookPath("node")
@@ -204,9 +204,9 @@ func (r *stage) node(t *testing.T, script string) used {
 		}
 		t.Skip("node or the npm SDKs are missing: make clients")
 	}
-	cfg := *r.service.cfg
-	cfg.Listen = []string{r.service.agentAddress()}
-	vars, err := agentVariables(&program{}, &cfg, r.service.dir.Path())
+	cfg := *s.service.cfg
+	cfg.Listen = []string{s.service.agentAddress()}
+	vars, err := agentVariables(&program{}, &cfg, s.service.dir.Path())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -43,7 +41,7 @@ func (f *configFlags) load(cmd *cobra.Command, p *program) (*config.Config, erro
 		}
 	})
 	if err := cfg.Validate(); err != nil {
-		return nil, wrongUse{err}
+		return nil, wrongUseError{err}
 	}
 	return cfg, nil
 }
@@ -56,13 +54,7 @@ func (f *configFlags) read(p *program) (*config.Config, error) {
 	}
 	cfg, err := config.Load(f.file)
 	if err != nil {
-		return nil, wrongUse{err}
+		return nil, wrongUseError{err}
 	}
 	return cfg, nil
-}
-
-// isFaults tells whether err is about what a config says.
-func isFaults(err error) bool {
-	var faults config.Faults
-	return errors.As(err, &faults)
 }

@@ -83,21 +83,26 @@ func newDemoAgent(d *demo, name string, dialect demoDialect) *demoAgent {
 	}}
 }
 
-// turn asks the next question and prints who served it.
+// turn asks authpool the next question and prints who served it.
 func (a *demoAgent) turn(ctx context.Context) error {
+	return a.ask(ctx, "http://"+a.d.service.agentAddress(), a.d.service.dir.AgentToken())
+}
+
+// ask asks the next question at base.
+func (a *demoAgent) ask(ctx context.Context, base, token string) error {
 	a.turns++
 	a.messages = append(a.messages, map[string]any{"role": "user", "content": fmt.Sprintf("I am %s. This is question %d of mine; what do you say to it?", a.name, a.turns)})
 	body, err := json.Marshal(a.dialect.body(a.messages))
 	if err != nil {
 		return fmt.Errorf("cannot encode a request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+a.d.service.agentAddress()+a.dialect.path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+a.dialect.path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("cannot make a request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-Authpool-Session", a.name+"-1")
-	a.dialect.auth(req.Header, a.d.service.dir.AgentToken())
+	a.dialect.auth(req.Header, token)
 	resp, err := a.http.Do(req)
 	if err != nil {
 		return fmt.Errorf("%s got no answer: %w", a.name, err)

@@ -47,7 +47,7 @@ password of the embedded Redis.`,
 			}
 			dir, err := statedir.Path(cfg.StateDir, p.getenv)
 			if err != nil {
-				return wrongUse{err}
+				return wrongUseError{err}
 			}
 			var vars []variable
 			if operator {

@@ -40,8 +40,7 @@ func listen(address, setting string) (net.Listener, error) {
 
 // plainNetError takes the address off an error of net, which is told already.
 func plainNetError(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err
 	}
 	return err
@@ -66,14 +65,13 @@ func listenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(folder)
 	born := folder + "/s"
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.Remove(folder))
 	}
 	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(born, 0o600), os.Rename(born, path)); err != nil {
+	if err := errors.Join(os.Chmod(born, 0o600), os.Rename(born, path), os.Remove(folder)); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return &unixListener{Listener: l, path: path}, nil

@@ -50,27 +50,21 @@ func Main(ctx context.Context, stdio Stdio, environ, args []string) int {
 	if err == nil {
 		return exitDone
 	}
-	var faults config.Faults
-	switch {
-	case errors.As(err, &faults):
+	if faults, ok := errors.AsType[config.Faults](err); ok {
 		_, _ = fmt.Fprintln(p.Err, faults) // one line each, which begins with its place
-	case !errors.Is(err, errSaid):
+	} else {
 		_, _ = fmt.Fprintf(p.Err, "authpool: %v\n", err)
 	}
-	var wrong wrongUse
-	if errors.As(err, &wrong) {
+	if _, wrong := errors.AsType[wrongUseError](err); wrong {
 		return exitWrong
 	}
 	return exitFailed
 }
 
-// errSaid is returned by a command that has written its own report.
-var errSaid = errors.New("already reported")
+// wrongUseError marks an error as the caller's: exit code 2.
+type wrongUseError struct{ error }
 
-// wrongUse marks an error as the caller's: exit code 2.
-type wrongUse struct{ error }
-
-func (w wrongUse) Unwrap() error { return w.error }
+func (w wrongUseError) Unwrap() error { return w.error }
 
 // wrongf returns an error of wrong use.
-func wrongf(format string, args ...any) error { return wrongUse{fmt.Errorf(format, args...)} }
+func wrongf(format string, args ...any) error { return wrongUseError{fmt.Errorf(format, args...)} }

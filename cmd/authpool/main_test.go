@@ -72,11 +72,15 @@ func addresses(ts *testscript.TestScript, neg bool, names []string) {
 	if neg || len(names) == 0 {
 		ts.Fatalf("usage: addresses NAME...")
 	}
+	var held []net.Listener
 	for _, name := range names {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		ts.Check(err)
-		defer l.Close()
+		held = append(held, l)
 		ts.Setenv(name, l.Addr().String())
+	}
+	for _, l := range held {
+		ts.Check(l.Close())
 	}
 }
 

@@ -40,7 +40,7 @@ func resolveSecrets(ctx context.Context, origin string, cfg *config.Config) erro
 	if len(faults) == 0 {
 		return nil
 	}
-	return wrongUse{faults}
+	return wrongUseError{faults}
 }
 
 // resolve reads the secret behind a reference of the config.

@@ -104,7 +104,7 @@ func flagsFromEnvironment(flags *pflag.FlagSet, p *program) error {
 		}
 	})
 	if err := errors.Join(errs...); err != nil {
-		return wrongUse{err}
+		return wrongUseError{err}
 	}
 	return nil
 }

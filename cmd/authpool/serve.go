@@ -117,8 +117,7 @@ func logSubscriptions(log *slog.Logger, cfg *config.Config) {
 func reload(log *slog.Logger, old *config.Config, load func() (*config.Config, error)) {
 	fresh, err := load()
 	if err != nil {
-		var faults config.Faults
-		if errors.As(err, &faults) {
+		if faults, ok := errors.AsType[config.Faults](err); ok {
 			for _, fault := range faults {
 				log.Error("reload: the config is wrong, the old one stays", "fault", fault.String())
 			}

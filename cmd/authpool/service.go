@@ -84,7 +84,7 @@ const closeLimit = 10 * time.Second
 func (s *service) open(ctx context.Context, getenv func(string) string) error {
 	path, err := statedir.Path(s.cfg.StateDir, getenv)
 	if err != nil {
-		return wrongUse{err}
+		return wrongUseError{err}
 	}
 	if s.dir, err = statedir.Open(path); err != nil {
 		return err

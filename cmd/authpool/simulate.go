@@ -39,11 +39,11 @@ by POST /faults.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			keys, err := readKeys(keysFile)
 			if err != nil {
-				return wrongUse{err}
+				return wrongUseError{err}
 			}
 			sim, err := simulator.New(simulator.Options{Keys: keys, Seed: seed, Pace: simulatePace})
 			if err != nil {
-				return wrongUse{err}
+				return wrongUseError{err}
 			}
 			l, err := listen(address, "--listen")
 			if err != nil {
@@ -68,7 +68,7 @@ func readKeys(path string) ([]simulator.Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the keys file: %w", err)
 	}
-	defer f.Close()
+	defer f.Close() // read only
 	keys, err := simulator.ReadKeys(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -71,7 +71,7 @@ func newPricesFromConfig(c *config.Config) (*price.Table, error) {
 	}
 	table, err := price.Load(path)
 	if err != nil {
-		return nil, wrongUse{fmt.Errorf("prices: %w", err)}
+		return nil, wrongUseError{fmt.Errorf("prices: %w", err)}
 	}
 	return table, nil
 }

@@ -10,7 +10,7 @@ import (
 // caller is one connection as miniredis knows it.
 type caller struct {
 	peer       *server.Peer
-	subscribed bool // it has asked for messages at least once
+	subscribed bool // it has asked for messages; guarded by mu
 }
 
 // newCaller makes a caller whose answers go to w. miniredis may write to it at any
@@ -22,19 +22,51 @@ func newCaller(w io.Writer) *caller {
 
 // run executes one command. args has at least the command's name.
 func (s *Store) run(c *caller, args []string) {
+	s.execute(c, args)
+	c.peer.Flush()
+}
+
+func (s *Store) execute(c *caller, args []string) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.calling = c
 	s.server.Dispatch(c.peer, args)
 	s.calling = nil
-	s.mu.Unlock()
-	c.peer.Flush()
+}
+
+// runRead executes one reading command with arguments that a stranger to this
+// program chose. It returns false when miniredis panicked on them, as it does for
+// SSCAN with a cursor of -1: nothing has changed then, but the answer may be half
+// written, so the connection must end.
+func (s *Store) runRead(c *caller, args []string) (ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() {
+		if reason := recover(); reason != nil {
+			// Only holders of mu take miniredis' lock: if it is taken, the command
+			// that panicked took it.
+			s.mini.TryLock()
+			s.mini.Unlock()
+			s.logger.Error("A reading command failed inside the embedded Redis", "command", printable(args[0]), "reason", reason)
+		}
+	}()
+	s.server.Dispatch(c.peer, args)
+	return true
 }
 
 // leave undoes what a caller left behind. miniredis does so by itself only for
 // connections that it reads itself.
 func (s *Store) leave(c *caller) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsubscribe(c)
+}
+
+// unsubscribe ends a caller's wait for messages. mu is held.
+func (s *Store) unsubscribe(c *caller) {
 	if c.subscribed {
-		s.run(c, []string{"UNSUBSCRIBE"})
-		s.run(c, []string{"PUNSUBSCRIBE"})
+		s.server.Dispatch(c.peer, []string{"UNSUBSCRIBE"})
+		s.server.Dispatch(c.peer, []string{"PUNSUBSCRIBE"})
+		c.subscribed = false
 	}
 }

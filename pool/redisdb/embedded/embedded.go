@@ -11,6 +11,7 @@
 //     one line;
 //   - keys expire by a ticker (clock.go), because TTLs there stand still and its
 //     own way of moving them walks every key at every access;
+//   - it remembers no dead keys, because it is renewed now and then (renew.go);
 //   - it survives the process by snapshots (image.go, snapshot.go), taken in slices
 //     that hold no command up for long and yet show one moment.
 //
@@ -65,9 +66,10 @@ type Store struct {
 	dirty   map[string]struct{} // keys written since they were last copied into image
 	flushed bool                // everything was deleted since then
 
-	saving  sync.Mutex // held by the one snapshot under way; guards image and unsaved
+	saving  sync.Mutex // held by the one snapshot under way; guards the three below
 	image   map[string]record
 	unsaved bool // image is ahead of the file
+	dead    int  // keys that ended since miniredis was started or renewed
 	stats   stats
 
 	front *front // nil without Listen

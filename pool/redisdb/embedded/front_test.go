@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/authpool/authpool/pool/redisdb/redistest"
@@ -65,6 +67,9 @@ func TestFrontAnswers(t *testing.T) {
 	if err := client.HSet(t.Context(), "authpool:{a}:now", "requests", 7).Err(); err != nil {
 		t.Fatal(err)
 	}
+	if err := client.SAdd(t.Context(), "set", "a", "b").Err(); err != nil {
+		t.Fatal(err)
+	}
 	const noAuth = "-NOAUTH Authentication required.\r\n"
 	const wrong = "-WRONGPASS invalid username-password pair or user is disabled.\r\n"
 	p := testPassword
@@ -96,6 +101,7 @@ func TestFrontAnswers(t *testing.T) {
 			"+OK\r\n+OK\r\n+OK\r\n$2\r\nme\r\n-ERR unknown subcommand 'KILL'"},
 		{"docs", [][]string{{"AUTH", p}, {"COMMAND", "DOCS"}, {"COMMAND"}}, "+OK\r\n*0\r\n*0\r\n"},
 		{"pattern that kills miniredis", [][]string{{"AUTH", p}, {"KEYS", "[z-a]"}, {"PING"}}, "+OK\r\n-ERR this pattern is not supported: use * and ? only\r\n+PONG\r\n"},
+		{"arguments that kill miniredis", [][]string{{"AUTH", p}, {"SSCAN", "set", "-1"}, {"PING"}}, "+OK\r\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -408,6 +414,23 @@ func TestRedisCLI(t *testing.T) {
 	}
 }
 
+// fuzzStore has keys of all types under the names "h", "z", "s", "l" and "t".
+func fuzzStore(f *testing.F) (*Store, redis.UniversalClient) {
+	s, client := open(f, Options{})
+	_, err := client.Pipelined(f.Context(), func(pipe redis.Pipeliner) error {
+		pipe.HSet(f.Context(), "h", "a", 7, "b", 8)
+		pipe.ZAdd(f.Context(), "z", redis.Z{Score: 1, Member: "a"}, redis.Z{Score: 2, Member: "b"})
+		pipe.SAdd(f.Context(), "s", "a", "b")
+		pipe.RPush(f.Context(), "l", "a", "b")
+		pipe.Set(f.Context(), "t", "12345", 0)
+		return nil
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return s, client
+}
+
 // Whatever comes in, the port answers or ends the connection, and changes nothing.
 func FuzzFront(f *testing.F) {
 	for _, bytes := range hostile {
@@ -417,17 +440,9 @@ func FuzzFront(f *testing.F) {
 		}
 	}
 	for name := range effects {
-		f.Add(appendRequest(appendRequest(nil, name, "authpool:{a}:now", "0", "-1"), name), true)
+		f.Add(appendRequest(appendRequest(nil, name, "h", "0", "-1"), name), true)
 	}
-	f.Add(appendRequest(nil, "ZRANGE", "authpool:{a}:blocks", "0", "-1", "BYSCORE", "LIMIT", "-5", "9"), true)
-	f.Add(appendRequest(nil, "SCAN", "0", "MATCH", "a*", "COUNT", "-1", "TYPE", "hash"), true)
-	s, client := open(f, Options{})
-	ctx := f.Context()
-	client.HSet(ctx, "authpool:{a}:now", "requests", 7)
-	client.ZAdd(ctx, "authpool:{a}:blocks", redis.Z{Score: 1, Member: "a"}, redis.Z{Score: 2, Member: "b"})
-	client.SAdd(ctx, "authpool:subscriptions", "a", "b")
-	client.RPush(ctx, "list", "a", "b")
-	client.Set(ctx, "text", "t", 0)
+	s, client := fuzzStore(f)
 	before := fmt.Sprint(contents(f, client))
 	f.Fuzz(func(t *testing.T, sent []byte, known bool) {
 		if known {
@@ -439,6 +454,49 @@ func FuzzFront(f *testing.F) {
 		}
 		if after := fmt.Sprint(contents(t, client)); after != before {
 			t.Errorf("the store changed:\n%s\n%s", before, after)
+		}
+	})
+}
+
+// Every command that the port takes gets an answer to whatever arguments, and none
+// stops the store, though some make miniredis panic.
+func FuzzCommands(f *testing.F) {
+	var names []string
+	for name, e := range effects {
+		if e == reads {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for i, name := range names {
+		for _, args := range []string{"", "h", "h a", "z 0 -1", "s a", "l 0 -1", "t 0 -1", "0 MATCH a* COUNT -1 TYPE hash"} {
+			f.Add(byte(i), args)
+		}
+		switch name {
+		case "ZRANGE":
+			f.Add(byte(i), "z 0 -1 WITHSCORES REV")
+			f.Add(byte(i), "z -inf +inf BYSCORE LIMIT -5 9")
+			f.Add(byte(i), "z - + BYLEX LIMIT 1 -1")
+		case "ZRANGEBYSCORE", "ZREVRANGEBYSCORE":
+			f.Add(byte(i), "z (1 +inf WITHSCORES LIMIT 9223372036854775807 9223372036854775807")
+		case "HSCAN", "SSCAN", "ZSCAN":
+			f.Add(byte(i), "h 0 MATCH ?* COUNT 9999999999 NOVALUES")
+			f.Add(byte(i), "s -1")
+		case "GETRANGE":
+			f.Add(byte(i), "t -9223372036854775808 9223372036854775807")
+		}
+	}
+	s, client := fuzzStore(f)
+	f.Fuzz(func(t *testing.T, which byte, args string) {
+		request := append([]string{names[int(which)%len(names)]}, strings.Split(args, " ")...)
+		got := exchange(s, append(login[:len(login):len(login)], appendRequest(nil, request...)...))
+		reply, ok := strings.CutPrefix(got, "+OK\r\n")
+		_, err := server.ParseReply(bufio.NewReader(strings.NewReader(reply)))
+		if !ok || err != nil && !strings.Contains(reply, "-") {
+			t.Errorf("%q was answered with %q", request, got)
+		}
+		if err := client.Ping(t.Context()).Err(); err != nil {
+			t.Errorf("the store does not answer after %q: %v", request, err)
 		}
 	})
 }

@@ -41,7 +41,10 @@ func (r *reader) answer(args []string) {
 	default:
 		switch effects[name] {
 		case reads:
-			r.front.store.run(r.caller, args)
+			if !r.front.store.runRead(r.caller, args) {
+				peer.WriteError("ERR the command failed with these arguments")
+				r.leave = true
+			}
 		case unknown, control:
 			peer.WriteError("ERR unknown command '" + printable(args[0]) + "' on this read-only port of authpool")
 		default:

@@ -4,11 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/alicebob/miniredis/v2"
 )
 
 // The image is a copy of every key in the form in which a snapshot holds it. It
@@ -34,7 +38,9 @@ type record struct {
 }
 
 // catchUp brings the image up to date and returns the moment that it shows. The
-// caller holds saving.
+// caller holds saving. A command that waits for mu meanwhile gets it between two
+// slices, at the latest when it has waited a millisecond: that is when sync.Mutex
+// stops letting the running goroutine have it again first.
 func (s *Store) catchUp(ctx context.Context) (time.Time, error) {
 	for slice := 0; ; slice++ {
 		most := sliceKeys
@@ -44,12 +50,10 @@ func (s *Store) catchUp(ctx context.Context) (time.Time, error) {
 		if at, done := s.slice(most); done {
 			return at, nil
 		}
-		// A pause, because a lock that is taken again at once is not shared.
-		select {
-		case <-ctx.Done():
-			return time.Time{}, ctx.Err()
-		case <-time.After(time.Millisecond):
+		if err := ctx.Err(); err != nil {
+			return time.Time{}, err
 		}
+		runtime.Gosched()
 	}
 }
 
@@ -59,6 +63,7 @@ func (s *Store) slice(most int) (at time.Time, done bool) {
 	defer s.mu.Unlock()
 	at = wallClock()
 	if s.flushed {
+		s.dead += len(s.image)
 		clear(s.image)
 		s.flushed, s.unsaved = false, true
 	}
@@ -73,6 +78,7 @@ func (s *Store) slice(most int) (at time.Time, done bool) {
 			s.image[key] = r
 		} else {
 			delete(s.image, key)
+			s.dead++
 		}
 	}
 	return at, true
@@ -139,65 +145,68 @@ func appendRequest(b []byte, args ...string) []byte {
 // right.
 var recordLimits = limits{args: math.MaxInt32, bulk: math.MaxInt32, total: math.MaxInt32}
 
-// restore puts the records of a snapshot's body into the store and the image,
-// leaving out keys whose time is over. It is called before anything else runs.
-func (s *Store) restore(body []byte, keys int, now time.Time) error {
+// restore puts the records of a snapshot's body into an empty store, leaving out
+// keys whose time is over, and returns the image of what it put there.
+func restore(mini *miniredis.Miniredis, body []byte, keys int, now time.Time) (map[string]record, error) {
 	in := bufio.NewReader(bytes.NewReader(body))
-	db := s.mini.DB(0)
-	var encoded []byte
+	image := make(map[string]record, keys)
 	for range keys {
 		head, err := readRequest(in, recordLimits)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		values, err := readRequest(in, recordLimits)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(head) != 3 {
-			return fmt.Errorf("a record has %d parts at its head", len(head))
+			return nil, fmt.Errorf("a record has %d parts at its head", len(head))
 		}
-		kind, key := head[0], head[2]
+		key := head[2]
 		expires, err := strconv.ParseInt(head[1], 10, 64)
 		if err != nil {
-			return fmt.Errorf("key %q: the expiry is no number", key)
+			return nil, fmt.Errorf("key %q: the expiry is no number", key)
 		}
 		if expires != 0 && expires <= now.UnixMilli() {
 			continue
 		}
-		switch {
-		case kind == "string" && len(values) == 1:
-			err = db.Set(key, values[0])
-		case kind == "hash" && len(values)%2 == 0:
-			db.HSet(key, values...)
-		case kind == "set":
-			_, err = db.SetAdd(key, values...)
-		case kind == "list":
-			_, err = db.Push(key, values...)
-		case kind == "zset" && len(values)%2 == 0:
-			for pair := range slices.Chunk(values, 2) {
-				score, bad := strconv.ParseFloat(pair[1], 64)
-				if bad != nil {
-					return fmt.Errorf("key %q: a score is no number", key)
-				}
-				if _, err = db.ZAdd(key, score, pair[0]); err != nil {
-					break
-				}
-			}
-		default:
-			return fmt.Errorf("key %q: a %s of %d parts", key, printable(kind), len(values))
-		}
-		if err != nil {
-			return fmt.Errorf("key %q: %w", key, err)
+		if err := put(mini.DB(0), head[0], key, values); err != nil {
+			return nil, fmt.Errorf("key %q: %w", key, err)
 		}
 		if expires != 0 {
-			db.SetTTL(key, time.UnixMilli(expires).Sub(now))
+			mini.DB(0).SetTTL(key, time.UnixMilli(expires).Sub(now))
 		}
-		encoded = appendRequest(appendRequest(nil, head...), values...)
-		s.image[key] = record{encoded: encoded, expires: expires}
+		image[key] = record{encoded: appendRequest(appendRequest(nil, head...), values...), expires: expires}
 	}
-	if in.Buffered() > 0 {
-		return fmt.Errorf("%d bytes follow the last record", in.Buffered())
+	if _, err := in.Peek(1); err == nil {
+		return nil, errors.New("something follows the last record")
 	}
-	return nil
+	return image, nil
+}
+
+// put makes a key of what a record holds for its type.
+func put(db *miniredis.RedisDB, kind, key string, values []string) (err error) {
+	switch {
+	case kind == "string" && len(values) == 1:
+		err = db.Set(key, values[0])
+	case kind == "hash" && len(values)%2 == 0:
+		db.HSet(key, values...)
+	case kind == "set":
+		_, err = db.SetAdd(key, values...)
+	case kind == "list":
+		_, err = db.Push(key, values...)
+	case kind == "zset" && len(values)%2 == 0:
+		for pair := range slices.Chunk(values, 2) {
+			score, err := strconv.ParseFloat(pair[1], 64)
+			if err != nil {
+				return err
+			}
+			if _, err := db.ZAdd(key, score, pair[0]); err != nil {
+				return err
+			}
+		}
+	default:
+		err = fmt.Errorf("a %s of %d parts is unknown", printable(kind), len(values))
+	}
+	return err
 }

@@ -20,7 +20,8 @@ const maxPending = 64 << 20
 // until its client reads them, so that a client that reads slowly delays no other
 // command: miniredis writes messages to subscribers while it holds its lock.
 type local struct {
-	conn net.Conn
+	conn   net.Conn
+	caller *caller
 
 	mu      sync.Mutex
 	pending []byte
@@ -38,6 +39,7 @@ func (s *Store) Dial(context.Context) (net.Conn, error) {
 	}
 	client, own := net.Pipe()
 	l := &local{conn: own, wake: make(chan struct{}, 1)}
+	l.caller = newCaller(l)
 	s.locals[l] = struct{}{}
 	s.running.Go(func() { s.serveLocal(l) })
 	return client, nil
@@ -56,7 +58,7 @@ func (s *Store) closeLocals() {
 func (s *Store) serveLocal(l *local) {
 	var writer sync.WaitGroup
 	writer.Go(l.pump)
-	c := newCaller(l)
+	c := l.caller
 	in := bufio.NewReader(l.conn)
 	for !c.peer.Closed() {
 		args, err := readRequest(in, localLimits)

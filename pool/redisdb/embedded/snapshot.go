@@ -69,15 +69,20 @@ func (s *Store) save(ctx context.Context) error {
 		s.stats.keys.Store(int64(len(s.image)))
 	}
 	s.stats.savedAt.Store(at.UnixNano())
+	if s.dead >= renewAfter {
+		return s.renew()
+	}
 	return nil
 }
 
 // writeImage writes the image, which shows the moment at, to disk and returns its
 // size. Keys that have expired meanwhile leave the image here.
 func (s *Store) writeImage(at time.Time) (int64, error) {
+	before := len(s.image)
 	maps.DeleteFunc(s.image, func(_ string, r record) bool {
 		return r.expires != 0 && r.expires <= at.UnixMilli()
 	})
+	s.dead += before - len(s.image)
 	keys := slices.Sorted(maps.Keys(s.image)) // so that equal stores give equal files
 	size, sum := int64(0), uint32(0)
 	for _, key := range keys {
@@ -171,11 +176,12 @@ func (s *Store) loadFile(path string, now time.Time) error {
 	if size != len(body) || sum != crc32.Checksum(body, castagnoli) {
 		return fmt.Errorf("%w: its checksum or length is wrong", errDamaged)
 	}
-	if err := s.restore(body, keys, now); err != nil {
+	image, err := restore(s.mini, body, keys, now)
+	if err != nil {
 		s.mini.FlushAll()
-		clear(s.image)
 		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
+	s.image = image
 	s.stats.savedAt.Store(time.UnixMilli(at).UnixNano())
 	s.stats.bytes.Store(int64(size))
 	s.stats.keys.Store(int64(len(s.image)))

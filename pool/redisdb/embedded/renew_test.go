@@ -1,0 +1,140 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+)
+
+// setAll and deleteAll write many keys in one call.
+var (
+	setAll = redis.NewScript(`for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do redis.call('SET', 'authpool:{sub}:recent:' .. i, '1') end`)
+	delAll = redis.NewScript(`for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do redis.call('DEL', 'authpool:{sub}:recent:' .. i) end`)
+)
+
+// churn makes n keys and ends them, in batches, each seen by a save.
+func churn(t testing.TB, s *Store, client redis.UniversalClient, n int) {
+	t.Helper()
+	const batch = 25_000
+	for first := 0; first < n; first += batch {
+		for _, script := range []*redis.Script{setAll, delAll} {
+			if err := script.Run(t.Context(), client, nil, first, first+batch-1).Err(); err != nil && !errors.Is(err, redis.Nil) {
+				t.Fatal(err)
+			}
+			if err := s.Save(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// miniredis keeps something of every key that it ever had. Keys that come and go
+// must not fill the process.
+func TestDeadKeysAreForgotten(t *testing.T) {
+	s, client := open(t, Options{Snapshot: filepath.Join(t.TempDir(), "redis.snapshot"), Interval: time.Hour})
+	fill(t, client, 1000)
+	want := contents(t, client)
+	churn(t, s, client, renewAfter)
+	before := heap()
+	churn(t, s, client, 2*renewAfter)
+	if grown := heap() - before; grown > renewAfter*100 {
+		t.Errorf("the process grew by %d bytes over %d keys that ended", grown, 2*renewAfter)
+	}
+	got := contents(t, client)
+	if len(got) != 1000 || len(want) != 1000 {
+		t.Errorf("%d keys of %d are left", len(got), len(want))
+	}
+}
+
+// Renewal loses no write, also none that is made during it, and subscribers find
+// their way back.
+func TestRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, client := open(t, Options{Snapshot: filepath.Join(t.TempDir(), "redis.snapshot"), Interval: time.Hour})
+		ctx := t.Context()
+		fill(t, client, 1000)
+		if err := client.PExpire(ctx, "authpool:{sub-7}:session:default/7", time.Hour).Err(); err != nil {
+			t.Fatal(err)
+		}
+		sub := client.Subscribe(ctx, "hints")
+		defer sub.Close()
+		messages := sub.Channel()
+		stop := make(chan struct{})
+		var writer sync.WaitGroup
+		written := 0
+		writer.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(100 * time.Microsecond):
+				}
+				if err := addAll.Run(ctx, client, []string{"authpool:{a}:now"}, 1).Err(); err != nil {
+					t.Error(err)
+					return
+				}
+				written++
+			}
+		})
+		for range 5 {
+			if err := s.Save(ctx); err != nil {
+				t.Fatal(err)
+			}
+			s.saving.Lock()
+			err := s.renew()
+			s.saving.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		close(stop)
+		writer.Wait()
+		if n, err := client.HGet(ctx, "authpool:{a}:now", "field20").Int(); n != written || err != nil {
+			t.Errorf("%d of %d writes are left, %v", n, written, err)
+		}
+		want := contents(t, client)
+		if err := s.Save(ctx); err != nil {
+			t.Fatal(err)
+		}
+		_, copied := open(t, copyOf(t, s.opts.Snapshot))
+		if diff := cmp.Diff(want, contents(t, copied)); diff != "" || len(want) != 1001 {
+			t.Errorf("%d keys; the next snapshot differs: %s", len(want), diff)
+		}
+
+		time.Sleep(10 * time.Second) // as long as a client takes to subscribe anew
+		if n := client.Publish(ctx, "hints", "hello").Val(); n != 1 {
+			t.Errorf("published to %d", n)
+		}
+		if message := <-messages; message.Payload != "hello" {
+			t.Errorf("got %v", message)
+		}
+	})
+}
+
+// A flush between the image and the end of a renewal is kept.
+func TestFlushDuringRenewal(t *testing.T) {
+	s, client := open(t, Options{Snapshot: filepath.Join(t.TempDir(), "redis.snapshot"), Interval: time.Hour})
+	ctx := context.Background()
+	client.Set(ctx, "k", "v", 0)
+	if err := s.Save(ctx); err != nil {
+		t.Fatal(err)
+	}
+	client.FlushAll(ctx)
+	client.Set(ctx, "l", "v", 0)
+	s.saving.Lock()
+	err := s.renew()
+	s.saving.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keys := client.Keys(ctx, "*").Val(); len(keys) != 1 || keys[0] != "l" {
+		t.Errorf("left: %v", keys)
+	}
+}

@@ -1,0 +1,100 @@
+package usage_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/authpool/authpool/pool/redisdb/redistest"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// typical is an event with names of usual length.
+func typical(i int) usage.Event {
+	e := event(time.Duration(i) * time.Second)
+	e.ID = "0193a5b2-7c1e-7d3a-9f00-1234567890ab"
+	e.Provider, e.Subscription = "anthropic", "team-a"
+	e.Session = fmt.Sprintf("5f1c2a3e-0b7d-4a8e-9c6f-00000000000%d", i%8)
+	e.Model = fmt.Sprintf("claude-sonnet-4-5-2025092%d", i%3)
+	e.PriceVersion = "litellm-2026-08-01"
+	return e
+}
+
+// BenchmarkRecorderAdd is what the request path pays for an event.
+func BenchmarkRecorderAdd(b *testing.B) {
+	opts := usage.JournalOptions{Sync: 50 * time.Millisecond, Max: 64 << 30, Keep: time.Hour}
+	b.Run("alone", func(b *testing.B) {
+		r := unstarted(b, filepath.Join(b.TempDir(), "journal"), opts)
+		e := typical(0)
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := r.Add(e); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		r := unstarted(b, filepath.Join(b.TempDir(), "journal"), opts)
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			e := typical(0)
+			for pb.Next() {
+				if err := r.Add(e); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	})
+}
+
+// BenchmarkApply is a full batch: 100 events, 3 models, 8 sessions.
+func BenchmarkApply(b *testing.B) {
+	f := func(name string, client func(testing.TB) redis.UniversalClient) {
+		b.Run(name, func(b *testing.B) {
+			store := usage.NewStore(client(b), "authpool")
+			next := batch(1)
+			b.ReportAllocs()
+			for b.Loop() {
+				next.Events = next.Events[:0]
+				for i := range usage.MaxBatch {
+					next.Events = append(next.Events, typical(i))
+				}
+				if _, err := store.Apply(b.Context(), next); err != nil {
+					b.Fatal(err)
+				}
+				next.First += usage.MaxBatch
+			}
+			b.ReportMetric(float64(b.N*usage.MaxBatch)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+	f("miniredis", redistest.Mini)
+	f("redis", func(t testing.TB) redis.UniversalClient { return redistest.NewServer(t).Client() })
+}
+
+// BenchmarkRecorder brings a journal to a local Redis: 20 subscriptions.
+func BenchmarkRecorder(b *testing.B) {
+	client := redistest.NewServer(b).Client()
+	opts := usage.JournalOptions{Sync: 50 * time.Millisecond, Max: 64 << 30, Keep: time.Hour}
+	r := usage.NewRecorder(openJournal(b, filepath.Join(b.TempDir(), "journal"), opts), usage.NewStore(client, "authpool"), usage.RecorderOptions{})
+	subs := make([]string, 20)
+	for i := range subs {
+		subs[i] = fmt.Sprintf("team-%d", i)
+	}
+	r.Start(context.Background())
+	start, i := time.Now(), 0
+	for b.Loop() {
+		e := typical(i / 100)
+		e.Subscription = subs[i%len(subs)]
+		if err := r.Add(e); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	flush(b, r)
+	b.ReportMetric(float64(i)/time.Since(start).Seconds(), "events/s")
+	stop(b, r)
+}

@@ -264,7 +264,7 @@ func (p *Pool) confirm(s *session, m *member, now time.Time) {
 func (p *Pool) refresh(s *session, now time.Time) {
 	s.mu.Lock()
 	due := s.bound != nil && s.confirmed && now.Sub(s.touched) >= p.opts.IdleTimeout/4
-	if p.bindings == nil && s.bound != nil {
+	if p.bindings == nil && now.Before(s.slotUntil) {
 		s.slotUntil, s.touched = now.Add(p.opts.IdleTimeout), now
 		s.bound.extend(s.name, s.slotUntil)
 	}

@@ -115,7 +115,11 @@ func (k *keeper) wake() {
 }
 
 func (k *keeper) run(ctx context.Context) {
-	tick := time.NewTicker(keeperTick)
+	period := keeperTick
+	if k.pool.bindings == nil {
+		period = credentialRecheck // nothing else is to do
+	}
+	tick := time.NewTicker(period)
 	defer tick.Stop()
 	for {
 		select {

@@ -33,6 +33,7 @@ func (s *sources) Status(ctx context.Context) (admin.Status, error) {
 			JournalPending: int(s.recorder.Pending()),
 		},
 	}
+	s.catchUp(ctx)
 	blocks := s.activeBlocks(ctx, members)
 	for _, m := range members {
 		sub := subscriptionOf(m)
@@ -42,6 +43,23 @@ func (s *sources) Status(ctx context.Context) (admin.Status, error) {
 		status.Subscriptions = append(status.Subscriptions, sub)
 	}
 	return status, nil
+}
+
+// catchUpWait bounds how long a look at the numbers waits for the events that the
+// journal holds back a moment to send them in order.
+const catchUpWait = time.Second
+
+// catchUp lets a person who asks right after an answer find it counted. Numbers
+// that are a second old are still worth showing, so that it cannot fail.
+func (s *sources) catchUp(ctx context.Context) {
+	if !s.db.Healthy() || s.recorder.Pending() == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
+	defer cancel()
+	if err := s.recorder.Flush(ctx); err != nil {
+		s.log.Debug("the numbers told may be a moment old", "error", err)
+	}
 }
 
 // activeBlocks reads the active blocks by subscription; none while Redis is
@@ -71,6 +89,7 @@ func blockOf(b usage.Block) *admin.Block {
 
 // Usage implements admin.UsageSource.
 func (s *sources) Usage(ctx context.Context, q usage.Query) ([]admin.UsageRow, error) {
+	s.catchUp(ctx)
 	sums, err := s.usage.Usage(ctx, q, time.Now())
 	if err != nil {
 		return nil, err

@@ -24,6 +24,7 @@ type sources struct {
 // Status implements admin.StatusSource. Only the blocks come from Redis; while
 // it is away they are left out and the rest is told.
 func (s *sources) Status(ctx context.Context) (admin.Status, error) {
+	s.catchUp(ctx)
 	members := s.pool.Status()
 	status := admin.Status{
 		Subscriptions: make([]admin.Subscription, 0, len(members)),
@@ -33,7 +34,6 @@ func (s *sources) Status(ctx context.Context) (admin.Status, error) {
 			JournalPending: int(s.recorder.Pending()),
 		},
 	}
-	s.catchUp(ctx)
 	blocks := s.activeBlocks(ctx, members)
 	for _, m := range members {
 		sub := subscriptionOf(m)

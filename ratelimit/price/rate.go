@@ -35,6 +35,16 @@ type tier struct {
 
 // Rate is what one model costs. The zero Rate is free of charge. A Rate is
 // immutable.
+//
+// What a source leaves out is completed, first for the base, then for each tier:
+//
+//   - a tier's missing price is the base's, if the base has one;
+//   - a missing cache write of an hour is twice the input price where the write
+//     of five minutes is 1.25 times it: these are Anthropic's published factors,
+//     and wherever the source has both prices for a current Claude they hold;
+//   - any other missing cache price is the input price, as if there were no cache;
+//   - missing input or output is free: the source leaves it out where the model
+//     has none, such as the output of an embedding.
 type Rate struct {
 	base prices
 	// tiers stand in rising order. The whole request's prompt side decides,
@@ -46,7 +56,7 @@ type Rate struct {
 
 // Cost returns what t costs in nano-dollars: computed exactly in pico-dollars,
 // rounded once, half to even. assumed tells that t holds tokens of a kind that
-// the source does not price for this model (see fill).
+// the source does not price for this model.
 //
 // Counts below zero count as zero; a cost beyond an int64 is the largest int64.
 func (r Rate) Cost(t usage.Tokens) (nano int64, assumed bool) {
@@ -91,16 +101,7 @@ func nanoHalfEven(hi, lo uint64) int64 {
 	return int64(min(nano, math.MaxInt64))
 }
 
-// fill completes the prices of the kinds that the source leaves out, first for
-// the base, then for each tier:
-//
-//   - a tier's missing price is the base's, if the base has one;
-//   - a missing cache write of an hour is twice the input price where the write
-//     of five minutes is 1.25 times it: these are Anthropic's published factors,
-//     and wherever the source has both prices for a current Claude they hold;
-//   - any other missing cache price is the input price, as if there were no cache;
-//   - missing input or output is free: the source leaves it out where the model
-//     has none, such as the output of an embedding.
+// fill completes the prices that the source leaves out, as Rate describes.
 func (r *Rate) fill() {
 	r.base.fill(nil)
 	for i := range r.tiers {

@@ -10,7 +10,9 @@
 package price
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -88,18 +90,14 @@ func (t *Table) With(o *Override) *Table {
 		version: t.version + "+" + o.hash,
 		rates:   make(map[key]Rate, len(t.rates)+len(o.rates)),
 	}
-	for k, r := range t.rates {
-		out.rates[k] = r
-	}
-	for k, r := range o.rates {
-		out.rates[k] = r
-	}
+	maps.Copy(out.rates, t.rates)
+	maps.Copy(out.rates, o.rates)
 	return out
 }
 
 // newRate checks and completes a rate whose prices come from a source.
 func newRate(provider string, base prices, tiers []tier) Rate {
-	slices.SortFunc(tiers, func(a, b tier) int { return int(min(max(a.above-b.above, -1), 1)) })
+	slices.SortFunc(tiers, func(a, b tier) int { return cmp.Compare(a.above, b.above) })
 	r := Rate{base: base, tiers: tiers, inclusive: provider == tierInclusive}
 	r.fill()
 	return r

@@ -10,7 +10,7 @@ const BlockLength = 5 * time.Hour
 // BlockLength later. An event opens a new block when it lies more than
 // BlockLength after the start, or more than BlockLength after the last event;
 // at exactly BlockLength it still belongs to the old one. The provider's own
-// window is another thing: see Window.
+// window is another thing: see ProviderWindow.
 type Block struct {
 	Start time.Time
 	End   time.Time

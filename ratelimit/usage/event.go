@@ -1,6 +1,17 @@
-// Package usage adds up what answers used: tokens in blocks, days and months,
-// recorded exactly once. An Event goes to the journal on disk first and from
-// there in batches through one Lua script to Redis.
+// Package usage adds up what answers used: tokens and cost in blocks, days and
+// months, per model, agent and session, each answer exactly once.
+//
+// The way of an Event: the request path gives it to a Recorder, which has it in its
+// Journal on disk before the answer's last bytes go on. In the journal it gets the
+// next number of its subscription. The Recorder's loop takes events from there in
+// batches to the Store, whose one script in Redis (apply.lua) counts each number of
+// each writer once, however often it is sent, and says where the writer stands. So
+// a killed process, an answer that got lost, and a Redis that lost its last writes
+// all end in the same sums; what cannot be mended is raised as an alarm.
+//
+// Start at Recorder for writing and at Store for reading. The names of keys and
+// fields in Redis are a contract with people who look with redis-cli: see Store
+// and apply.lua.
 package usage
 
 // Event is one billable answer: what it used, of which subscription, for whom.

@@ -21,9 +21,9 @@ var (
 	// ErrJournalFull is returned when the journal has reached its largest size
 	// and holds nothing that has been counted already and could go. The event is
 	// not recorded; traffic may go on.
-	ErrJournalFull = errors.New("the usage journal is full: its events cannot reach Redis, look there")
+	ErrJournalFull = errors.New("it is full because its events cannot reach Redis: look there, or allow it more in journal.max")
 	// ErrJournalClosed is returned for an event that comes after Close.
-	ErrJournalClosed = errors.New("the usage journal is closed")
+	ErrJournalClosed = errors.New("it is closed")
 )
 
 // JournalOptions are the limits of a Journal.
@@ -270,7 +270,7 @@ func (j *Journal) append(kind byte, e *Event) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.closed {
-		return ErrJournalClosed
+		return fmt.Errorf("cannot write the usage journal: %w", ErrJournalClosed)
 	}
 	var number int64
 	t := j.tails[e.Subscription]
@@ -287,10 +287,16 @@ func (j *Journal) append(kind byte, e *Event) error {
 	if size > maxRecord {
 		return fmt.Errorf("cannot record usage of %s: its names take %d bytes", e.Subscription, size)
 	}
-	if j.total+size > j.opts.Max {
-		return ErrJournalFull
+	err := ErrJournalFull
+	if j.total+size <= j.opts.Max {
+		err = j.write()
 	}
-	if err := j.write(); err != nil {
+	if err != nil {
+		if kind == recordEvent {
+			// The answer has ended all the same: its open record must not
+			// keep a segment for ever.
+			j.setOpen(e.ID, nil)
+		}
 		return fmt.Errorf("cannot write the usage journal: %w", err)
 	}
 	seg := j.newest()

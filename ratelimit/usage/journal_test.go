@@ -209,6 +209,35 @@ func TestBound(t *testing.T) {
 	})
 }
 
+// TestKeep: counted segments go once they are older than Keep, except for those
+// with an answer that is still under way.
+func TestKeep(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		dir := filepath.Join(t.TempDir(), "journal")
+		opts := usage.JournalOptions{Sync: time.Millisecond, Max: usage.MinJournal}
+		r := usage.NewRecorder(openJournal(t, dir, opts), usage.NewStore(client, "authpool"), usage.RecorderOptions{})
+		r.Start(t.Context())
+		add(t, r, "team-a", 300)
+		e := event(time.Second)
+		e.ID, e.Subscription = "under way", "team-a"
+		if err := r.Open(e); err != nil {
+			t.Fatal(err)
+		}
+		add(t, r, "team-a", 300)
+		flush(t, r)
+		eventually(t, r, func() bool { return len(segments(t, dir)) == 2 })
+		stop(t, r)
+
+		j := openJournal(t, dir, opts)
+		if rec := j.Recovery(); rec != (usage.Recovery{Estimated: 1}) {
+			t.Errorf("recovered %+v, want the answer that was under way", rec)
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestSyncAlways(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "journal")
 	r := unstarted(t, dir, usage.JournalOptions{Max: 1 << 20})

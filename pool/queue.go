@@ -28,13 +28,14 @@ type queue struct {
 	mu      sync.Mutex
 	waiters list.List // of *waiter
 	running bool      // somebody has the turn
-	again   bool      // something changed since the turn went round
+	again   bool      // something changed since the turn began to go round
+	resumed bool      // this round began anew for that reason
 	timer   *time.Timer
 }
 
 type waiter struct {
 	turn chan struct{} // holds one: the turn waits for its waiter
-	next time.Time     // when trying again may help, whatever happens
+	next time.Time     // when trying again may help, whatever happens; zero: never
 }
 
 func (q *queue) empty() bool { return q.length.Load() == 0 }
@@ -103,17 +104,19 @@ func (q *queue) leave(e *list.Element, hasTurn bool) {
 	}
 }
 
-// handOn gives the turn to e; nil is the end of the round.
+// handOn gives the turn to e; nil is the end of the round. When something has
+// changed the turn goes back to the first, who has waited longest; but not
+// twice in one round, or those at the end might never have it.
 func (q *queue) handOn(e *list.Element) {
-	if e == nil && q.again {
-		q.again = false
+	if q.again && (e == nil || !q.resumed) {
+		q.again, q.resumed = false, e != nil
 		e = q.waiters.Front()
 	}
 	if e != nil {
 		q.give(e)
 		return
 	}
-	q.running, q.again = false, false
+	q.running, q.again, q.resumed = false, false, false
 	q.arm()
 }
 
@@ -121,9 +124,7 @@ func (q *queue) handOn(e *list.Element) {
 func (q *queue) arm() {
 	var first time.Time
 	for e := q.waiters.Front(); e != nil; e = e.Next() {
-		if next := e.Value.(*waiter).next; first.IsZero() || next.Before(first) {
-			first = next
-		}
+		first = earlier(first, e.Value.(*waiter).next)
 	}
 	switch {
 	case first.IsZero():
@@ -182,7 +183,7 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 			g.queue.leave(e, true)
 			return nil, out.failure(now)
 		}
-		g.queue.pass(e, out.next(now, patience))
+		g.queue.pass(e, out.next(now, patience, p.bindings != nil))
 	}
 }
 
@@ -194,7 +195,7 @@ type outlook struct {
 	until           time.Time // when; zero: no time will do it
 	guess           bool      // until is a guess: nobody knows
 	refusal         refusal   // why it is closed
-	brief           bool      // the session waits for its own subscription
+	own             time.Time // when the session's own opens, which it waits for; zero: it does not
 }
 
 // outlook asks every subscription that fits the request.
@@ -230,13 +231,11 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 				until, guess = now.Add(unknownEnd), true
 			}
 		}
-		better := o.first == nil || o.until.IsZero() && !until.IsZero() ||
-			!until.IsZero() && until.Before(o.until)
-		if better {
+		if o.first == nil || !until.IsZero() && (o.until.IsZero() || until.Before(o.until)) {
 			o.first, o.until, o.guess, o.refusal = m, until, guess, r
 		}
 		if m == home && r.brief(now) {
-			o.brief = true
+			o.own = r.until
 		}
 	}
 	return o
@@ -247,21 +246,27 @@ func (o outlook) promises(now, deadline time.Time) bool {
 	return !o.until.IsZero() && now.Before(deadline) && (o.guess || !o.until.After(deadline))
 }
 
-// next is when to try again, if nothing happens before.
-func (o outlook) next(now, patience time.Time) time.Time {
+// next is when to try again, if nothing happens before; zero: only then.
+func (o outlook) next(now, patience time.Time, fleet bool) time.Time {
 	next := o.until
-	if o.refusal.obstacle == full || o.refusal.obstacle == saturated || o.refusal.obstacle == probing {
-		// Another process can end it at any time.
-		next = earlier(next, now.Add(unknownEnd))
+	switch o.refusal.obstacle {
+	case full, saturated:
+		switch {
+		case fleet: // another process can make room at any time
+			next = earlier(next, now.Add(unknownEnd))
+		case o.guess: // room is made by an event
+			next = time.Time{}
+		}
 	}
-	if o.brief && patience.After(now) {
-		next = earlier(next, patience)
+	if !o.own.IsZero() && patience.After(now) {
+		next = earlier(next, earlier(o.own, patience))
 	}
 	return next
 }
 
+// earlier is the first of two instants, of which a zero one never comes.
 func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
 	}
 	return a

@@ -49,7 +49,11 @@ func plainNetError(err error) error {
 // listenUnix opens a socket that only the own user can connect to. A socket
 // left by a process that died is replaced; one that answers is taken.
 func listenUnix(path string) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().Type() != fs.ModeSocket {
+		return nil, errors.New("there is a file of that name that is no socket")
+	}
+	if err == nil {
 		conn, err := net.DialTimeout("unix", path, time.Second)
 		if err == nil {
 			_ = conn.Close() // it was only a question
@@ -103,6 +107,33 @@ func (l *unixListener) Close() error {
 		err = errors.Join(err, removed)
 	}
 	return err
+}
+
+// tlsListener speaks TLS on connections that can still be watched: whoever wants
+// to know when the other side leaves finds the socket behind them.
+type tlsListener struct {
+	net.Listener
+	config *tls.Config
+}
+
+// Accept implements net.Listener. The handshake is made at the first read.
+func (l *tlsListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return tlsConn{tls.Server(conn, l.config)}, nil
+}
+
+type tlsConn struct{ *tls.Conn }
+
+// SyscallConn implements syscall.Conn with the socket underneath.
+func (c tlsConn) SyscallConn() (syscall.RawConn, error) {
+	socket, ok := c.NetConn().(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return socket.SyscallConn()
 }
 
 // newTLSFromConfig loads the certificate for listeners that are not loopback;

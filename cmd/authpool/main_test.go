@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -41,9 +43,11 @@ func TestMain(m *testing.M) {
 //	awaitline FILE REGEXP  waits until a line of FILE matches
 //	signal NAME LOG        sends HUP or TERM to the serve that wrote LOG
 //	fill FILE...           puts the values of variables in the place of $NAME
+//	awaitusage REGEXP      waits until `authpool usage --json` matches
 //	fetch [-H H]... [-d BODY] URL
-//	                       prints the status and the body of an answer, and
-//	                       the X-Authpool headers on stderr
+//	                       prints the status and the body of an answer as it
+//	                       comes, and the X-Authpool headers on stderr; @FILE
+//	                       is the content of a file
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -55,32 +59,45 @@ func TestStories(t *testing.T) {
 			return os.Mkdir(env.WorkDir+"/home", 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"addresses": addresses,
-			"await":     await,
-			"awaitline": awaitLine,
-			"fill":      fill,
-			"signal":    sendSignal,
-			"failed":    exits(exitFailed),
-			"wrong":     exits(exitWrong),
+			"addresses":  addresses,
+			"await":      await,
+			"awaitline":  awaitLine,
+			"awaitusage": awaitUsage,
+			"fill":       fill,
+			"signal":     sendSignal,
+			"failed":     exits(exitFailed),
+			"wrong":      exits(exitWrong),
 		},
 	})
 }
 
-// addresses finds free addresses. All are held until the last is found, so that
-// they differ.
+// nextPort is where addresses looks on. Ports below those that systems give to
+// outgoing connections stay free between being found and being listened on;
+// stories run at the same time, and so may other test runs.
+var nextPort = func() *atomic.Int32 {
+	var port atomic.Int32
+	port.Store(10000 + rand.Int32N(20000))
+	return &port
+}()
+
+// addresses finds free loopback addresses.
 func addresses(ts *testscript.TestScript, neg bool, names []string) {
 	if neg || len(names) == 0 {
 		ts.Fatalf("usage: addresses NAME...")
 	}
-	var held []net.Listener
 	for _, name := range names {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		ts.Check(err)
-		held = append(held, l)
-		ts.Setenv(name, l.Addr().String())
-	}
-	for _, l := range held {
-		ts.Check(l.Close())
+		for {
+			address := fmt.Sprintf("127.0.0.1:%d", nextPort.Add(1))
+			l, err := net.Listen("tcp", address)
+			if err == nil {
+				ts.Check(l.Close())
+				ts.Setenv(name, address)
+				break
+			}
+			if !errors.Is(err, syscall.EADDRINUSE) {
+				ts.Fatalf("no free address: %v", err)
+			}
+		}
 	}
 }
 
@@ -137,6 +154,22 @@ func awaitLine(ts *testscript.TestScript, neg bool, args []string) {
 		return err == nil && pattern.Match(text)
 	}) {
 		ts.Fatalf("no line of %s matches %s:\n%s", args[0], args[1], text)
+	}
+}
+
+func awaitUsage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: awaitusage REGEXP")
+	}
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
+	last := ""
+	if !eventually(func(context.Context) bool {
+		ts.Check(ts.Exec("authpool", "usage", "--json"))
+		last = ts.ReadFile("stdout")
+		return pattern.MatchString(last)
+	}) {
+		ts.Fatalf("usage does not match %s: %s", args[0], last)
 	}
 }
 
@@ -205,6 +238,14 @@ func fetch() {
 	flag.Var(&head, "H", "header")
 	flag.StringVar(&body, "d", "", "body of a POST")
 	flag.Parse()
+	if file, ok := strings.CutPrefix(body, "@"); ok {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			_, _ = fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		body = string(text)
+	}
 	method := http.MethodGet
 	if body != "" {
 		method = http.MethodPost

@@ -8,7 +8,7 @@ import (
 // renewAfter is how many keys may end before miniredis is renewed. It keeps the
 // version of every key that it ever had, for WATCH, and never lets go of it: some
 // 100 bytes for each of the thousands of keys that come and go a day.
-const renewAfter = 50_000
+const renewAfter = 20_000
 
 // renew puts a fresh miniredis with the same keys in the place of the old one.
 // The caller holds saving and has just brought the image up to date. Commands go

@@ -476,7 +476,7 @@ func BenchmarkTickAt20000Keys(b *testing.B) {
 	}
 }
 
-func BenchmarkSliceOf64Keys(b *testing.B) {
+func BenchmarkSlice(b *testing.B) {
 	s, client := open(b, Options{Snapshot: filepath.Join(b.TempDir(), "redis.snapshot"), Interval: time.Hour})
 	fill(b, client, 20_000)
 	keys := client.Keys(b.Context(), "*").Val()[:sliceKeys]

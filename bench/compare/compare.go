@@ -25,7 +25,7 @@ type plan struct {
 
 // shorten makes the plan one that ends in seconds.
 func (p *plan) shorten() {
-	p.rounds, p.window, p.warmUp, p.pin = 1, 200*time.Millisecond, 50*time.Millisecond, false
+	p.rounds, p.window, p.warmUp, p.pin = 1, 200*time.Millisecond, 0, false
 }
 
 // target is one thing that is measured.
@@ -98,9 +98,11 @@ func compare(ctx context.Context, p plan, out io.Writer) (err error) {
 // failed request.
 func measure(ctx context.Context, p plan, c benchCase, t target) (sample, error) {
 	o := c.options(t)
-	o.Duration = p.warmUp
-	if _, err := send(ctx, o); err != nil {
-		return sample{}, err
+	if p.warmUp > 0 {
+		o.Duration = p.warmUp
+		if _, err := send(ctx, o); err != nil {
+			return sample{}, err
+		}
 	}
 	o.Duration = p.window
 	mallocs, err := t.mallocs(ctx)

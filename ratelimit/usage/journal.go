@@ -203,7 +203,7 @@ func (j *Journal) readSegment(id uint64, newest bool, open map[string]Event) (*s
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // what was changed is synced
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err

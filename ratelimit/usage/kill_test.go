@@ -18,20 +18,16 @@ import (
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
-// writeUntilKilled is the child: it opens a journal, says what it found, and adds
-// events to two subscriptions, one line on standard output for each that was
-// acknowledged. With a Redis address it sends them, too. It never ends by itself.
-func writeUntilKilled(dir string) {
-	die := func(err error) {
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+// writeUntilKilled is the child: it adds events to two subscriptions, sends them to
+// Redis, and writes a line on standard output for each that was acknowledged. It
+// returns only when it cannot go on.
+func writeUntilKilled(dir string) error {
+	j, err := usage.OpenJournal(dir, options)
+	if err != nil {
+		return err
 	}
-	j, err := usage.OpenJournal(dir, usage.JournalOptions{Sync: time.Millisecond, Max: 1 << 20, Keep: time.Hour})
-	die(err)
 	client := redis.NewClient(&redis.Options{Addr: os.Getenv(childEnv + "_REDIS"), MaxRetries: -1})
-	r := usage.NewRecorder(j, usage.NewStore(client, "authpool"), usage.RecorderOptions{Alarm: die})
+	r := usage.NewRecorder(j, usage.NewStore(client, "authpool"), usage.RecorderOptions{Alarm: func(err error) { panic(err) }})
 	r.Start(context.Background())
 	for i := 0; ; i++ {
 		e := event(time.Second)
@@ -40,11 +36,16 @@ func writeUntilKilled(dir string) {
 		if i%3 == 0 {
 			open := e
 			open.Tokens = usage.Tokens{Input: 1}
-			die(r.Open(open))
-			fmt.Println("opened", e.Subscription)
+			if err := r.Open(open); err != nil {
+				return err
+			}
 		}
-		die(r.Add(e))
-		fmt.Println("added", e.Subscription)
+		if err := r.Add(e); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(os.Stdout, e.Subscription); err != nil {
+			return err
+		}
 	}
 }
 
@@ -111,11 +112,8 @@ func runAndKill(t *testing.T, dir, addr string, events int) map[string]int {
 	added := map[string]int{}
 	lines := bufio.NewScanner(out)
 	for n := 0; lines.Scan(); {
-		if sub, ok := strings.CutPrefix(lines.Text(), "added "); ok {
-			added[sub]++
-			n++
-		}
-		if n == events {
+		added[lines.Text()]++
+		if n++; n == events {
 			// What it still writes until it is dead is read, too.
 			if err := cmd.Process.Kill(); err != nil {
 				t.Fatal(err)

@@ -13,7 +13,7 @@ const childEnv = "AUTHPOOL_TEST_WRITER"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
-		writeUntilKilled(dir)
+		panic(writeUntilKilled(dir))
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -135,13 +135,11 @@ func (l *ledger) Apply(_ context.Context, b usage.Batch) (usage.Result, error) {
 // was added is counted once.
 func TestExactlyOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		root, runs := t.TempDir(), 0
 		// Without Deadline, which a bubble does not allow.
 		rapid.Check(struct{ rapid.TB }{t}, func(t *rapid.T) {
-			tmp, err := os.MkdirTemp("", "authpool-once-")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer os.RemoveAll(tmp)
+			runs++
+			tmp := filepath.Join(root, fmt.Sprint(runs))
 			l := newLedger()
 			odds := rapid.IntRange(0, 4).Draw(t, "failures of ten")
 			var draws sync.Mutex
@@ -192,7 +190,7 @@ func TestExactlyOnce(t *testing.T) {
 						want[sub] = append(want[sub], e.ID)
 					}
 				case "wait":
-					time.Sleep(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, time.Minute}).Draw(t, "wait"))
+					<-time.After(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, time.Minute}).Draw(t, "wait"))
 				case "flush":
 					flush(r)
 				case "restart", "crash":
@@ -200,10 +198,9 @@ func TestExactlyOnce(t *testing.T) {
 					copied := os.CopyFS(crashed, os.DirFS(dir)) == nil // fails when a file goes meanwhile
 					ctx, cancel := context.WithCancel(context.Background())
 					cancel()
-					r.Close(ctx) // with an error: it may not send any more
+					r.Close(ctx) //nolint:errcheck // it may not send any more, and says so
 					if copied && rapid.Bool().Draw(t, "as the crash left it") {
-						os.RemoveAll(dir)
-						if err := os.Rename(crashed, dir); err != nil {
+						if err := errors.Join(os.RemoveAll(dir), os.Rename(crashed, dir)); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -217,7 +214,7 @@ func TestExactlyOnce(t *testing.T) {
 			}
 			flush(r)
 			// An idle subscription whose counts were lost is found out in time.
-			time.Sleep(time.Hour)
+			<-time.After(time.Hour)
 			flush(r)
 			if err := r.Close(context.Background()); err != nil {
 				t.Fatal(err)
@@ -249,9 +246,9 @@ func TestHold(t *testing.T) {
 		r.Start(t.Context())
 		start := time.Now()
 		add(t, r, "team-a", 1)
-		time.Sleep(500 * time.Millisecond)
+		<-time.After(500 * time.Millisecond)
 		add(t, r, "team-a", 1)
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		synctest.Wait()
 		if len(l.calls) != 1 || l.calls[0].events != 2 {
 			t.Fatalf("the calls are %v, want one with both events", l.calls)
@@ -260,8 +257,7 @@ func TestHold(t *testing.T) {
 			t.Errorf("sent after %v, want the hold", waited)
 		}
 		add(t, r, "team-a", usage.MaxBatch)
-		start = time.Now()
-		time.Sleep(200 * time.Millisecond)
+		<-time.After(200 * time.Millisecond)
 		synctest.Wait()
 		if len(l.calls) != 2 || l.calls[1].events != usage.MaxBatch {
 			t.Errorf("the calls are %v, want a full batch at once", l.calls)
@@ -286,7 +282,7 @@ func TestBackoff(t *testing.T) {
 		for i := range 10 {
 			add(t, r, fmt.Sprint("team-", i), 1)
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		// The first round tries all; then 0.1, 0.2, ... up to 5 s, less jitter.
 		if n := len(l.calls); n < 20 || n > 10+40 {
@@ -318,7 +314,7 @@ func TestWindowIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		if n := usage.Windowed(r); n > 8192 {
 			t.Errorf("%d events in memory", n)

@@ -42,7 +42,10 @@ func loadProgress(dir string) (*progress, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		p := &progress{Version: progressVersion, Writer: newWriter(), Subscriptions: map[string]subProgress{}}
-		return p, p.save(dir)
+		if err := p.save(dir); err != nil {
+			return nil, err
+		}
+		return p, nil
 	}
 	if err != nil {
 		return nil, err

@@ -105,7 +105,7 @@ func (r *reader) skip(cause error) error {
 // drop forgets what is buffered.
 func (r *reader) drop() {
 	if r.file != nil {
-		r.file.Close() // only read from: nothing is lost
+		r.file.Close() //nolint:errcheck // only read from: nothing is lost
 	}
 	r.file, r.buf = nil, nil
 }

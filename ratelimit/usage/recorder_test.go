@@ -64,7 +64,7 @@ func start(t testing.TB, dir string, store usage.Applier) (*usage.Recorder, *ala
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		r.Close(ctx)
+		r.Close(ctx) //nolint:errcheck // closed already, or there is no Redis any more
 	})
 	return r, a
 }

@@ -119,14 +119,17 @@ func freeAddr(t testing.TB) string {
 	if err != nil {
 		t.Fatalf("cannot find a free port: %v", err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	addr := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatalf("cannot free port %s: %v", addr, err)
+	}
+	return addr
 }
 
 // process is one run of redis-server.
 type process struct {
 	cmd  *exec.Cmd
-	done chan error // the result of Wait, once
+	done chan struct{} // closed when it is gone
 }
 
 // start runs redis-server and returns when it accepts connections.
@@ -138,7 +141,7 @@ func start(path, dir, addr string) (*process, error) {
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(path,
+	cmd := exec.Command(path, //nolint:gosec // redis-server as found on PATH
 		"--bind", host, "--port", port, "--dir", dir,
 		"--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", "")
 	cmd.SysProcAttr = dieWithParent()
@@ -146,7 +149,7 @@ func start(path, dir, addr string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{cmd: cmd, done: make(chan error, 1)}
+	p := &process{cmd: cmd, done: make(chan struct{})}
 	ready := make(chan error, 1)
 	go func() {
 		// The kernel ties the child's life to the thread that forked it:
@@ -173,7 +176,7 @@ func start(path, dir, addr string) (*process, error) {
 		case ready <- fmt.Errorf("it ended at once: %w\n%s", err, strings.Join(last, "\n")):
 		default:
 		}
-		p.done <- err
+		close(p.done)
 	}()
 	if err := <-ready; err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -185,7 +186,7 @@ func (p *Pool) heir(s *session, home *member, req *Request, passed []*member, no
 		return nil
 	}
 	m := parent.home()
-	if m == nil || contains(passed, m) || p.fits(m, req, "", now).obstacle != none {
+	if m == nil || slices.Contains(passed, m) || p.fits(m, req, "", now).obstacle != none {
 		return nil
 	}
 	return m
@@ -202,7 +203,7 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 	var best *member
 	var top candidate
 	for _, m := range g.members {
-		if contains(passed, m) {
+		if slices.Contains(passed, m) {
 			continue
 		}
 		if r := p.fits(m, req, pin, now); r.obstacle != none {
@@ -225,15 +226,6 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 	return best
 }
 
-func contains(list []*member, m *member) bool {
-	for _, one := range list {
-		if one == m {
-			return true
-		}
-	}
-	return false
-}
-
 // score rates m for the choice.
 func (m *member) score(now time.Time) Score {
 	f := Factors{
@@ -249,6 +241,7 @@ func (m *member) score(now time.Time) Score {
 		f.Availability = 0.5
 	case StateCooling, StateDisabled:
 		f.Availability = 0
+	default:
 	}
 	return f.Rate()
 }

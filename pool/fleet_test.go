@@ -175,7 +175,8 @@ func TestLimitMetByOneProcessClosesForAll(t *testing.T) {
 		state := func(p *pool.Pool) pool.Status { return p.Status()[0] }
 
 		serve(t, pools[0], ask("s"), ratelimit.Verdict{
-			Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeModel, Wait: time.Hour})
+			Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeModel, Wait: time.Hour,
+		})
 		eventually(t, time.Second, "the model's cooldown is known to the other process", func() bool {
 			until, ok := state(pools[1]).CooldownModels["claude-x"]
 			return ok && time.Until(until) > 59*time.Minute && time.Until(until) <= time.Hour
@@ -188,7 +189,8 @@ func TestLimitMetByOneProcessClosesForAll(t *testing.T) {
 		}
 
 		serve(t, pools[0], ask("third", model("claude-y")), ratelimit.Verdict{
-			Signal: ratelimit.Quota, Reason: ratelimit.ReasonCredit, Scope: ratelimit.ScopeSubscription, Wait: -1})
+			Signal: ratelimit.Quota, Reason: ratelimit.ReasonCredit, Scope: ratelimit.ScopeSubscription, Wait: -1,
+		})
 		eventually(t, time.Second, "the used-up credit is known to the other process", func() bool {
 			s := state(pools[1])
 			return s.State == pool.StateDisabled && s.Reason == "credit" && time.Until(s.CooldownUntil) > 59*time.Minute
@@ -329,7 +331,7 @@ func TestIdleSessionGivesItsPlaceAndKeepsItsPreference(t *testing.T) {
 			return members(client, home)["anthropic/a/first"]
 		})
 		serve(t, p, ask("second"), ok)
-		unavailable(t, p, ask("third"))
+		_ = unavailable(t, p, ask("third"))
 		eventually(t, 5*time.Second, "the third session gets a place", func() bool {
 			l, err := p.Acquire(context.Background(), ask("third", tried(others(home)...)))
 			if err != nil {

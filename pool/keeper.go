@@ -80,19 +80,10 @@ func (k *keeper) start(ctx context.Context) {
 	}
 	run, cancel := context.WithCancel(context.Background())
 	k.cancel = cancel
-	k.wg.Add(1)
-	go func() {
-		defer k.wg.Done()
-		k.run(run)
-	}()
-	if k.pool.bindings == nil {
-		return
+	k.wg.Go(func() { k.run(run) })
+	if k.pool.bindings != nil {
+		k.wg.Go(func() { k.pool.bindings.Watch(run, k.hear) })
 	}
-	k.wg.Add(1)
-	go func() {
-		defer k.wg.Done()
-		k.pool.bindings.Watch(run, k.hear)
-	}()
 }
 
 // stop ends the goroutines, after a last turn that leaves nothing unwritten if
@@ -170,7 +161,8 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 	k.shares(ctx, now)
 	if now.Sub(k.polled) >= k.pollEvery {
 		k.polled = now
-		k.pollEvery = statePoll*2/3 + rand.N(statePoll*2/3) // a fleet must not ask in step
+		// A fleet must not ask in step.
+		k.pollEvery = statePoll*2/3 + rand.N(statePoll*2/3) //nolint:gosec // nobody gains by guessing it
 		k.mu.Lock()
 		k.allStale = true
 		k.mu.Unlock()

@@ -125,6 +125,7 @@ func (m *machine) Verdict(t *rapid.T) {
 	}
 	until, domain := time.Now().Add(v.Wait), m.domain(h.lease.Subscription().ID)
 	switch v.Scope {
+	default:
 	case ratelimit.ScopeSubscription:
 		m.closed[domain] = later(m.closed[domain], until)
 	case ratelimit.ScopeModel:
@@ -146,7 +147,7 @@ func (m *machine) Done(t *rapid.T) {
 }
 
 func (m *machine) Pass(t *rapid.T) {
-	time.Sleep(time.Duration(rapid.IntRange(1, 2000).Draw(t, "seconds")) * time.Second)
+	pass(time.Duration(rapid.IntRange(1, 2000).Draw(t, "seconds")) * time.Second)
 }
 
 func (m *machine) pick(t *rapid.T) *held {
@@ -189,7 +190,7 @@ func (m *machine) finish() {
 	for _, h := range m.out {
 		h.lease.Done(usage.Tokens{})
 	}
-	time.Sleep(3 * time.Hour) // longer than any wait of a verdict here
+	pass(3 * time.Hour) // longer than any wait of a verdict here
 	for id, s := range m.subs {
 		// The first request may be a probe, for which the others wait.
 		for _, model := range []string{"a1", "a2", "b", ""} {

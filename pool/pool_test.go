@@ -3,7 +3,6 @@ package pool_test
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -62,6 +61,9 @@ func models(globs ...string) func(*pool.Subscription) {
 	return func(s *pool.Subscription) { s.Models = globs }
 }
 
+// pass lets time pass in a synctest bubble.
+func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // the bubble's time costs nothing
+
 // start returns a running pool without a fleet; it ends with the test. Inside a
 // synctest bubble the test itself has to close it.
 func start(opts pool.Options, subs ...pool.Subscription) *pool.Pool {
@@ -69,7 +71,7 @@ func start(opts pool.Options, subs ...pool.Subscription) *pool.Pool {
 }
 
 func startWith(opts pool.Options, bindings pool.Bindings, subs ...pool.Subscription) *pool.Pool {
-	opts.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	opts.Logger = slog.New(slog.DiscardHandler)
 	p := pool.New(opts, subs, bindings)
 	p.Start(context.Background())
 	return p
@@ -154,7 +156,7 @@ func TestSessionSticksAndMovesOnlyWhenItsSubscriptionCannotServe(t *testing.T) {
 		if id, source := serve(t, p, ask("s"), ok); id != other || source != pool.SourceMoved {
 			t.Errorf("while its own is cooling: %s (%s), want %s (moved)", id, source, other)
 		}
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		if id, source := serve(t, p, ask("s"), ok); id != other || source != pool.SourceBound {
 			t.Errorf("after the cooldown: %s (%s), want %s (bound)", id, source, other)
 		}
@@ -259,7 +261,7 @@ func TestProbeHoldsTheOthersBackForAMoment(t *testing.T) {
 		defer p.Close()
 		home, _ := serve(t, p, ask("s"), ok)
 		serve(t, p, ask("s"), limited(time.Second))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		probe, err := p.Acquire(context.Background(), ask("s"))
 		if err != nil || probe.Subscription().ID != home {
 			t.Fatal(probe, err)
@@ -301,7 +303,7 @@ func TestNoHopInsideALimitedDomain(t *testing.T) {
 		}
 		// A failure is not the organisation's.
 		serve(t, p, ask("t", tried("a1", "a2")), failed())
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		serve(t, p, ask("u", tried("b")), ok)
 		one, _ := serve(t, p, ask("u", tried("b")), failed())
 		if id, _ := serve(t, p, ask("u", tried("b", one)), ok); id != "a1" && id != "a2" {
@@ -355,12 +357,12 @@ func TestRefusedCredentialDisablesUntilItChanges(t *testing.T) {
 		if id, source := serve(t, p, ask("s"), ok); id != "two" || source != pool.SourceMoved {
 			t.Errorf("the session: %s (%s), want two (moved)", id, source)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if s := p.Status()[0]; s.State != pool.StateDisabled {
 			t.Errorf("an hour later with the same secret: %s", s.State)
 		}
 		one.set("sk-new", nil)
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if s := p.Status()[0]; s.State != pool.StateReady {
 			t.Errorf("after the secret changed: %+v", s)
 		}
@@ -394,7 +396,7 @@ func TestUnreadableCredentialDisablesUntilItCanBeRead(t *testing.T) {
 			t.Errorf("%+v", u)
 		}
 		one.set("sk-1", nil)
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if s := p.Status()[0]; s.State != pool.StateReady || !p.Ready() {
 			t.Errorf("when it can be read: %+v, ready %v", s, p.Ready())
 		}
@@ -426,7 +428,7 @@ func TestQuotaDisablesForAnHourAndProbesOnce(t *testing.T) {
 		if u := unavailable(t, p, ask("s")); u.Wait != time.Hour {
 			t.Errorf("%+v", u)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if s := p.Status()[0]; s.State != pool.StateProbing {
 			t.Errorf("after the hour: %s", s.State)
 		}
@@ -434,7 +436,7 @@ func TestQuotaDisablesForAnHourAndProbesOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		unavailable(t, p, ask("t"))
+		_ = unavailable(t, p, ask("t"))
 		probe.Verdict(ok)
 		probe.Done(usage.Tokens{})
 		if s := p.Status()[0]; s.State != pool.StateReady {
@@ -514,14 +516,14 @@ func TestIdleSessionsFreeTheirPlacesInOneProcess(t *testing.T) {
 			t.Errorf("%+v", u)
 		}
 		for range 5 {
-			time.Sleep(8 * time.Minute)
+			pass(8 * time.Minute)
 			serve(t, p, ask("second"), ok)
 		}
 		// The first was idle for long, the second never.
 		if id, _ := serve(t, p, ask("third"), ok); id != "one" {
 			t.Errorf("the third session: %s, want the first one's place on one", id)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		// Its subscription is remembered though its place was not.
 		if id, source := serve(t, p, ask("second"), ok); id != "two" || source != pool.SourceBound {
 			t.Errorf("back after an hour: %s (%s), want two (bound)", id, source)
@@ -530,7 +532,7 @@ func TestIdleSessionsFreeTheirPlacesInOneProcess(t *testing.T) {
 			t.Errorf("back after hours: %s (%s), want one (bound)", id, source)
 		}
 		// Whose place is taken meanwhile moves.
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		serve(t, p, ask("first"), ok)
 		if id, source := serve(t, p, ask("third"), ok); id != "two" || source != pool.SourceMoved {
 			t.Errorf("its place is taken: %s (%s), want two (moved)", id, source)
@@ -547,11 +549,11 @@ func TestLongAnswerKeepsItsPlace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Minute)
-		unavailable(t, p, ask("other"))
+		pass(10 * time.Minute)
+		_ = unavailable(t, p, ask("other"))
 		l.Verdict(ok)
 		l.Done(usage.Tokens{})
-		time.Sleep(61 * time.Second)
+		pass(61 * time.Second)
 		serve(t, p, ask("other"), ok)
 	})
 }
@@ -610,7 +612,7 @@ func TestMemoryOfSessionsIsBounded(t *testing.T) {
 		f("c", pool.SourceBound)
 		f("d", pool.SourceBound)
 		f("b", pool.SourceNew)
-		time.Sleep(61 * time.Minute)
+		pass(61 * time.Minute)
 		f("d", pool.SourceNew) // beyond the affinity
 	})
 }

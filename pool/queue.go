@@ -249,8 +249,7 @@ func (o outlook) promises(now, deadline time.Time) bool {
 // next is when to try again, if nothing happens before; zero: only then.
 func (o outlook) next(now, patience time.Time, fleet bool) time.Time {
 	next := o.until
-	switch o.refusal.obstacle {
-	case full, saturated:
+	if o.refusal.obstacle == full || o.refusal.obstacle == saturated {
 		switch {
 		case fleet: // another process can make room at any time
 			next = earlier(next, now.Add(unknownEnd))

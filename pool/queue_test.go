@@ -16,7 +16,7 @@ import (
 
 // queued starts requests one after another that wait, and returns a function
 // that tells who was served so far, in order.
-func queued(p *pool.Pool, ctx context.Context, requests ...*pool.Request) (served func() []string, wait func()) {
+func queued(ctx context.Context, p *pool.Pool, requests ...*pool.Request) (served func() []string, wait func()) {
 	var mu sync.Mutex
 	var order []string
 	var wg sync.WaitGroup
@@ -32,7 +32,7 @@ func queued(p *pool.Pool, ctx context.Context, requests ...*pool.Request) (serve
 			mu.Unlock()
 			if err == nil {
 				l.Verdict(ok)
-				time.Sleep(time.Second)
+				pass(time.Second)
 				l.Done(usage.Tokens{Input: 1})
 			}
 		})
@@ -56,7 +56,7 @@ func TestQueueServesInOrderOfArrival(t *testing.T) {
 			requests = append(requests, ask(fmt.Sprint("s", i)))
 			want = append(want, fmt.Sprint("s", i))
 		}
-		served, wait := queued(p, context.Background(), requests...)
+		served, wait := queued(context.Background(), p, requests...)
 		begin := time.Now()
 		wait()
 		if got := served(); !slices.Equal(got, want) {
@@ -76,9 +76,9 @@ func TestQueueHoldsUpNobodyWhoWantsSomethingElse(t *testing.T) {
 		defer p.Close()
 		serve(t, p, ask("x", model("opus")), limited(40*time.Second))
 		serve(t, p, ask("x", model("haiku")), limited(10*time.Second))
-		served, wait := queued(p, context.Background(),
+		served, wait := queued(context.Background(), p,
 			ask("a", model("opus")), ask("b", model("haiku")), ask("c", model("opus")))
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if got := served(); !slices.Equal(got, []string{"b"}) {
 			t.Errorf("after 10s: %v, want b", got)
 		}
@@ -112,7 +112,7 @@ func TestWaitingHasBounds(t *testing.T) {
 		}
 		begin := time.Now()
 		ctx, leave := context.WithCancel(context.Background())
-		served, wait := queued(p, ctx, ask("a"), ask("b"))
+		served, wait := queued(ctx, p, ask("a"), ask("b"))
 		if u := unavailable(t, p, ask("c")); u.Reason != pool.ReasonQueue || u.Until.IsZero() || time.Since(begin) != 0 {
 			t.Errorf("one too many: %+v after %v", u, time.Since(begin))
 		}

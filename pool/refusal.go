@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"slices"
 	"time"
 
 	"github.com/authpool/authpool/ratelimit"
@@ -41,8 +42,9 @@ func (r refusal) brief(now time.Time) bool {
 		return !r.until.After(now.Add(briefWait))
 	case probing:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // moves tells whether the session leaves a subscription that refuses for this
@@ -54,8 +56,9 @@ func (r refusal) moves(now time.Time) bool {
 		return true
 	case cooling:
 		return r.until.After(now.Add(briefWait))
+	default:
+		return false
 	}
-	return false
 }
 
 // passes tells whether waiting can help.
@@ -100,10 +103,8 @@ func (m *member) permits(req *Request, pin string) refusal {
 	if !m.conf.serves(req.Model) || pin != "" && m.conf.domain() != pin {
 		return refusal{obstacle: unfit}
 	}
-	for _, id := range req.Tried {
-		if id == m.conf.ID {
-			return refusal{obstacle: tried, reason: ReasonTried}
-		}
+	if slices.Contains(req.Tried, m.conf.ID) {
+		return refusal{obstacle: tried, reason: ReasonTried}
 	}
 	if reason, yes := m.disabled(); yes {
 		if reason == "" {

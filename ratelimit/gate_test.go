@@ -15,15 +15,21 @@ func gate(rates ratelimit.Rates) *ratelimit.Gate {
 	return ratelimit.NewGate("team-a", rates, ratelimit.NewCooldowns())
 }
 
+// now is the clock of a synctest bubble, and pass lets it go on. The gate takes
+// its time as a parameter; the breaker inside it does not.
+func now() time.Time { return time.Now() } //nolint:forbidigo // see above
+
+func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // see above
+
 // attempt lets one request through and settles it.
 func attempt(t *testing.T, g *ratelimit.Gate, v ratelimit.Verdict) ratelimit.Change {
 	t.Helper()
-	pass, r := g.Allow(time.Now(), "m", 0, 0)
+	pass, r := g.Allow(now(), "m", 0, 0)
 	if r.Why != ratelimit.Open {
 		t.Fatalf("refused: %v until %v", r.Why, r.Until)
 	}
-	change := pass.Verdict(time.Now(), v)
-	pass.Done(time.Now(), 0, 0, true)
+	change := pass.Verdict(now(), v)
+	pass.Done(now(), 0, 0, true)
 	return change
 }
 
@@ -42,29 +48,29 @@ func TestBreakerOpensOnFailuresInARow(t *testing.T) {
 				t.Errorf("failure %d: opened %v", i+1, change.Opened)
 			}
 		}
-		_, r := g.Allow(time.Now(), "m", 0, 0)
+		_, r := g.Allow(now(), "m", 0, 0)
 		if r.Why != ratelimit.Broken {
 			t.Fatalf("after five failures: %v, want breaker", r.Why)
 		}
-		if wait := time.Until(r.Until); wait < 10*time.Second || wait > 11*time.Second {
+		if wait := r.Until.Sub(now()); wait < 10*time.Second || wait > 11*time.Second {
 			t.Errorf("opens in %v, want about 10s", wait)
 		}
 
 		// Half open: one request finds out, the others stay out until it is
 		// settled.
-		time.Sleep(time.Until(r.Until))
-		probe, r := g.Allow(time.Now(), "m", 0, 0)
+		pass(r.Until.Sub(now()))
+		probe, r := g.Allow(now(), "m", 0, 0)
 		if r.Why != ratelimit.Open {
 			t.Fatalf("no probe after the wait: %v", r.Why)
 		}
-		if _, r := g.Allow(time.Now(), "m", 0, 0); r.Why != ratelimit.Broken {
+		if _, r := g.Allow(now(), "m", 0, 0); r.Why != ratelimit.Broken {
 			t.Errorf("a second request beside the probe: %v, want breaker", r.Why)
 		}
-		probe.Verdict(time.Now(), failed)
+		probe.Verdict(now(), failed)
 		if g.Breaker() != "open" {
 			t.Errorf("after a failed probe: %s, want open", g.Breaker())
 		}
-		time.Sleep(11 * time.Second)
+		pass(11 * time.Second)
 		attempt(t, g, ok)
 		if g.Breaker() != "closed" {
 			t.Errorf("after a good probe: %s, want closed", g.Breaker())
@@ -81,17 +87,17 @@ func TestHalfOpenProbeIsSettledBeforeItsAnswerEnds(t *testing.T) {
 		for range 5 {
 			attempt(t, g, failed)
 		}
-		time.Sleep(11 * time.Second)
-		left, _ := g.Allow(time.Now(), "m", 0, 0)
-		left.Done(time.Now(), 0, 0, true) // the agent left: counts for nothing
+		pass(11 * time.Second)
+		left, _ := g.Allow(now(), "m", 0, 0)
+		left.Done(now(), 0, 0, true) // the agent left: counts for nothing
 		if g.Breaker() != "half-open" {
 			t.Fatalf("after an agent left: %s, want half-open", g.Breaker())
 		}
-		stream, r := g.Allow(time.Now(), "m", 0, 0)
+		stream, r := g.Allow(now(), "m", 0, 0)
 		if r.Why != ratelimit.Open {
 			t.Fatalf("the place of the probe was not given back: %v", r.Why)
 		}
-		stream.Verdict(time.Now(), ok) // its answer goes on for ten minutes
+		stream.Verdict(now(), ok) // its answer goes on for ten minutes
 		attempt(t, g, ok)
 	})
 }
@@ -137,7 +143,7 @@ func TestOverloadedChangesNothing(t *testing.T) {
 	if change := attempt(t, g, overloaded); !change.None() {
 		t.Errorf("overloaded changed %+v", change)
 	}
-	if r := g.Check(time.Now(), "m", 0, 0); r.Why != ratelimit.Open {
+	if r := g.Check(now(), "m", 0, 0); r.Why != ratelimit.Open {
 		t.Errorf("after overloaded the gate is closed: %v", r.Why)
 	}
 }
@@ -146,7 +152,7 @@ func TestGatesOfOneDomainCloseTogether(t *testing.T) {
 	shared := ratelimit.NewCooldowns()
 	a, b := ratelimit.NewGate("a", ratelimit.Rates{}, shared), ratelimit.NewGate("b", ratelimit.Rates{}, shared)
 	attempt(t, a, ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeSubscription, Wait: time.Hour})
-	if r := b.Check(time.Now(), "m", 0, 0); r.Why != ratelimit.Cooling {
+	if r := b.Check(now(), "m", 0, 0); r.Why != ratelimit.Cooling {
 		t.Errorf("the other gate of the domain: %v, want cooling", r.Why)
 	}
 }
@@ -157,20 +163,20 @@ func TestRates(t *testing.T) {
 			t.Helper()
 			g := gate(rates)
 			for i := range passes {
-				if _, r := g.Allow(time.Now(), "m", in, out); r.Why != ratelimit.Open {
+				if _, r := g.Allow(now(), "m", in, out); r.Why != ratelimit.Open {
 					t.Fatalf("%+v: request %d was refused: %v", rates, i+1, r.Why)
 				}
 			}
-			_, r := g.Allow(time.Now(), "m", in, out)
+			_, r := g.Allow(now(), "m", in, out)
 			if r.Why != ratelimit.Metered {
 				t.Fatalf("%+v: request %d: %v, want rate", rates, passes+1, r.Why)
 			}
-			if got := time.Until(r.Until); got < wait || got > wait+10*time.Millisecond {
+			if got := r.Until.Sub(now()); got < wait || got > wait+10*time.Millisecond {
 				t.Errorf("%+v: next in %v, want %v", rates, got, wait)
 			}
-			time.Sleep(time.Until(r.Until))
-			if _, r := g.Allow(time.Now(), "m", in, out); r.Why != ratelimit.Open {
-				t.Errorf("%+v: refused at the time that it named: %v until %v", rates, r.Why, time.Until(r.Until))
+			pass(r.Until.Sub(now()))
+			if _, r := g.Allow(now(), "m", in, out); r.Why != ratelimit.Open {
+				t.Errorf("%+v: refused at the time that it named: %v until %v", rates, r.Why, r.Until.Sub(now()))
 			}
 		}
 		f(ratelimit.Rates{Requests: 60}, 0, 0, 60, time.Second)
@@ -189,10 +195,10 @@ func TestRatesAreSettledByWhatWasUsed(t *testing.T) {
 		f := func(estimate, used int64, settled bool, want float64) {
 			t.Helper()
 			g := gate(ratelimit.Rates{InputTokens: 1000})
-			pass, _ := g.Allow(time.Now(), "m", estimate, 0)
-			pass.Verdict(time.Now(), ok)
-			pass.Done(time.Now(), used, 0, settled)
-			if got := g.Utilization(time.Now()); math.Abs(got-want) > 1e-9 {
+			pass, _ := g.Allow(now(), "m", estimate, 0)
+			pass.Verdict(now(), ok)
+			pass.Done(now(), used, 0, settled)
+			if got := g.Utilization(now()); math.Abs(got-want) > 1e-9 {
 				t.Errorf("estimated %d, used %d: utilization %v, want %v", estimate, used, got, want)
 			}
 		}
@@ -204,9 +210,9 @@ func TestRatesAreSettledByWhatWasUsed(t *testing.T) {
 		f(3000, 100, true, 0.1)
 
 		g := gate(ratelimit.Rates{Requests: 10, InputTokens: 1000})
-		pass, _ := g.Allow(time.Now(), "m", 600, 0)
-		pass.Cancel(time.Now())
-		if got := g.Utilization(time.Now()); got != 0 {
+		pass, _ := g.Allow(now(), "m", 600, 0)
+		pass.Cancel(now())
+		if got := g.Utilization(now()); got != 0 {
 			t.Errorf("after Cancel: utilization %v, want 0", got)
 		}
 	})

@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -236,9 +237,9 @@ func TestCool(t *testing.T) {
 			}
 			got[c.Model] = c.Wait
 		}
-		want := map[string]time.Duration{}
-		for m, d := range models {
-			want[m] = d
+		want := maps.Clone(models)
+		if want == nil {
+			want = map[string]time.Duration{}
 		}
 		if whole > 0 {
 			want[""] = whole

@@ -204,6 +204,12 @@ func (r *fakeRecorder) all() []usage.Event {
 	return append([]usage.Event(nil), r.events...)
 }
 
+// noRecorder forgets.
+type noRecorder struct{}
+
+func (noRecorder) Open(usage.Event) error { return nil }
+func (noRecorder) Add(usage.Event) error  { return nil }
+
 type noPrices struct{}
 
 func (noPrices) Cost(string, string, usage.Tokens) (int64, bool) { return 0, false }
@@ -217,7 +223,7 @@ func (k fixedKey) Credential(context.Context) (credential.Credential, error) {
 
 // rig is a Server in front of fake providers.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	server   *Server
 	addr     string
 	recorder *fakeRecorder
@@ -233,6 +239,7 @@ type rigOptions struct {
 	providers []provider.Options
 	subs      []pool.Subscription
 	listener  net.Listener
+	quiet     bool // log and record nothing
 }
 
 // key returns the credential of the nth subscription of a family.
@@ -240,7 +247,7 @@ func key(provider string, n int) string { return fmt.Sprintf("sk-%s-canary-%04d"
 
 // newRig serves one anthropic and one openai provider, both at base, with n
 // subscriptions each.
-func newRig(t *testing.T, base string, n int, change ...func(*rigOptions)) *rig {
+func newRig(t testing.TB, base string, n int, change ...func(*rigOptions)) *rig {
 	t.Helper()
 	o := rigOptions{
 		opts: Options{
@@ -270,6 +277,9 @@ func newRig(t *testing.T, base string, n int, change ...func(*rigOptions)) *rig 
 	}
 	r := &rig{t: t, recorder: &fakeRecorder{added: make(chan struct{}, 1024)}, log: &syncWriter{}, served: make(chan error, 1)}
 	logger := slog.New(slog.NewTextHandler(r.log, nil))
+	if o.quiet {
+		logger = slog.New(slog.DiscardHandler)
+	}
 	o.pool.Logger = logger
 	r.pool = pool.New(o.pool, o.subs, nil)
 	r.pool.Start(context.Background())
@@ -277,8 +287,12 @@ func newRig(t *testing.T, base string, n int, change ...func(*rigOptions)) *rig 
 		Connect: 2 * time.Second, FirstByte: time.Minute, Idle: time.Minute,
 		KeepAlive: time.Minute, MaxIdle: 16, HeadLimit: 16 << 10,
 	})
+	var recorder Recorder = r.recorder
+	if o.quiet {
+		recorder = noRecorder{}
+	}
 	r.server = New(o.opts, Deps{
-		Providers: reg, Pool: r.pool, Agents: o.agents, Recorder: r.recorder, Prices: noPrices{}, Transport: tr, Log: logger,
+		Providers: reg, Pool: r.pool, Agents: o.agents, Recorder: recorder, Prices: noPrices{}, Transport: tr, Log: logger,
 	})
 	ln := o.listener
 	if ln == nil {

@@ -31,7 +31,7 @@ type exchange struct {
 	info     provider.Call
 	request  upstreamRequest
 	leave    leaveContext
-	onLeave  func() // ex.left, made once
+	onLeave  func(closed bool) // ex.left, made once
 
 	// The attempts.
 	attempts int // sent
@@ -74,10 +74,11 @@ func newExchange(s *Server) *exchange {
 	return ex
 }
 
-// left is called by the agent's connection as soon as the agent is gone.
-func (ex *exchange) left() {
+// left is called by the agent's connection as soon as the agent is gone. closed
+// tells that authpool has closed it, to stop: then nothing is read on either.
+func (ex *exchange) left(closed bool) {
 	ex.leave.cancel()
-	if !ex.s.opts.DrainOnLeave {
+	if closed || !ex.s.opts.DrainOnLeave {
 		ex.call.Cancel()
 	}
 }

@@ -18,7 +18,11 @@ import (
 // or refuses; the answer of the last attempt is carried back by WriteTo, after
 // handle has returned.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
-	s.inFlight.Add(1)
+	if !s.enter() {
+		ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+		ctx.SetConnectionClose()
+		return
+	}
 	requestsInFlight.Inc()
 	ex := s.exchanges.Get().(*exchange)
 	ex.begin(s.deps.Load(), agentconn.From(ctx.Conn()))

@@ -76,9 +76,12 @@ type Server struct {
 
 	exchanges sync.Pool
 	origins   sync.Map // *provider.Provider → upstream.Origin
-	inFlight  sync.WaitGroup
 	draining  atomic.Bool
 	log       *slog.Logger
+
+	gate     sync.RWMutex // guards inFlight against growing while it is waited for
+	inFlight sync.WaitGroup
+	stopped  bool // Shutdown waits for the last requests: none may begin
 
 	mu        sync.Mutex
 	listeners []*agentconn.Listener
@@ -120,13 +123,9 @@ func (s *Server) Swap(change func(Deps) Deps) {
 // Serve answers the agents that connect to ln until Shutdown, and returns nil
 // then. With tlsConfig the agents speak TLS; nil is plain HTTP.
 func (s *Server) Serve(ln net.Listener, tlsConfig *tls.Config) error {
-	al, err := agentconn.Listen(ln, agentconn.Options{ReadStall: s.opts.Idle, WriteStall: s.opts.WriteStall})
+	al, err := agentconn.Listen(ln, agentconn.Options{ReadStall: s.opts.Idle, WriteStall: s.opts.WriteStall, TLS: tlsConfig})
 	if err != nil {
 		return err
-	}
-	var outer net.Listener = al
-	if tlsConfig != nil {
-		outer = tls.NewListener(al, tlsConfig)
 	}
 	s.mu.Lock()
 	if s.draining.Load() {
@@ -136,7 +135,18 @@ func (s *Server) Serve(ln net.Listener, tlsConfig *tls.Config) error {
 	}
 	s.listeners = append(s.listeners, al)
 	s.mu.Unlock()
-	return s.fast.Serve(outer)
+	return s.fast.Serve(al)
+}
+
+// enter counts a request in; false when none is begun any more.
+func (s *Server) enter() bool {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.stopped {
+		return false
+	}
+	s.inFlight.Add(1)
+	return true
 }
 
 // Draining tells whether Shutdown has begun.
@@ -155,11 +165,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.listeners = nil
 	s.mu.Unlock()
 	// fasthttp goes on serving a connection that outlived its shutdown, so that
-	// they are closed here; handlers that see s.draining accept nothing more.
+	// they are closed here, and what still comes from them is not begun.
 	for _, l := range listeners {
 		_ = l.Close()
 		l.CloseConns()
 	}
+	s.gate.Lock()
+	s.stopped = true
+	s.gate.Unlock()
 	s.inFlight.Wait()
 	for _, l := range listeners {
 		l.Stop()

@@ -1,7 +1,8 @@
 // Package agentconn is the agents' side of a connection: what fasthttp does not
 // tell about it. It sees at once that the agent has left (also while the answer
-// is silent), gives writes a time-out that progress renews, checks the line end
-// of a request line, and lets a refusal reach an agent that is still sending.
+// is silent, and under TLS), gives writes a time-out that progress renews,
+// checks the line end of a request line, and lets a refusal reach an agent that
+// is still sending.
 //
 // Listen wraps a listener; From finds the Conn behind a request.
 package agentconn
@@ -9,10 +10,12 @@ package agentconn
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -20,16 +23,18 @@ import (
 type Options struct {
 	ReadStall  time.Duration // how long an agent may stay silent inside a request, and between two
 	WriteStall time.Duration // how long an agent may take to accept any byte
+	TLS        *tls.Config   // nil: the agents speak plain HTTP
 }
 
-// Listener accepts Conns. Close it first, then Wait or CloseConns.
+// Listener accepts Conns. To end it: Close, CloseConns, Stop.
 type Listener struct {
 	net.Listener
 	opts    Options
 	watcher *watcher
 
-	mu    sync.Mutex
-	conns map[*Conn]struct{}
+	mu     sync.Mutex
+	conns  map[*Conn]struct{}
+	closed bool // by CloseConns: none is to be added
 }
 
 // Listen wraps ln. The Listener owns a goroutine that ends with Stop.
@@ -41,92 +46,116 @@ func Listen(ln net.Listener, opts Options) (*Listener, error) {
 	return &Listener{Listener: ln, opts: opts, watcher: w, conns: make(map[*Conn]struct{})}, nil
 }
 
-// Accept implements net.Listener.
+// acceptPause is how long Accept waits while there are too many open files.
+const acceptPause = 50 * time.Millisecond
+
+// Accept implements net.Listener. It fails only when the Listener is closed:
+// that the machine has run out of descriptors or memory passes, and a server
+// that stopped accepting for it would have to be started again by hand.
 func (l *Listener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		nc, err := l.Listener.Accept()
+		switch {
+		case err == nil:
+			if c := l.wrap(nc); c != nil {
+				return c, nil
+			}
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE),
+			errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+			time.Sleep(acceptPause)
+		default:
+			return nil, err
+		}
 	}
-	c := &Conn{Conn: nc, l: l}
+}
+
+// wrap makes a Conn of an accepted connection; nil when it came too late.
+func (l *Listener) wrap(nc net.Conn) *Conn {
+	c := &Conn{Conn: nc, raw: nc, l: l}
+	if l.opts.TLS != nil {
+		c.Conn = tls.Server(nc, l.opts.TLS)
+	}
 	c.headStarts.Store(true)
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		_ = nc.Close()
+		return nil
+	}
 	l.conns[c] = struct{}{}
-	l.mu.Unlock()
 	// A connection that can't be watched still serves: its agent's leaving is
 	// then seen at the next write.
 	l.watcher.add(c)
-	return c, nil
+	return c
 }
 
-// CloseConns closes every connection, whatever it is doing: for those who work
-// for its agent it is as if the agent had left.
+// CloseConns closes every connection at once, whatever it is doing, and those
+// that are still accepted.
 func (l *Listener) CloseConns() {
 	l.mu.Lock()
+	l.closed = true
 	conns := make([]*Conn, 0, len(l.conns))
 	for c := range l.conns {
 		conns = append(conns, c)
 	}
 	l.mu.Unlock()
 	for _, c := range conns {
-		_ = c.Close()
-		c.leave() // whoever waits for the provider need not
+		c.close(false)
 	}
 }
 
 // Stop ends the watcher and waits for it. Call it when no connection is left.
 func (l *Listener) Stop() { l.watcher.stop() }
 
-// Conn is one agent's connection.
+// Conn is one agent's connection. Reads and writes are the agent's plain text,
+// also under TLS.
 type Conn struct {
 	net.Conn
-	l *Listener
+	raw net.Conn // below TLS
+	l   *Listener
 
-	fd      int // for the watcher, -1 when not watched
+	watch   watch // the watcher's
 	mu      sync.Mutex
-	onLeave func() // guarded by mu
+	onLeave func(closed bool) // guarded by mu
 	left    atomic.Bool
 
 	headStarts atomic.Bool // the next byte read begins a request head
 	bareLF     atomic.Bool
-	lastByte   byte
+	lineEnd    []byte // the last bytes of a request line that has not come whole
 	linger     atomic.Bool
 	closing    sync.Once
 	readUntil  time.Time // the read deadline now set, used by the serving goroutine only
 	writeUntil time.Time
 }
 
-// From returns the Conn behind nc, which may be TLS on top of it; nil when there
-// is none.
+// From returns the Conn that nc is; nil when it is none.
 func From(nc net.Conn) *Conn {
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
-	}
 	c, _ := nc.(*Conn)
 	return c
 }
 
-// OnLeave has f called once as soon as the agent is gone; at once when it is
+// OnLeave has f called as soon as the agent is gone; at once when it is
 // already. A half-closed connection counts as gone: no agent sends a request
-// and then says that it will never send another while it still waits. nil takes
-// the callback away and waits for one that is running. f must not block.
-func (c *Conn) OnLeave(f func()) {
+// and then says that it will never send another while it still waits. closed
+// tells that it is our side that has closed the connection, which can come
+// after the agent left: f may be called more than once. nil takes the callback
+// away and waits for one that is running. f must not block.
+func (c *Conn) OnLeave(f func(closed bool)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.onLeave = f
 	if f != nil && c.left.Load() {
-		c.onLeave = nil
-		f()
+		f(false)
 	}
 }
 
-// leave is called by the watcher.
-func (c *Conn) leave() {
+// leave tells whoever works for the agent that it is gone.
+func (c *Conn) leave(closed bool) {
 	c.left.Store(true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f := c.onLeave; f != nil {
-		c.onLeave = nil
-		f()
+		f(closed)
 	}
 }
 
@@ -139,7 +168,8 @@ func (c *Conn) HeadEnded() { c.headStarts.Store(true) }
 
 // BareLF tells whether the request line ended in a line feed alone (RFC 9112,
 // section 2.2, leaves it to the server; two parsers that differ here can be
-// made to see two requests).
+// made to see two requests). The line of a request that came in one read with
+// the end of the request before it is not seen.
 func (c *Conn) BareLF() bool { return c.bareLF.Load() }
 
 // Linger makes Close give the agent time to read an answer although it is still
@@ -149,12 +179,12 @@ func (c *Conn) Linger() { c.linger.Store(true) }
 
 // renewAfter is how old a deadline may be before progress renews it: one second
 // of inaccuracy saves a timer change per read and write.
-const renewAfter = time.Second
+func renewAfter(stall time.Duration) time.Duration { return min(time.Second, stall/4) }
 
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
 	now := time.Now()
-	if until := now.Add(c.l.opts.ReadStall); until.Sub(c.readUntil) > renewAfter {
+	if until := now.Add(c.l.opts.ReadStall); until.Sub(c.readUntil) > renewAfter(c.l.opts.ReadStall) {
 		c.readUntil = until
 		if err := c.Conn.SetReadDeadline(until); err != nil {
 			return 0, err
@@ -167,22 +197,33 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// checkLine looks at the first line end behind headStarts.
+// checkLine looks at the line end of a request line, behind any blank lines. A
+// line that does not end in a version is none: what follows a pipelined request
+// in the same read is not seen from its beginning.
 func (c *Conn) checkLine(p []byte) {
-	i := bytes.IndexByte(p, '\n')
-	if i < 0 {
-		c.lastByte = p[len(p)-1]
+	const version = len("HTTP/1.1")
+	for len(p) > 0 {
+		i := bytes.IndexByte(p, '\n')
+		if i < 0 {
+			c.lineEnd = append(c.lineEnd, p[max(0, len(p)-version-1):]...)
+			c.lineEnd = c.lineEnd[max(0, len(c.lineEnd)-version-1):]
+			return
+		}
+		line := p[:i]
+		p = p[i+1:]
+		if len(c.lineEnd) > 0 {
+			line = append(c.lineEnd, line...)
+			c.lineEnd = nil
+		}
+		if len(line) == 0 || len(line) == 1 && line[0] == '\r' {
+			continue
+		}
+		if n := len(line) - version; n >= 0 && bytes.HasPrefix(line[n:], []byte("HTTP/")) {
+			c.bareLF.Store(true)
+		}
+		c.headStarts.Store(false)
 		return
 	}
-	before := c.lastByte
-	if i > 0 {
-		before = p[i-1]
-	}
-	if before != '\r' {
-		c.bareLF.Store(true)
-	}
-	c.lastByte = 0
-	c.headStarts.Store(false)
 }
 
 // Write implements net.Conn.
@@ -190,7 +231,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	written := 0
 	for {
 		now := time.Now()
-		if until := now.Add(c.l.opts.WriteStall); until.Sub(c.writeUntil) > renewAfter {
+		if until := now.Add(c.l.opts.WriteStall); until.Sub(c.writeUntil) > renewAfter(c.l.opts.WriteStall) {
 			c.writeUntil = until
 			if err := c.Conn.SetWriteDeadline(until); err != nil {
 				return written, err
@@ -223,17 +264,25 @@ const (
 )
 
 // Close implements net.Conn.
-func (c *Conn) Close() error {
+func (c *Conn) Close() error { return c.close(true) }
+
+// close closes the connection: politely, which may take a moment, or at once.
+func (c *Conn) close(politely bool) error {
 	var err error
 	c.closing.Do(func() {
-		if c.linger.Load() {
+		if politely && c.linger.Load() {
 			c.drain()
 		}
 		c.l.watcher.remove(c)
 		c.l.mu.Lock()
 		delete(c.l.conns, c)
 		c.l.mu.Unlock()
-		err = c.Conn.Close()
+		if politely {
+			err = c.Conn.Close()
+		} else {
+			err = c.raw.Close() // without TLS's farewell, which could block
+		}
+		c.leave(true)
 	})
 	return err
 }

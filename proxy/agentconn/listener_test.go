@@ -5,7 +5,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,7 +66,8 @@ func TestOnLeave(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			agent, c := pair(t)
 			left := make(chan struct{})
-			c.OnLeave(func() { close(left) })
+			var once sync.Once
+			c.OnLeave(func(bool) { once.Do(func() { close(left) }) })
 			select {
 			case <-left:
 				t.Fatal("left before it did")
@@ -78,8 +81,8 @@ func TestOnLeave(t *testing.T) {
 			case <-time.After(10 * time.Second):
 				t.Fatal("nobody noticed")
 			}
-			again := make(chan struct{})
-			c.OnLeave(func() { close(again) })
+			again := make(chan struct{}, 4)
+			c.OnLeave(func(bool) { again <- struct{}{} })
 			<-again // already gone: at once
 		})
 	}
@@ -88,7 +91,7 @@ func TestOnLeave(t *testing.T) {
 func TestOnLeaveTakenAway(t *testing.T) {
 	agent, c := pair(t)
 	var calls atomic.Int32
-	c.OnLeave(func() { calls.Add(1) })
+	c.OnLeave(func(bool) { calls.Add(1) })
 	c.OnLeave(nil)
 	_ = agent.Close()
 	seen := make(chan struct{})
@@ -111,6 +114,11 @@ func TestBareLF(t *testing.T) {
 		{[]string{"GET / HTTP/1.1\r", "\nHost: x\r\n\r\n"}, false},
 		{[]string{"GET / HTTP/1.1\nHost: x\r\n\r\n"}, true},
 		{[]string{"GET / HTTP/1.1", "\nHost: x\r\n\r\n"}, true},
+		{[]string{"GET / HT", "TP/1.1", "\nHost: x\r\n\r\n"}, true},
+		{[]string{"\r\n", "\n", "GET / HTTP/1.1\nHost: x\r\n\r\n"}, true},
+		{[]string{"\r\n\r", "\nGET / HTTP/1.1\r", "\nHost: x\n\n"}, false},
+		// The rest of a pipelined request's body.
+		{[]string{"{\n\"model\": \"m\"\n}"}, false},
 	}
 	for _, tt := range tests {
 		agent, c := pair(t)
@@ -159,5 +167,78 @@ func TestLinger(t *testing.T) {
 	}
 	if got, err := io.ReadAll(agent); string(got) != "too large" || err != nil {
 		t.Errorf("answer %q, %v", got, err)
+	}
+}
+
+// exhausted fails as a machine does that has no descriptor left.
+type exhausted struct {
+	net.Listener
+	errs []error
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if len(l.errs) == 0 {
+		return l.Listener.Accept()
+	}
+	err := l.errs[0]
+	l.errs = l.errs[1:]
+	return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", err)}
+}
+
+func TestAcceptGoesOnAfterExhaustion(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(&exhausted{ln, []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM}}, Options{ReadStall: time.Minute, WriteStall: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer agent.Close()
+	if _, err := l.Accept(); err != nil {
+		t.Errorf("Accept: %v", err)
+	}
+	_ = l.Close()
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept after Close: %v", err)
+	}
+	l.CloseConns()
+	l.Stop()
+}
+
+// Whoever works for an agent learns that our side has closed the connection,
+// also after the agent has left.
+func TestOnLeaveTellsOfOurClosing(t *testing.T) {
+	agent, c := pair(t)
+	told := make(chan bool, 4)
+	c.OnLeave(func(closed bool) { told <- closed })
+	_ = agent.Close()
+	if <-told {
+		t.Error("the agent left, and our closing was told")
+	}
+	c.l.CloseConns()
+	for closed := range told {
+		if closed {
+			return
+		}
+	}
+}
+
+func TestNoConnectionAfterCloseConns(t *testing.T) {
+	_, c := pair(t)
+	c.l.CloseConns()
+	agent, err := net.Dial("tcp", c.l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer agent.Close()
+	go func() { _, _ = c.l.Accept() }()
+	_ = agent.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := agent.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("a connection accepted after CloseConns stays open")
 	}
 }

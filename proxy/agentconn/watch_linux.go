@@ -18,8 +18,23 @@ type watcher struct {
 	done  chan struct{}
 
 	mu    sync.Mutex
-	conns map[int32]*Conn
+	last  uint64
+	conns map[uint64]*Conn
 }
+
+// watch is what the watcher keeps in a Conn. Events carry a number that is never
+// given twice: the number of a descriptor is another connection's as soon as
+// it is closed, which may be while its last event is still being told.
+type watch struct {
+	id uint64 // 0: not watched
+	fd int
+}
+
+func eventOf(events uint32, id uint64) unix.EpollEvent {
+	return unix.EpollEvent{Events: events, Fd: int32(id), Pad: int32(id >> 32)}
+}
+
+func idOf(ev unix.EpollEvent) uint64 { return uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32 }
 
 func newWatcher() (*watcher, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -31,8 +46,8 @@ func newWatcher() (*watcher, error) {
 		_ = unix.Close(ep)
 		return nil, fmt.Errorf("cannot watch connections: %w", err)
 	}
-	w := &watcher{epoll: ep, wake: wake, done: make(chan struct{}), conns: make(map[int32]*Conn)}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}
+	w := &watcher{epoll: ep, wake: wake, done: make(chan struct{}), conns: make(map[uint64]*Conn)}
+	ev := eventOf(unix.EPOLLIN, 0)
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &ev); err != nil {
 		_ = unix.Close(ep)
 		_ = unix.Close(wake)
@@ -54,22 +69,22 @@ func (w *watcher) run() {
 			return
 		}
 		for _, ev := range events[:n] {
-			if int(ev.Fd) == w.wake {
-				return
+			id := idOf(ev)
+			if id == 0 {
+				return // woken by stop
 			}
 			w.mu.Lock()
-			c := w.conns[ev.Fd]
+			c := w.conns[id]
 			w.mu.Unlock()
 			if c != nil {
-				c.leave()
+				c.leave(false)
 			}
 		}
 	}
 }
 
 func (w *watcher) add(c *Conn) {
-	c.fd = -1
-	sc, ok := c.Conn.(syscall.Conn)
+	sc, ok := c.raw.(syscall.Conn)
 	if !ok {
 		return
 	}
@@ -80,10 +95,11 @@ func (w *watcher) add(c *Conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	_ = rc.Control(func(fd uintptr) {
-		ev := unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(fd)}
+		ev := eventOf(unix.EPOLLRDHUP|unix.EPOLLET, w.last+1)
 		if unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, int(fd), &ev) == nil {
-			c.fd = int(fd)
-			w.conns[int32(fd)] = c
+			w.last++
+			c.watch = watch{id: w.last, fd: int(fd)}
+			w.conns[w.last] = c
 		}
 	})
 }
@@ -91,14 +107,14 @@ func (w *watcher) add(c *Conn) {
 // remove must come before the descriptor is closed, since its number may be
 // another connection's right after.
 func (w *watcher) remove(c *Conn) {
-	if c.fd < 0 {
-		return
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.conns, int32(c.fd))
-	_ = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, c.fd, nil)
-	c.fd = -1
+	if c.watch.id == 0 {
+		return
+	}
+	delete(w.conns, c.watch.id)
+	_ = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, c.watch.fd, nil)
+	c.watch.id = 0
 }
 
 func (w *watcher) stop() {

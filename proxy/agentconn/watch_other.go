@@ -22,6 +22,9 @@ type watcher struct {
 	conns map[*Conn]syscall.RawConn
 }
 
+// watch is what the watcher keeps in a Conn: here, nothing.
+type watch struct{}
+
 const peekEvery = 500 * time.Millisecond
 
 func newWatcher() (*watcher, error) {
@@ -43,13 +46,13 @@ func (w *watcher) run() {
 		w.mu.Lock()
 		var gone []*Conn
 		for c, rc := range w.conns {
-			if peerGone(rc) {
+			if !c.Left() && peerGone(rc) {
 				gone = append(gone, c)
 			}
 		}
 		w.mu.Unlock()
 		for _, c := range gone {
-			c.leave()
+			c.leave(false)
 		}
 	}
 }
@@ -65,7 +68,7 @@ func peerGone(rc syscall.RawConn) bool {
 }
 
 func (w *watcher) add(c *Conn) {
-	if sc, ok := c.Conn.(syscall.Conn); ok {
+	if sc, ok := c.raw.(syscall.Conn); ok {
 		if rc, err := sc.SyscallConn(); err == nil {
 			w.mu.Lock()
 			w.conns[c] = rc

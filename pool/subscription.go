@@ -64,6 +64,7 @@ type member struct {
 	refused digest               // of the secret that the provider refused; zero: none
 	last    *ratelimit.Verdict   // the last one that was not ok
 	places  map[string]time.Time // sessions of this process that hold a place, and until when
+	pruned  time.Time            // when places was rid of those that have ended
 	retry   time.Time            // after a refusal: when it is worth asking for a place again
 	free    time.Time            // and when the first place ends
 }
@@ -180,12 +181,19 @@ func (m *member) unplace(session string) {
 func (m *member) placed(now time.Time) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.prune(now)
+	if now.Sub(m.pruned) >= pruneEvery {
+		m.prune(now)
+	}
 	return max(int64(len(m.places)), m.count.Load())
 }
 
+// pruneEvery is how old the count of places may be; counting anew for every
+// choice would look at every session.
+const pruneEvery = time.Second
+
 // prune drops the places that have ended, under the lock.
 func (m *member) prune(now time.Time) {
+	m.pruned = now
 	for session, end := range m.places {
 		if !now.Before(end) {
 			delete(m.places, session)

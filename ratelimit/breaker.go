@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -37,16 +38,26 @@ var (
 // (server errors, network errors); being limited is the business of Cooldowns.
 //
 // Half open it lets one request through and refuses the others until that one
-// is settled. That happens at the verdict, not at the end of the answer.
+// is settled. That happens at the verdict, not at the end of the answer; and a
+// verdict that takes longer than probePatience makes room for another probe.
 type breaker struct {
-	two *gobreaker.TwoStepCircuitBreaker[struct{}]
+	two   *gobreaker.TwoStepCircuitBreaker[struct{}]
+	state atomic.Int32 // gobreaker.State as of its last change
 
 	mu        sync.Mutex
 	openUntil time.Time
+	probe     *trial // the last request that was let through half open
+}
+
+// trial is the request that finds out whether the endpoint works again.
+type trial struct {
+	at   time.Time
+	done func(error) // nil once it is settled
 }
 
 func newBreaker(id string) *breaker {
-	return &breaker{two: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+	b := &breaker{}
+	b.two = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         id,
 		MaxRequests:  1,
 		Interval:     tripWindow,
@@ -57,13 +68,17 @@ func newBreaker(id string) *breaker {
 			return c.ConsecutiveFailures >= tripRow ||
 				answers >= tripLeast && float64(c.TotalFailures) >= tripShare*float64(answers)
 		},
-		IsExcluded: func(err error) bool { return errors.Is(err, errNoMatter) },
-	})}
+		IsExcluded:    func(err error) bool { return errors.Is(err, errNoMatter) },
+		OnStateChange: func(_ string, _, to gobreaker.State) { b.state.Store(int32(to)) },
+	})
+	return b
 }
+
+func (b *breaker) is(state gobreaker.State) bool { return b.state.Load() == int32(state) }
 
 // check tells whether the breaker refuses, without taking anything.
 func (b *breaker) check(now time.Time) Refusal {
-	if b.two.State() != gobreaker.StateOpen {
+	if b.is(gobreaker.StateClosed) || b.two.State() != gobreaker.StateOpen {
 		return Refusal{}
 	}
 	return b.refusal(now)
@@ -72,27 +87,70 @@ func (b *breaker) check(now time.Time) Refusal {
 // allow lets one request through; done settles it, exactly once.
 func (b *breaker) allow(now time.Time) (done func(error), r Refusal) {
 	done, err := b.two.Allow()
+	if err != nil && b.abandon(now) {
+		done, err = b.two.Allow()
+	}
 	if err != nil {
 		return nil, b.refusal(now)
+	}
+	if b.is(gobreaker.StateHalfOpen) {
+		return b.try(now, done), Refusal{}
 	}
 	return done, Refusal{}
 }
 
+// try makes the request a trial that can be abandoned.
+func (b *breaker) try(now time.Time, done func(error)) func(error) {
+	t := &trial{at: now, done: done}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.probe = t
+	return func(outcome error) { b.conclude(t, outcome) }
+}
+
+// abandon gives up a trial that takes too long, and tells whether there was one.
+func (b *breaker) abandon(now time.Time) bool {
+	b.mu.Lock()
+	t := b.probe
+	late := t != nil && t.done != nil && !now.Before(t.at.Add(probePatience))
+	b.mu.Unlock()
+	if late {
+		b.conclude(t, errNoMatter)
+	}
+	return late
+}
+
+// conclude settles a trial; a second time does nothing.
+func (b *breaker) conclude(t *trial, outcome error) {
+	b.mu.Lock()
+	done := t.done
+	t.done = nil
+	b.mu.Unlock()
+	if done != nil {
+		done(outcome)
+	}
+}
+
+// refusal tells when to ask again: when the breaker lets a trial through, or
+// when the one that is out has had its time.
 func (b *breaker) refusal(now time.Time) Refusal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	until := b.openUntil
-	if !until.After(now) { // half open: the probe is out
+	if !until.After(now) {
 		until = now.Add(probePatience)
+		if t := b.probe; t != nil && t.done != nil && t.at.Add(probePatience).After(now) {
+			until = t.at.Add(probePatience)
+		}
 	}
 	return Refusal{Why: Broken, Until: until}
 }
 
 // settle hands the outcome over and remembers when an opened breaker lets the
-// next probe through, which gobreaker does not tell.
+// next trial through, which gobreaker does not tell.
 func (b *breaker) settle(now time.Time, done func(error), outcome error) (opened bool) {
 	done(outcome)
-	if outcome == nil || b.two.State() != gobreaker.StateOpen {
+	if outcome == nil || !b.is(gobreaker.StateOpen) {
 		return false
 	}
 	b.mu.Lock()
@@ -106,6 +164,7 @@ func (b *breaker) settle(now time.Time, done func(error), outcome error) (opened
 
 // errorRate is the share of failures among the answers of the last tripWindow.
 func (b *breaker) errorRate() float64 {
+	_ = b.two.State() // forgets what is older than the window; Counts alone does not
 	c := b.two.Counts()
 	return float64(c.TotalFailures) / float64(max(c.TotalSuccesses+c.TotalFailures, errorLeast))
 }

@@ -102,6 +102,45 @@ func TestHalfOpenProbeIsSettledBeforeItsAnswerEnds(t *testing.T) {
 	})
 }
 
+// A trial whose answer takes minutes to begin holds nobody back for minutes.
+func TestSlowTrialMakesRoomForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gate(ratelimit.Rates{})
+		for range 5 {
+			attempt(t, g, failed)
+		}
+		pass(11 * time.Second)
+		slow, _ := g.Allow(now(), "m", 0, 0)
+		_, r := g.Allow(now(), "m", 0, 0)
+		if wait := r.Until.Sub(now()); r.Why != ratelimit.Broken || wait != 10*time.Second {
+			t.Fatalf("beside the trial: %v for %v, want breaker for 10s", r.Why, wait)
+		}
+		pass(10 * time.Second)
+		attempt(t, g, ok)
+		slow.Verdict(now(), failed) // old news
+		slow.Done(now(), 0, 0, true)
+		if g.Breaker() != "closed" {
+			t.Errorf("the breaker is %s, want closed by the second trial", g.Breaker())
+		}
+	})
+}
+
+func TestErrorRateForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gate(ratelimit.Rates{})
+		for range 4 {
+			attempt(t, g, failed)
+		}
+		if rate := g.ErrorRate(); rate != 0.4 {
+			t.Errorf("four failures: %v, want 0.4 of the least count", rate)
+		}
+		pass(2 * time.Minute)
+		if rate := g.ErrorRate(); rate != 0 {
+			t.Errorf("two minutes later: %v, want 0", rate)
+		}
+	})
+}
+
 func TestBreakerCountsOnlyWhatIsBroken(t *testing.T) {
 	f := func(v ratelimit.Verdict) {
 		t.Helper()

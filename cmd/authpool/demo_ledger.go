@@ -114,16 +114,10 @@ func (d *demo) compare(ctx context.Context) error {
 	return nil
 }
 
-// countedInRedis adds up the blocks of every subscription, read through the
-// read-only port.
+// countedInRedis adds up the blocks of every subscription.
 func (s *stage) countedInRedis(ctx context.Context) (_ map[string]tally, err error) {
 	r := s.reader()
 	defer func() { err = errors.Join(err, r.Close()) }()
-	return s.countedIn(ctx, r)
-}
-
-// countedIn adds up the blocks of every subscription.
-func (s *stage) countedIn(ctx context.Context, r redis.Cmdable) (map[string]tally, error) {
 	sums := make(map[string]tally)
 	for subscription := range s.keys {
 		family := "authpool:{" + subscription + "}:"

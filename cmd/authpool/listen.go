@@ -109,33 +109,6 @@ func (l *unixListener) Close() error {
 	return err
 }
 
-// tlsListener speaks TLS on connections that can still be watched: whoever wants
-// to know when the other side leaves finds the socket behind them.
-type tlsListener struct {
-	net.Listener
-	config *tls.Config
-}
-
-// Accept implements net.Listener. The handshake is made at the first read.
-func (l *tlsListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return tlsConn{tls.Server(conn, l.config)}, nil
-}
-
-type tlsConn struct{ *tls.Conn }
-
-// SyscallConn implements syscall.Conn with the socket underneath.
-func (c tlsConn) SyscallConn() (syscall.RawConn, error) {
-	socket, ok := c.NetConn().(syscall.Conn)
-	if !ok {
-		return nil, errors.ErrUnsupported
-	}
-	return socket.SyscallConn()
-}
-
 // newTLSFromConfig loads the certificate for listeners that are not loopback;
 // nil when none is configured.
 func newTLSFromConfig(c config.TLS) (*tls.Config, error) {

@@ -231,6 +231,13 @@ func (h *headers) Set(value string) error {
 
 // fetch is the program of that name.
 func fetch() {
+	if err := fetchTo(os.Stdout, os.Stderr); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		os.Exit(exitFailed)
+	}
+}
+
+func fetchTo(out, notes io.Writer) error {
 	var (
 		head headers
 		body string
@@ -241,8 +248,7 @@ func fetch() {
 	if file, ok := strings.CutPrefix(body, "@"); ok {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			_, _ = fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			return err
 		}
 		body = string(text)
 	}
@@ -252,20 +258,19 @@ func fetch() {
 	}
 	resp, err := ask(context.Background(), method, flag.Arg(0), head, body)
 	if err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		return err
 	}
 	defer resp.Body.Close()
 	for name, values := range resp.Header {
 		if strings.HasPrefix(name, "X-Authpool-") {
-			_, _ = fmt.Fprintf(os.Stderr, "%s: %s\n", name, values[0])
+			_, _ = fmt.Fprintf(notes, "%s: %s\n", name, values[0])
 		}
 	}
-	_, _ = fmt.Fprintln(os.Stdout, resp.StatusCode)
-	if _, err := io.Copy(os.Stdout, resp.Body); err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, "\nanswer cut:", err)
-		os.Exit(1)
+	_, _ = fmt.Fprintln(out, resp.StatusCode)
+	if _, err := io.Copy(out, resp.Body); err != nil {
+		return fmt.Errorf("\nanswer cut: %w", err)
 	}
+	return nil
 }
 
 func ask(ctx context.Context, method, url string, head headers, body string) (*http.Response, error) {

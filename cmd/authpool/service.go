@@ -235,11 +235,11 @@ func (s *service) start() error {
 		return err
 	}
 	for i, l := range s.agentListeners {
-		encrypted := certificate != nil && !config.Loopback(s.cfg.Listen[i])
-		if encrypted {
-			l = &tlsListener{l, certificate}
+		wire := certificate
+		if config.Loopback(s.cfg.Listen[i]) {
+			wire = nil
 		}
-		s.serve("agents", l, func() error { return s.proxy.Serve(l, nil) }, "tls", encrypted)
+		s.serve("agents", l, func() error { return s.proxy.Serve(l, wire) }, "tls", wire != nil)
 	}
 	s.serve("admin", s.adminListener, func() error { return s.admin.Serve(s.adminListener) })
 	if front := s.db.FrontAddr(); front != nil {

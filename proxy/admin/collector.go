@@ -54,15 +54,13 @@ var (
 		"Spent fraction of a window as the provider last told it.", append(subscriptionLabels[:2:2], "window"), nil)
 	redisDesc = prometheus.NewDesc("authpool_redis_up",
 		"1 while Redis answers.", []string{"mode"}, nil)
-	journalDesc = prometheus.NewDesc("authpool_journal_pending_events",
-		"Usage events in the journal that are not in Redis yet.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		stateDesc, healthDesc, cooldownDesc, cooldownModelsDesc, sessionsDesc, inFlightDesc,
-		blockTokensDesc, blockRequestsDesc, blockCostDesc, windowDesc, redisDesc, journalDesc,
+		blockTokensDesc, blockRequestsDesc, blockCostDesc, windowDesc, redisDesc,
 	} {
 		out <- d
 	}
@@ -106,7 +104,6 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		up = 1
 	}
 	gauge(redisDesc, up, status.Redis.Mode)
-	gauge(journalDesc, float64(status.Redis.JournalPending))
 }
 
 // left returns the seconds until t, 0 when it is past or absent.

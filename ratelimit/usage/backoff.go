@@ -21,7 +21,7 @@ type backoff struct {
 // fail notes a failed attempt.
 func (b *backoff) fail(now time.Time) {
 	b.wait = min(max(2*b.wait, minBackoff), maxBackoff)
-	b.until = now.Add(b.wait - rand.N(b.wait/2)) //nolint:gosec // jitter is no secret
+	b.until = now.Add(b.wait - rand.N(b.wait/2))
 }
 
 // reset notes a good attempt.

@@ -303,6 +303,20 @@ func (s *session) mayHold(m *member) bool {
 
 func (s *session) isBound() bool { return s.home() != nil }
 
+// differs tells whether news that the session is bound to sub is worth asking.
+func (s *session) differs(sub string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bound != nil && s.bound.conf.ID != sub
+}
+
+// doubt has the binding asked for when the session's turn comes.
+func (s *session) doubt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced = false
+}
+
 // home is where the session is bound, as far as this process knows.
 func (s *session) home() *member {
 	s.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/redisdb"
 	"github.com/authpool/authpool/pool/redisdb/redistest"
 	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/ratelimit"
@@ -438,9 +440,72 @@ func (silence) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipel
 	return func(ctx context.Context, _ []redis.Cmder) error { <-ctx.Done(); return ctx.Err() }
 }
 
-func TestErrorsOfRedisDoNotNameSecrets(t *testing.T) {
-	err := &pool.CredentialError{Subscription: "one", Err: errors.New("no such file")}
-	if !strings.Contains(err.Error(), `"one"`) || errors.Unwrap(err) == nil {
-		t.Errorf("%v", err)
+// Redis stops and comes back empty: sessions go on where they were, limits met
+// meanwhile are shared afterwards, and what Redis lost is written again.
+func TestRedisStopsAndComesBackEmpty(t *testing.T) {
+	server := redistest.NewServer(t)
+	var pools []*pool.Pool
+	for range 2 {
+		db, err := redisdb.Open(context.Background(), redisdb.Options{
+			Addresses: []string{strings.TrimPrefix(server.URL(), "redis://")}, Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = db.Close(context.Background()) })
+		p := startWith(pool.Options{IdleTimeout: 40 * time.Second}, store.New(db.Client(), db, "authpool"), sub("one"), sub("two"))
+		t.Cleanup(p.Close)
+		pools = append(pools, p)
 	}
+	home, _ := serve(t, pools[0], ask("s"), ok)
+	server.Stop()
+	begin := time.Now()
+	for i := range 50 {
+		if id, source := serve(t, pools[0], ask("s"), ok); id != home || source != pool.SourceBound {
+			t.Fatalf("without Redis: %s (%s), want %s (bound)", id, source, home)
+		}
+		serve(t, pools[1], ask(fmt.Sprint("new-", i)), ok)
+	}
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("100 requests without Redis took %v", took)
+	}
+	serve(t, pools[0], ask("limited", tried(others("one")...)), limited(time.Hour))
+	server.Start()
+	client := server.Client()
+	client.FlushAll(context.Background())
+	eventually(t, 15*time.Second, "the limit is known to the other process", func() bool {
+		return pools[1].Status()[0].State == pool.StateCooling
+	})
+	eventually(t, 15*time.Second, "the new sessions are bound in Redis", func() bool {
+		return client.HGet(context.Background(), "authpool:session:{anthropic/a/new-7}", "subscription").Val() != ""
+	})
+}
+
+// A session that was idle comes back: to its place if there is still one, else
+// it moves.
+func TestIdleSessionComesBackToALimitedSubscription(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		cap1 := limits(pool.Limits{Sessions: 1})
+		pools, _ := fleet(t, client, 2, pool.Options{IdleTimeout: 2200 * time.Millisecond}, sub("one", cap1), sub("two", cap1, priority(1)))
+		serve(t, pools[0], ask("s"), ok)
+		free := func() bool { return len(members(client, "one")) == 0 }
+		expired := func() bool { // Redis prunes when it is asked
+			_, _, err := store.New(client, &health{}, "authpool").Extend(context.Background(), "one", 1, nil)
+			return err == nil && free()
+		}
+		eventually(t, 5*time.Second, "its place has ended", expired)
+		if id, source := serve(t, pools[0], ask("s"), ok); id != "one" || source != pool.SourceBound {
+			t.Errorf("back: %s (%s), want one (bound)", id, source)
+		}
+		if !members(client, "one")["anthropic/a/s"] {
+			t.Error("back, but without a place")
+		}
+		eventually(t, 5*time.Second, "its place has ended again", expired)
+		if id, _ := serve(t, pools[1], ask("other"), ok); id != "one" {
+			t.Errorf("the other process's session: %s, want one", id)
+		}
+		if id, source := serve(t, pools[0], ask("s"), ok); id != "two" || source != pool.SourceMoved {
+			t.Errorf("back when the place is taken: %s (%s), want two (moved)", id, source)
+		}
+	})
 }

@@ -495,12 +495,14 @@ func (k *keeper) hear(e store.Event) {
 	switch {
 	case e.Session != "":
 		provider, rest, _ := strings.Cut(e.Session, "/")
-		agent, id, ok := strings.Cut(rest, "/")
+		agent, id, _ := strings.Cut(rest, "/")
 		s := k.pool.sessions.find(sessionKey{provider, agent, id})
-		if ok && s != nil && s.isBound() {
-			k.pool.adopt(s, e.Subscription)
+		if s == nil || !s.differs(e.Subscription) {
+			return
 		}
-		return
+		// The news may be old: the truth is asked for.
+		s.doubt()
+		k.dirty(s)
 	case e.State != "":
 		k.mu.Lock()
 		if k.pool.byID[e.State] != nil {

@@ -22,19 +22,28 @@ func TestPlan(t *testing.T) {
 		{"one server", Options{URL: url("redis://h:1")}, plan{mode: Single, addrs: []string{"h:1"}}},
 		{"default port", Options{URL: url("redis://h/3")}, plan{mode: Single, addrs: []string{"h:6379"}, db: 3}},
 		{"ipv6", Options{URL: url("redis://[::1]")}, plan{mode: Single, addrs: []string{"[::1]:6379"}}},
-		{"tls and login", Options{URL: url("rediss://u:p%40ss@h:1/")},
-			plan{mode: Single, addrs: []string{"h:1"}, tls: true, username: "u", password: "p@ss"}},
+		{
+			"tls and login",
+			Options{URL: url("rediss://u:p%40ss@h:1/")},
+			plan{mode: Single, addrs: []string{"h:1"}, tls: true, username: "u", password: "p@ss"},
+		},
 		{"socket", Options{URL: url("unix:///run/redis.sock")}, plan{mode: Single, addrs: []string{"/run/redis.sock"}}},
-		{"password beside the url wins", Options{URL: url("redis://u:old@h:1"), Password: url("new")},
-			plan{mode: Single, addrs: []string{"h:1"}, username: "u", password: "new"}},
+		{
+			"password beside the url wins",
+			Options{URL: url("redis://u:old@h:1"), Password: url("new")},
+			plan{mode: Single, addrs: []string{"h:1"}, username: "u", password: "new"},
+		},
 		{"one address", Options{Addresses: []string{"a:1"}}, plan{mode: Single, addrs: []string{"a:1"}}},
 		{"several addresses", Options{Addresses: []string{"a:1", "b:2"}}, plan{mode: Cluster, addrs: []string{"a:1", "b:2"}}},
 		{"one address of a cluster", Options{Mode: Cluster, Addresses: []string{"a:1"}}, plan{mode: Cluster, addrs: []string{"a:1"}}},
 		{"cluster by url", Options{URL: url("rediss://a:1,b:2")}, plan{mode: Cluster, addrs: []string{"a:1", "b:2"}, tls: true}},
 		{"cluster by url and query", Options{URL: url("redis://a:1?mode=cluster")}, plan{mode: Cluster, addrs: []string{"a:1"}}},
 		{"sentinels", Options{Master: "m", Addresses: []string{"a:1", "b:2"}}, plan{mode: Sentinel, master: "m", addrs: []string{"a:1", "b:2"}}},
-		{"sentinels by url", Options{URL: url("redis://a,b:2/1?master=m")},
-			plan{mode: Sentinel, master: "m", db: 1, addrs: []string{"a:26379", "b:2"}}},
+		{
+			"sentinels by url",
+			Options{URL: url("redis://a,b:2/1?master=m")},
+			plan{mode: Sentinel, master: "m", db: 1, addrs: []string{"a:26379", "b:2"}},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -85,7 +85,7 @@ func TestCluster(t *testing.T) {
 	}
 	for _, client := range nodes {
 		until(t, "the cluster is joined", func() bool {
-			shards, _ := client.ClusterSlots(ctx).Result()
+			shards, _ := client.ClusterShards(ctx).Result()
 			info, _ := client.ClusterInfo(ctx).Result()
 			return len(shards) == 3 && len(info) > 16 && info[:16] == "cluster_state:ok"
 		})

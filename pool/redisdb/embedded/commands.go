@@ -25,32 +25,35 @@ const (
 // a command whose keys are not known here could change what no snapshot holds,
 // one that blocks would hold everybody up, and transactions and further databases
 // have no user (scripts do what transactions would).
-var effects = map[string]effect{}
+var effects = effectsOf(map[string]effect{
+	"PING ECHO HELLO CLIENT QUIT TIME INFO EVAL EVALSHA EVAL_RO EVALSHA_RO SCRIPT " +
+		"SUBSCRIBE UNSUBSCRIBE PSUBSCRIBE PUNSUBSCRIBE PUBLISH PUBSUB": control,
+	"GET MGET STRLEN GETRANGE EXISTS TYPE TTL PTTL EXPIRETIME PEXPIRETIME KEYS SCAN DBSIZE " +
+		"HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN " +
+		"SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN " +
+		"ZRANGE ZRANGEBYSCORE ZREVRANGE ZREVRANGEBYSCORE ZCARD ZCOUNT ZSCORE ZMSCORE ZRANK ZREVRANK ZSCAN " +
+		"LRANGE LLEN LINDEX": reads,
+	"SET SETNX SETEX PSETEX GETSET GETDEL GETEX APPEND SETRANGE INCR INCRBY INCRBYFLOAT DECR DECRBY " +
+		"EXPIRE PEXPIRE EXPIREAT PEXPIREAT PERSIST " +
+		"HSET HMSET HSETNX HDEL HINCRBY HINCRBYFLOAT " +
+		"SADD SREM SPOP " +
+		"ZADD ZINCRBY ZREM ZREMRANGEBYSCORE ZREMRANGEBYRANK ZPOPMIN ZPOPMAX " +
+		"LPUSH RPUSH LPUSHX RPUSHX LPOP RPOP LSET LREM LTRIM LINSERT": writesFirst,
+	"RENAME RENAMENX SMOVE RPOPLPUSH": writesFirstTwo,
+	"DEL UNLINK":                      writesAll,
+	"MSET MSETNX":                     writesEveryOther,
+	"FLUSHALL FLUSHDB":                flushes,
+})
 
-func init() {
-	for list, e := range map[string]effect{
-		"PING ECHO HELLO CLIENT QUIT TIME INFO EVAL EVALSHA EVAL_RO EVALSHA_RO SCRIPT " +
-			"SUBSCRIBE UNSUBSCRIBE PSUBSCRIBE PUNSUBSCRIBE PUBLISH PUBSUB": control,
-		"GET MGET STRLEN GETRANGE EXISTS TYPE TTL PTTL EXPIRETIME PEXPIRETIME KEYS SCAN DBSIZE " +
-			"HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN " +
-			"SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN " +
-			"ZRANGE ZRANGEBYSCORE ZREVRANGE ZREVRANGEBYSCORE ZCARD ZCOUNT ZSCORE ZMSCORE ZRANK ZREVRANK ZSCAN " +
-			"LRANGE LLEN LINDEX": reads,
-		"SET SETNX SETEX PSETEX GETSET GETDEL GETEX APPEND SETRANGE INCR INCRBY INCRBYFLOAT DECR DECRBY " +
-			"EXPIRE PEXPIRE EXPIREAT PEXPIREAT PERSIST " +
-			"HSET HMSET HSETNX HDEL HINCRBY HINCRBYFLOAT " +
-			"SADD SREM SPOP " +
-			"ZADD ZINCRBY ZREM ZREMRANGEBYSCORE ZREMRANGEBYRANK ZPOPMIN ZPOPMAX " +
-			"LPUSH RPUSH LPUSHX RPUSHX LPOP RPOP LSET LREM LTRIM LINSERT": writesFirst,
-		"RENAME RENAMENX SMOVE RPOPLPUSH": writesFirstTwo,
-		"DEL UNLINK":                      writesAll,
-		"MSET MSETNX":                     writesEveryOther,
-		"FLUSHALL FLUSHDB":                flushes,
-	} {
+// effectsOf turns lists of names into a table.
+func effectsOf(lists map[string]effect) map[string]effect {
+	table := map[string]effect{}
+	for list, e := range lists {
 		for name := range strings.FieldsSeq(list) {
-			effects[name] = e
+			table[name] = e
 		}
 	}
+	return table
 }
 
 // inspect is run by miniredis before every command, those inside a script too,
@@ -81,16 +84,17 @@ func (s *Store) inspect(peer *server.Peer, name string, args ...string) bool {
 }
 
 func (s *Store) markDirty(e effect, args []string) {
-	step := 1
-	switch e {
-	case writesFirst:
-		args = args[:min(1, len(args))]
-	case writesFirstTwo:
-		args = args[:min(2, len(args))]
-	case writesEveryOther:
+	step, end := 1, len(args)
+	if e == writesFirst {
+		end = min(end, 1)
+	}
+	if e == writesFirstTwo {
+		end = min(end, 2)
+	}
+	if e == writesEveryOther {
 		step = 2
 	}
-	for i := 0; i < len(args); i += step {
+	for i := 0; i < end; i += step {
 		s.dirty[args[i]] = struct{}{}
 	}
 }

@@ -147,7 +147,7 @@ type reader struct {
 // serve answers one connection until it ends, breaks the rules or is too slow.
 // Errors of the connection are its end and nobody's news.
 func (f *front) serve(conn net.Conn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // it may be closed already
 	if !f.track(conn) {
 		return
 	}
@@ -157,7 +157,7 @@ func (f *front) serve(conn net.Conn) {
 	login := time.Now().Add(loginTime)
 	for !r.leave {
 		args, err := r.next(login)
-		if protocol := errProtocol(""); errors.As(err, &protocol) {
+		if protocol := protocolError(""); errors.As(err, &protocol) {
 			r.caller.peer.WriteError("ERR " + protocol.Error())
 			r.leave = true
 		} else if err != nil {

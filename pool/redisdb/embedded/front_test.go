@@ -88,17 +88,23 @@ func TestFrontAnswers(t *testing.T) {
 		{"login by user", [][]string{{"auth", "default", p}, {"ping"}}, "+OK\r\n+PONG\r\n"},
 		{"hello as a stranger", [][]string{{"HELLO", "3"}}, "-NOAUTH HELLO must be called"},
 		{"hello with a wrong password", [][]string{{"HELLO", "3", "AUTH", "default", "x"}, {"PING"}}, wrong + noAuth},
-		{"hello 3", [][]string{{"HELLO", "3", "AUTH", "default", p, "SETNAME", "me"}, {"HGETALL", "authpool:{a}:now"}},
+		{
+			"hello 3",
+			[][]string{{"HELLO", "3", "AUTH", "default", p, "SETNAME", "me"}, {"HGETALL", "authpool:{a}:now"}},
 			"%6\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.0.0\r\n$5\r\nproto\r\n:3\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n" +
-				"%1\r\n$8\r\nrequests\r\n$1\r\n7\r\n"},
+				"%1\r\n$8\r\nrequests\r\n$1\r\n7\r\n",
+		},
 		{"hello 4", [][]string{{"HELLO", "4"}}, "-NOPROTO unsupported protocol version\r\n"},
 		{"write", [][]string{{"AUTH", p}, {"HSET", "authpool:{a}:now", "requests", "0"}}, "+OK\r\n-ERR this port is read-only: 'HSET' is refused"},
 		{"script", [][]string{{"AUTH", p}, {"EVAL", "return redis.call('FLUSHALL')", "0"}}, "+OK\r\n-ERR unknown command 'EVAL' on this read-only port"},
 		{"subscribe", [][]string{{"AUTH", p}, {"SUBSCRIBE", "x"}}, "+OK\r\n-ERR unknown command 'SUBSCRIBE'"},
 		{"name with line ends", [][]string{{"AUTH", p}, {"A\r\n+OK\r\n"}}, "+OK\r\n-ERR unknown command 'A??+OK??' on"},
 		{"select", [][]string{{"AUTH", p}, {"SELECT", "0"}, {"SELECT", "1"}}, "+OK\r\n+OK\r\n-ERR DB index is out of range\r\n"},
-		{"client", [][]string{{"AUTH", p}, {"CLIENT", "SETINFO", "LIB-NAME", "x"}, {"CLIENT", "SETNAME", "me"}, {"CLIENT", "GETNAME"}, {"CLIENT", "KILL", "1"}},
-			"+OK\r\n+OK\r\n+OK\r\n$2\r\nme\r\n-ERR unknown subcommand 'KILL'"},
+		{
+			"client",
+			[][]string{{"AUTH", p}, {"CLIENT", "SETINFO", "LIB-NAME", "x"}, {"CLIENT", "SETNAME", "me"}, {"CLIENT", "GETNAME"}, {"CLIENT", "KILL", "1"}},
+			"+OK\r\n+OK\r\n+OK\r\n$2\r\nme\r\n-ERR unknown subcommand 'KILL'",
+		},
 		{"docs", [][]string{{"AUTH", p}, {"COMMAND", "DOCS"}, {"COMMAND"}}, "+OK\r\n*0\r\n*0\r\n"},
 		{"pattern that kills miniredis", [][]string{{"AUTH", p}, {"KEYS", "[z-a]"}, {"PING"}}, "+OK\r\n-ERR this pattern is not supported: use * and ? only\r\n+PONG\r\n"},
 		{"arguments that kill miniredis", [][]string{{"AUTH", p}, {"SSCAN", "set", "-1"}, {"PING"}}, "+OK\r\n"},
@@ -162,7 +168,7 @@ func TestHostileBytes(t *testing.T) {
 		}
 		defer conn.Close()
 		go io.Copy(io.Discard, conn)
-		_, _ = conn.Write(append(prefix[:len(prefix):len(prefix)], bytes...)) // may be cut off meanwhile
+		_, _ = conn.Write(append(slices.Clip(prefix), bytes...)) // may be cut off meanwhile
 	}
 	round := func() {
 		for _, bytes := range hostile {
@@ -346,10 +352,8 @@ func TestFrontTakes32(t *testing.T) {
 	if _, err := io.Copy(io.Discard, firstIn); err != nil {
 		t.Fatal(err)
 	}
-	for { // the place is free a moment after the connection has ended
-		if talk(dial()) == "+OK\r\n" {
-			break
-		}
+	for talk(dial()) != "+OK\r\n" {
+		// The place is free a moment after the connection has ended.
 	}
 }
 
@@ -395,8 +399,10 @@ func TestRedisCLI(t *testing.T) {
 		{"one command", testPassword, "", []string{"HGETALL", "authpool:{team-a}:now"}, "block\n2026-11-22T11\nrequests\n7\n"},
 		{"RESP3", testPassword, "", []string{"-3", "HGETALL", "authpool:{team-a}:now"}, "block 2026-11-22T11\nrequests 7\n"},
 		{"by user", testPassword, "", []string{"--user", "default", "GET", "none"}, "\n"},
-		{"typed in", testPassword, "KEYS *\nDBSIZE\nSELECT 0\nFLUSHALL\n", nil,
-			"authpool:{team-a}:now\n1\nOK\nERR this port is read-only: 'FLUSHALL' is refused; change things with the commands of authpool\n\n"},
+		{
+			"typed in", testPassword, "KEYS *\nDBSIZE\nSELECT 0\nFLUSHALL\n", nil,
+			"authpool:{team-a}:now\n1\nOK\nERR this port is read-only: 'FLUSHALL' is refused; change things with the commands of authpool\n\n",
+		},
 		{"scan", testPassword, "", []string{"--scan", "--pattern", "authpool:*"}, "authpool:{team-a}:now\n"},
 		{"wrong password", "wrong", "", []string{"HGETALL", "authpool:{team-a}:now"}, "NOAUTH Authentication required."},
 		{"no password", "", "", []string{"HGETALL", "authpool:{team-a}:now"}, "NOAUTH Authentication required."},
@@ -446,7 +452,7 @@ func FuzzFront(f *testing.F) {
 	before := fmt.Sprint(contents(f, client))
 	f.Fuzz(func(t *testing.T, sent []byte, known bool) {
 		if known {
-			sent = append(login[:len(login):len(login)], sent...)
+			sent = append(slices.Clip(login), sent...)
 		}
 		got := exchange(s, sent)
 		if len(got) > 64<<10+2*len(sent) {
@@ -489,7 +495,7 @@ func FuzzCommands(f *testing.F) {
 	s, client := fuzzStore(f)
 	f.Fuzz(func(t *testing.T, which byte, args string) {
 		request := append([]string{names[int(which)%len(names)]}, strings.Split(args, " ")...)
-		got := exchange(s, append(login[:len(login):len(login)], appendRequest(nil, request...)...))
+		got := exchange(s, append(slices.Clip(login), appendRequest(nil, request...)...))
 		reply, ok := strings.CutPrefix(got, "+OK\r\n")
 		_, err := server.ParseReply(bufio.NewReader(strings.NewReader(reply)))
 		if !ok || err != nil && !strings.Contains(reply, "-") {

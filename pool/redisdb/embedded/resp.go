@@ -15,18 +15,18 @@ type limits struct {
 	total int // bytes of all arguments together
 }
 
-// errProtocol is a request that is not one. The connection cannot go on, because
+// protocolError says why a request is none. The connection cannot go on, because
 // nobody knows where the next request begins.
-type errProtocol string
+type protocolError string
 
 // Error implements error.
-func (e errProtocol) Error() string { return "Protocol error: " + string(e) }
+func (e protocolError) Error() string { return "Protocol error: " + string(e) }
 
 var (
-	errNoArray   = errProtocol("a request must be an array of bulk strings")
-	errNoBulk    = errProtocol("expected a bulk string")
-	errBadLength = errProtocol("a length is not a plain number")
-	errBadEnd    = errProtocol("a line does not end with CR LF")
+	errNoArray   = protocolError("a request must be an array of bulk strings")
+	errNoBulk    = protocolError("expected a bulk string")
+	errBadLength = protocolError("a length is not a plain number")
+	errBadEnd    = protocolError("a line does not end with CR LF")
 )
 
 // firstChunk is what is allocated before any byte of an argument has come.
@@ -92,7 +92,7 @@ func readLength(r *bufio.Reader, most int, what string) (int, error) {
 			return 0, errBadLength
 		}
 		if n = n*10 + int(c-'0'); n > most {
-			return 0, errProtocol(fmt.Sprintf("more than %d %s", most, what))
+			return 0, protocolError(fmt.Sprintf("more than %d %s", most, what))
 		}
 	}
 }

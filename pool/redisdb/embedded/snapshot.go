@@ -106,8 +106,6 @@ func (s *Store) writeImage(at time.Time) (int64, error) {
 // which nothing changed costs no writing. A row of failures is logged once, and its
 // end too.
 func (s *Store) saveRegularly() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	ticker := time.NewTicker(s.opts.Interval)
 	defer ticker.Stop()
 	failing := false
@@ -117,7 +115,7 @@ func (s *Store) saveRegularly() {
 			return
 		case <-ticker.C:
 		}
-		switch err := s.Save(ctx); {
+		switch err := s.Save(context.Background()); {
 		case err != nil && !failing:
 			failing = true
 			s.logger.Error("The embedded Redis is not being saved: free the disk or repair the folder; it is tried again", "error", err)
@@ -157,7 +155,7 @@ func (s *Store) load(now time.Time) error {
 		return fmt.Errorf("cannot put the damaged snapshot aside: %w", err)
 	}
 	s.logger.Error("The snapshot of the embedded Redis is damaged: going on with the one before it",
-		"snapshot", path, "kept as", aside, "used", before, "error", err)
+		"snapshot", path, "kept_as", aside, "used", before, "error", err)
 	return nil
 }
 

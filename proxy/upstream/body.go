@@ -24,6 +24,7 @@ type body struct {
 	left    int64 // bytes left of the current chunk
 	state   chunkState
 	done    bool
+	broken  bool // the framing is not HTTP's
 	spoiled bool // the connection can't be used for another answer
 }
 
@@ -50,6 +51,9 @@ var errMalformed = errors.New("malformed chunk in the answer")
 func (b *body) read(p []byte) (int, error) {
 	if b.done {
 		return 0, io.EOF
+	}
+	if b.broken {
+		return 0, errMalformed
 	}
 	switch b.length {
 	case chunked:
@@ -88,8 +92,9 @@ func (b *body) readChunks(p []byte) (int, error) {
 				return n, nil
 			}
 			if err := b.frame(); err != nil {
-				if n > 0 && !b.done {
-					return n, nil // the error comes again with the next read
+				b.broken = errors.Is(err, errMalformed)
+				if n > 0 && b.broken {
+					return n, nil // the error comes with the next read
 				}
 				return n, err
 			}

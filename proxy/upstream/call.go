@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -30,9 +32,11 @@ type Call struct {
 	body body
 	head bool // a HEAD request: no body follows
 
-	parts [][]byte // what is sent in one system call; kept for its capacity
-	vec   net.Buffers
-	until time.Time // the read deadline set by Read
+	parts  [][]byte // what is sent in one system call; kept for its capacity
+	vec    net.Buffers
+	record []byte      // what is sent in one TLS record; kept for its capacity
+	until  time.Time   // the read deadline set by Read
+	stop   atomic.Bool // sending is to end
 
 	mu        sync.Mutex // guards the three below against Cancel
 	cancelled bool
@@ -155,9 +159,11 @@ func (c *Call) exchange(head []byte, body [][]byte) error {
 			}
 			return err
 		}
-		return c.answer(werr != nil)
+		c.answer(werr != nil)
+		return nil
 	}
 
+	c.stop.Store(false)
 	sent := make(chan error, 1)
 	go func() { sent <- c.send(head, body, size) }()
 	return c.readHeadWhile(sent)
@@ -177,10 +183,12 @@ func (c *Call) send(head []byte, body [][]byte, size int) error {
 		return err
 	}
 	if len(head)+size <= 16<<10 { // one TLS record
+		c.record = append(c.record[:0], head...)
 		for _, p := range body {
-			head = append(head, p...)
+			c.record = append(c.record, p...)
 		}
-		_, err := nc.Write(head)
+		_, err := nc.Write(c.record)
+		clear(c.record) // the head holds the credential
 		return err
 	}
 	if _, err := nc.Write(head); err != nil {
@@ -195,6 +203,11 @@ func (c *Call) send(head []byte, body [][]byte, size int) error {
 			if p = p[n:]; len(p) > 0 {
 				if err := nc.SetWriteDeadline(time.Now().Add(c.t.opts.Idle)); err != nil {
 					return err
+				}
+				// Looked at only behind the new deadline, so that the one by
+				// which readHeadWhile interrupts a write is never overwritten.
+				if c.stop.Load() {
+					return os.ErrDeadlineExceeded
 				}
 			}
 		}
@@ -222,10 +235,12 @@ func (c *Call) readHeadWhile(sent <-chan error) error {
 	if err == nil {
 		// The head is here. If the upload is not finished, stop it: the provider
 		// has said what it had to say.
+		c.stop.Store(true)
 		_ = c.c.nc.SetWriteDeadline(time.Now())
 		werr := <-done
 		_ = c.c.nc.SetWriteDeadline(time.Time{})
-		return c.answer(werr != nil)
+		c.answer(werr != nil)
+		return nil
 	}
 	_ = c.c.nc.Close()
 	if werr := <-done; werr != nil {
@@ -249,32 +264,54 @@ func (c *Call) parseHead() error {
 		c.Header.DisableNormalizing()
 		c.Header.SetNoDefaultContentType(true)
 		if err := c.Header.Read(c.br); err != nil {
-			if errors.Is(err, io.EOF) && c.br.Buffered() == 0 {
-				err = errNoAnswer
-			} else if isReset(err) && c.br.Buffered() == 0 {
-				err = errors.Join(errNoAnswer, err)
-			}
-			return &Error{Op: "read the answer of", Addr: c.c.origin.Addr, Sent: true, Err: err}
+			return &Error{Op: "read the answer of", Addr: c.c.origin.Addr, Sent: true, Err: c.headError(err)}
 		}
-		if code := c.Header.StatusCode(); code >= 200 || code == fasthttp.StatusSwitchingProtocols {
+		switch code := c.Header.StatusCode(); {
+		case code >= 200:
 			return nil
+		case code == fasthttp.StatusSwitchingProtocols:
+			return &Error{Op: "read the answer of", Addr: c.c.origin.Addr, Sent: true, Err: errSwitched}
 		}
 	}
 }
 
+// Why a head could not be read.
+var (
+	errSwitched = errors.New("it switched to another protocol unasked")
+	errHead     = errors.New("the answer's head is not HTTP/1.1")
+	errHeadSize = errors.New("the answer's head is too large")
+)
+
+// headError words why a head could not be read. What fasthttp says of a head
+// quotes it, and a head may repeat the credential: that goes no further.
+func (c *Call) headError(err error) error {
+	var small *fasthttp.ErrSmallBuffer
+	var netErr net.Error
+	switch {
+	case errors.As(err, &small):
+		return errHeadSize
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+		return os.ErrDeadlineExceeded
+	case c.br.Buffered() == 0 && (errors.Is(err, io.EOF) || isReset(err)):
+		return errNoAnswer
+	case errors.Is(err, io.EOF), isReset(err):
+		return io.ErrUnexpectedEOF
+	}
+	return errHead
+}
+
 // answer prepares the body. spoiled: the connection must not be used again.
-func (c *Call) answer(spoiled bool) error {
+func (c *Call) answer(spoiled bool) {
 	code := c.Header.StatusCode()
 	length := int64(c.Header.ContentLength())
 	switch {
-	case c.head || code == fasthttp.StatusNoContent || code == fasthttp.StatusNotModified || code < 200:
+	case c.head || code == fasthttp.StatusNoContent || code == fasthttp.StatusNotModified:
 		length = 0
 	case length < -1: // neither length nor chunks: until the connection closes
 		length = untilEOF
 	}
 	c.body.reset(c.br, length)
-	c.body.spoiled = spoiled || length == untilEOF || c.Header.ConnectionClose() || code < 200
-	return nil
+	c.body.spoiled = spoiled || length == untilEOF || c.Header.ConnectionClose()
 }
 
 // Read reads bytes of the answer's body. It returns as soon as any are there,
@@ -285,7 +322,7 @@ func (c *Call) Read(p []byte, wait time.Duration) (int, error) {
 	// A deadline that is less than a second off the wanted one is left alone:
 	// setting it costs more than reading a buffered event.
 	until := time.Now().Add(wait)
-	if off := until.Sub(c.until); off > time.Second || off < 0 {
+	if off := until.Sub(c.until); off > min(time.Second, wait/4) || off < 0 {
 		if err := c.c.nc.SetReadDeadline(until); err != nil {
 			return 0, c.readError(err)
 		}

@@ -17,7 +17,10 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Options are a Transport's limits. Every duration must be positive.
@@ -86,8 +89,48 @@ type conn struct {
 	since  time.Time // when it was last put back
 }
 
-// take returns the most recently used idle connection, or nil.
+// take returns the most recently used idle connection that still lives, or nil.
 func (t *Transport) take(o Origin) (*conn, error) {
+	for {
+		c, err := t.pop(o)
+		if c == nil || err != nil || time.Since(c.since) < checkAfter || c.quiet() {
+			return c, err
+		}
+		_ = c.nc.Close()
+	}
+}
+
+// checkAfter is how long a connection must have been idle to be looked at
+// before it is used again.
+const checkAfter = time.Second
+
+// quiet tells whether nothing has come on an idle connection: neither its end,
+// so that a request is not sent in vain (and a second time), nor bytes, which
+// would be taken for the answer to the next request.
+func (c *conn) quiet() bool {
+	nc := c.nc
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	quiet := false
+	err = rc.Control(func(fd uintptr) {
+		var b [1]byte
+		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		quiet = errors.Is(err, unix.EAGAIN)
+	})
+	return quiet && err == nil
+}
+
+// pop takes the most recently used idle connection.
+func (t *Transport) pop(o Origin) (*conn, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {

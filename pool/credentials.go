@@ -59,6 +59,21 @@ func (p *Pool) loseCredential(m *member, err error) {
 	}
 }
 
+// watchCredentials opens what a credential has closed once that has changed,
+// until ctx ends.
+func (p *Pool) watchCredentials(ctx context.Context) {
+	tick := time.NewTicker(credentialRecheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			p.checkCredentials(ctx, false)
+		}
+	}
+}
+
 // checkCredentials reads the credentials that closed their subscription, or
 // all, and opens and closes accordingly.
 func (p *Pool) checkCredentials(ctx context.Context, all bool) {
@@ -71,6 +86,8 @@ func (p *Pool) checkCredentials(ctx context.Context, all bool) {
 		}
 		c, err := m.readCredential(ctx)
 		switch {
+		case ctx.Err() != nil:
+			return // says nothing about the credential
 		case err != nil:
 			p.loseCredential(m, err)
 		case closed != "" && digestOf(c) != refused:

@@ -62,7 +62,7 @@ func models(globs ...string) func(*pool.Subscription) {
 }
 
 // pass lets time pass in a synctest bubble.
-func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // the bubble's time costs nothing
+func pass(d time.Duration) { time.Sleep(d) }
 
 // start returns a running pool without a fleet; it ends with the test. Inside a
 // synctest bubble the test itself has to close it.
@@ -648,4 +648,29 @@ func TestAllocationsOfABoundSession(t *testing.T) {
 	if n > 2 {
 		t.Errorf("Acquire and Done make %v allocations, want 2 at most", n)
 	}
+}
+
+func TestStatusTellsTheBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("one"))
+		defer p.Close()
+		f := func(state pool.State, reason, breaker string) {
+			t.Helper()
+			if s := p.Status()[0]; s.State != state || s.Reason != reason || s.Breaker != breaker {
+				t.Errorf("%s (%s), breaker %s; want %s (%s), %s", s.State, s.Reason, s.Breaker, state, reason, breaker)
+			}
+		}
+		f(pool.StateReady, "", "closed")
+		for range 5 {
+			serve(t, p, ask("s"), failed())
+		}
+		f(pool.StateCooling, pool.ReasonBreaker, "open")
+		if u := unavailable(t, p, ask("s")); u.Reason != pool.ReasonBreaker || u.Wait < 10*time.Second || u.Wait > 11*time.Second {
+			t.Errorf("%+v", u)
+		}
+		pass(11 * time.Second)
+		f(pool.StateProbing, pool.ReasonBreaker, "half-open")
+		serve(t, p, ask("s"), ok)
+		f(pool.StateReady, "", "closed")
+	})
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -144,4 +145,31 @@ func (s *share) renew(sent time.Time, got store.Share) bool {
 	s.granted, s.target = got.Granted, got.Target
 	s.until = sent.Add(store.ShareLease - shareMargin)
 	return s.target > before
+}
+
+// shares renews this process's shares of limits.concurrent.
+func (k *keeper) shares(ctx context.Context, now time.Time) {
+	p := k.pool
+	var members []*member
+	var requests []store.ShareRequest
+	for _, m := range p.members {
+		if r, ok := m.share.request(now); ok {
+			r.Subscription = m.conf.ID
+			members, requests = append(members, m), append(requests, r)
+		}
+	}
+	if len(requests) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
+	defer cancel()
+	got, err := p.bindings.Shares(ctx, p.process, requests)
+	if err != nil {
+		return // the leases end if this goes on
+	}
+	for i, m := range members {
+		if m.share.renew(now, got[i]) {
+			p.groups[m.conf.Provider].queue.event()
+		}
+	}
 }

@@ -172,10 +172,6 @@ func (g *Gate) giveBack(now time.Time, requests, input, output int64) {
 	g.output.take(now, -output)
 }
 
-// Probes tells whether the attempt is the one that finds out whether a
-// cooldown is over.
-func (p *Pass) Probes() bool { return p.probes }
-
 // Verdict settles breaker and cooldowns and remembers the windows. What each
 // signal does is the table in the contract's design:
 //

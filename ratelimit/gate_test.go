@@ -17,9 +17,9 @@ func gate(rates ratelimit.Rates) *ratelimit.Gate {
 
 // now is the clock of a synctest bubble, and pass lets it go on. The gate takes
 // its time as a parameter; the breaker inside it does not.
-func now() time.Time { return time.Now() } //nolint:forbidigo // see above
+func now() time.Time { return time.Now() }
 
-func pass(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // see above
+func pass(d time.Duration) { time.Sleep(d) }
 
 // attempt lets one request through and settles it.
 func attempt(t *testing.T, g *ratelimit.Gate, v ratelimit.Verdict) ratelimit.Change {
@@ -308,4 +308,29 @@ func TestRatesHold(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestWindowsAreRememberedByName(t *testing.T) {
+	t0 := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	g := gate(ratelimit.Rates{})
+	told := func(windows ...ratelimit.Window) {
+		pass, _ := g.Allow(t0, "m", 0, 0)
+		pass.Verdict(t0, ratelimit.Verdict{Signal: ratelimit.OK, Windows: windows})
+		pass.Done(t0, 0, 0, true)
+	}
+	told(ratelimit.Window{Name: "7d", Utilization: 0.1, Status: "allowed", Seen: t0},
+		ratelimit.Window{Name: "5h", Utilization: 0.2, Status: "allowed", Seen: t0})
+	told(ratelimit.Window{Name: "5h", Utilization: 0.9, Status: "allowed_warning", Seen: t0.Add(time.Second)})
+	told(ratelimit.Window{Name: "7d", Utilization: 0.05, Seen: t0.Add(-time.Second)}) // an answer that took longer
+	got := g.Windows()
+	if len(got) != 2 || got[0].Name != "5h" || got[0].Utilization != 0.9 || got[0].Status != "allowed_warning" ||
+		got[1].Name != "7d" || got[1].Utilization != 0.1 {
+		t.Errorf("%+v", got)
+	}
+	for i := range 100 {
+		told(ratelimit.Window{Name: string(rune('a' + i)), Seen: t0})
+	}
+	if n := len(g.Windows()); n > 32 {
+		t.Errorf("%d windows are remembered, want a bound", n)
+	}
 }

@@ -1,0 +1,253 @@
+package pool
+
+import (
+	"context"
+	"time"
+
+	"github.com/authpool/authpool/pool/store"
+)
+
+type release struct {
+	subscription, session string
+	score                 int64
+}
+
+// release gives a place back in Redis. One that does not get there ends by
+// itself, so the list may be cut.
+func (k *keeper) release(m *member, session string, score int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.releases) < keeperTurn {
+		k.releases = append(k.releases, release{m.conf.ID, session, score})
+	}
+}
+
+func (k *keeper) writeReleases(ctx context.Context) {
+	k.mu.Lock()
+	list := k.releases
+	k.releases = nil
+	k.mu.Unlock()
+	for _, r := range list {
+		if k.pool.bindings.Release(ctx, r.subscription, r.session, r.score) != nil {
+			return
+		}
+	}
+}
+
+// dirty has the session's place extended and its binding kept.
+func (k *keeper) dirty(s *session) {
+	if k.pool.bindings == nil {
+		return
+	}
+	s.mu.Lock()
+	listed := s.listed
+	s.listed = true
+	s.mu.Unlock()
+	if listed {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.changed = append(k.changed, s)
+}
+
+// reserve has the session's reservation prolonged while a request is under way.
+func (k *keeper) reserve(s *session) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.pending[s] = struct{}{}
+}
+
+// extendBusy has the places extended of those sessions whose answer takes
+// longer than the idle time-out.
+func (k *keeper) extendBusy(now time.Time) {
+	var busy []*session
+	k.pool.sessions.each(func(s *session, _ time.Time) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.inFlight > 0 && s.bound != nil {
+			busy = append(busy, s)
+		}
+	})
+	for _, s := range busy {
+		k.pool.refresh(s, now)
+	}
+}
+
+// writeSessions extends places and keeps bindings, in batches.
+func (k *keeper) writeSessions(ctx context.Context, now time.Time) {
+	k.prolong(now)
+	k.mu.Lock()
+	n := min(len(k.changed), keeperTurn)
+	list := k.changed[:n:n]
+	k.changed = k.changed[n:]
+	more := len(k.changed) > 0
+	if !more {
+		k.changed = nil
+	}
+	k.mu.Unlock()
+	byMember := make(map[*member][]*session)
+	for _, s := range list {
+		s.mu.Lock()
+		s.listed = false
+		if s.bound != nil {
+			byMember[s.bound] = append(byMember[s.bound], s)
+		}
+		s.mu.Unlock()
+	}
+	var keep []*session
+	for m, all := range byMember {
+		for len(all) > 0 {
+			n := min(len(all), keeperBatch)
+			if k.extend(ctx, m, all[:n], now) {
+				keep = append(keep, all[:n]...)
+			} else {
+				for _, s := range all[:n] {
+					k.dirty(s)
+				}
+			}
+			all = all[n:]
+		}
+	}
+	for len(keep) > 0 {
+		n := min(len(keep), keeperBatch)
+		k.keep(ctx, keep[:n], now)
+		keep = keep[n:]
+	}
+	if more {
+		k.wake()
+	}
+}
+
+// prolong lists the sessions whose reservation needs more time, and forgets
+// those that need none any more.
+func (k *keeper) prolong(now time.Time) {
+	due := now.Sub(k.reserved) >= reservationRenew
+	if due {
+		k.reserved = now
+	}
+	var list []*session
+	k.mu.Lock()
+	for s := range k.pending {
+		s.mu.Lock()
+		if s.confirmed || s.inFlight == 0 {
+			delete(k.pending, s)
+		} else if due {
+			list = append(list, s)
+		}
+		s.mu.Unlock()
+	}
+	k.mu.Unlock()
+	for _, s := range list {
+		k.dirty(s)
+	}
+}
+
+// extend prolongs the places of sessions that are bound to m: reservations by
+// their short time, the others until they have been idle for too long.
+func (k *keeper) extend(ctx context.Context, m *member, list []*session, now time.Time) bool {
+	p := k.pool
+	holds := make([]store.Hold, len(list))
+	for i, s := range list {
+		last := p.sessions.lastUse(s)
+		s.mu.Lock()
+		hold := p.reservation()
+		if s.confirmed || s.score == 0 {
+			hold = p.opts.IdleTimeout
+			if s.inFlight == 0 {
+				hold -= now.Sub(last)
+			}
+		}
+		s.mu.Unlock()
+		holds[i] = store.Hold{Session: s.name, For: max(hold, time.Millisecond)}
+	}
+	scores, count, err := p.bindings.Extend(ctx, m.conf.ID, m.conf.Limits.Sessions, holds)
+	if err != nil {
+		return false
+	}
+	m.count.Store(count)
+	for i, s := range list {
+		moved := false
+		s.mu.Lock()
+		switch {
+		case s.bound != m: // meanwhile: what was just prolonged is in its way
+			moved = scores[i] != 0
+		case scores[i] == 0:
+			s.slotUntil, s.score = time.Time{}, 0
+			m.unplace(s.name)
+		default:
+			s.score, s.touched = scores[i], now
+			if until := now.Add(holds[i].For); until.After(s.slotUntil) {
+				s.slotUntil = until
+			}
+			m.extend(s.name, s.slotUntil)
+		}
+		s.mu.Unlock()
+		if moved {
+			k.release(m, s.name, scores[i])
+		}
+	}
+	return true
+}
+
+// keep brings bindings to Redis that it does not have, marks the others used
+// now and then, and follows those that another process has moved.
+func (k *keeper) keep(ctx context.Context, list []*session, now time.Time) {
+	p := k.pool
+	var due []*session
+	var bindings []store.Binding
+	for _, s := range list {
+		s.mu.Lock()
+		if s.bound != nil && (!s.synced || now.Sub(s.kept) >= p.opts.IdleTimeout/2) {
+			due = append(due, s)
+			bindings = append(bindings, store.Binding{Session: s.name, Subscription: s.bound.conf.ID, Parent: s.parent})
+		}
+		s.mu.Unlock()
+	}
+	if len(due) == 0 {
+		return
+	}
+	bound, err := p.bindings.Keep(ctx, bindings, p.opts.Affinity)
+	if err != nil {
+		for _, s := range due {
+			k.dirty(s)
+		}
+		return
+	}
+	for i, s := range due {
+		s.mu.Lock()
+		s.kept = now
+		same := s.bound != nil && s.bound.conf.ID == bindings[i].Subscription
+		if same && bound[i] == bindings[i].Subscription {
+			s.synced, s.looked, s.expect = true, true, bound[i]
+		}
+		s.mu.Unlock()
+		if same && bound[i] != bindings[i].Subscription {
+			p.adopt(s, bound[i])
+		}
+	}
+}
+
+// count asks how many sessions hold a place, where there were some.
+func (k *keeper) count(ctx context.Context) {
+	p := k.pool
+	var members []*member
+	var ids []string
+	for _, m := range p.members {
+		if m.count.Load() > 0 {
+			members, ids = append(members, m), append(ids, m.conf.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
+	defer cancel()
+	counts, err := p.bindings.Counts(ctx, ids)
+	if err != nil {
+		return
+	}
+	for i, m := range members {
+		m.count.Store(counts[i])
+	}
+}

@@ -1,0 +1,133 @@
+package pool
+
+import (
+	"context"
+	"time"
+
+	"github.com/authpool/authpool/pool/store"
+	"github.com/authpool/authpool/ratelimit"
+)
+
+// sharedModel is the longest name of a model in a key.
+const sharedModel = 128
+
+type coolKey struct{ subscription, model string }
+
+type coolValue struct {
+	until         time.Time
+	state, reason string
+}
+
+// cool shares a cooldown with the other processes.
+func (k *keeper) cool(m *member, c ratelimit.Change) {
+	if k.pool.bindings == nil {
+		return
+	}
+	key := coolKey{subscription: m.conf.ID}
+	if !c.Whole {
+		if !printable(c.Model) {
+			return // cannot stand in a key: every process learns it for itself
+		}
+		key.model = c.Model
+	}
+	state := StateCooling
+	if c.Signal == ratelimit.Quota {
+		state = StateDisabled
+	}
+	k.mu.Lock()
+	if old, ok := k.cools[key]; !ok || old.until.Before(c.Until) {
+		k.cools[key] = coolValue{until: c.Until, state: string(state), reason: string(c.Reason)}
+	}
+	k.mu.Unlock()
+	k.wake()
+}
+
+// printable tells whether a model's name can stand in a field.
+func printable(model string) bool {
+	if model == "" || len(model) > sharedModel {
+		return false
+	}
+	for i := range len(model) {
+		if model[i] < '!' || model[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+func (k *keeper) writeCools(ctx context.Context, now time.Time) {
+	k.mu.Lock()
+	var out []store.Cooldown
+	sent := make(map[coolKey]coolValue, len(k.cools))
+	for key, v := range k.cools {
+		if wait := v.until.Sub(now); wait > 0 {
+			out = append(out, store.Cooldown{
+				Subscription: key.subscription, Model: key.model, State: v.state, Reason: v.reason, Wait: wait,
+			})
+			sent[key] = v
+		} else {
+			delete(k.cools, key)
+		}
+	}
+	k.mu.Unlock()
+	if len(out) == 0 || k.pool.bindings.Cool(ctx, out) != nil {
+		return // they stay for the next turn
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, v := range sent {
+		if k.cools[key] == v {
+			delete(k.cools, key)
+		}
+	}
+}
+
+// readStates reads the cooldowns of the subscriptions that may have changed.
+func (k *keeper) readStates(ctx context.Context, now time.Time) {
+	p := k.pool
+	k.mu.Lock()
+	var ids []string
+	if k.allStale {
+		for _, m := range p.members {
+			ids = append(ids, m.conf.ID)
+		}
+	} else {
+		for id := range k.stale {
+			ids = append(ids, id)
+		}
+	}
+	k.allStale = false
+	clear(k.stale)
+	k.mu.Unlock()
+	for len(ids) > 0 {
+		n := min(len(ids), keeperBatch)
+		if !k.readSome(ctx, ids[:n], now) {
+			k.mu.Lock()
+			for _, id := range ids {
+				k.stale[id] = struct{}{}
+			}
+			k.mu.Unlock()
+			return
+		}
+		ids = ids[n:]
+	}
+}
+
+func (k *keeper) readSome(ctx context.Context, ids []string, now time.Time) bool {
+	p := k.pool
+	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
+	defer cancel()
+	list, err := p.bindings.Cooldowns(ctx, ids)
+	if err != nil {
+		return false
+	}
+	for _, c := range list {
+		signal := ratelimit.Limited
+		if c.State == string(StateDisabled) {
+			signal = ratelimit.Quota
+		}
+		cooldowns := p.byID[c.Subscription].gate.Cooldowns()
+		cooldowns.Adopt(now, c.Model, now.Add(c.Wait), signal, ratelimit.Reason(c.Reason))
+	}
+	return true
+}

@@ -67,47 +67,56 @@ func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
 	}
 	// Who comes while others wait goes behind them.
 	if g.queue.empty() {
-		lease, err := p.try(ctx, g, req, s, time.Time{}, now)
-		if lease != nil || err != nil {
-			return lease, err
+		if lease := p.try(ctx, g, req, s, time.Time{}, now); lease != nil {
+			return lease.counted(), nil
 		}
 	}
-	return p.wait(ctx, g, req, s, now)
+	lease, err := p.wait(ctx, g, req, s, now)
+	if err != nil {
+		return nil, err
+	}
+	return lease.counted(), nil
 }
 
-// try makes one attempt without waiting for a subscription. Both results nil
-// mean that nobody can serve now, or, until patience ends (zero: it begins
-// now), that the session's own subscription will in a moment.
-func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, patience, now time.Time) (*Lease, error) {
+// counted adds the lease to the metrics.
+func (l *Lease) counted() *Lease {
+	l.member.acquired[l.source.index()].Inc()
+	return l
+}
+
+// try makes one attempt without waiting for a subscription. It returns nil when
+// nobody can serve now, or, until patience ends (zero: it begins now), when the
+// session's own subscription will in a moment.
+func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, patience, now time.Time) *Lease {
 	if s == nil {
 		return p.place(ctx, g, req, nil, nil, SourceNew, now)
 	}
 	for range rebinds {
 		home := p.home(ctx, s, now)
 		if home == nil {
-			lease, err := p.place(ctx, g, req, s, nil, SourceNew, now)
-			if lease != nil || err != nil || !s.isBound() {
-				return lease, err
+			lease := p.place(ctx, g, req, s, nil, SourceNew, now)
+			if lease != nil || !s.isBound() {
+				return lease
 			}
 			continue // bound by somebody else at the same time
 		}
 		lease, r := p.stay(ctx, home, req, s, now)
 		if lease != nil {
-			return lease, nil
+			return lease
 		}
 		if p.opts.Wait > 0 && r.brief(now) && (patience.IsZero() || now.Before(patience)) {
-			return nil, nil
+			return nil
 		}
 		source := SourceElsewhere
 		if r.moves(now) {
 			source = SourceMoved
 		}
-		lease, err := p.place(ctx, g, req, s, home, source, now)
-		if lease != nil || err != nil || p.home(ctx, s, now) == home {
-			return lease, err
+		lease = p.place(ctx, g, req, s, home, source, now)
+		if lease != nil || s.home() == home {
+			return lease
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // stay serves the request where the session is bound.
@@ -116,6 +125,10 @@ func (p *Pool) stay(ctx context.Context, home *member, req *Request, s *session,
 		return nil, r
 	}
 	if !s.holdsPlace(now) {
+		// Before a place is asked for that cannot be used.
+		if r := p.fits(home, req, "", now); r.obstacle != none {
+			return nil, r
+		}
 		if r := p.returns(ctx, home, s, now); r.obstacle != none {
 			return nil, r
 		}
@@ -124,9 +137,9 @@ func (p *Pool) stay(ctx context.Context, home *member, req *Request, s *session,
 }
 
 // place chooses among all that can serve. Unless it is only for this request,
-// the session is bound to the choice. Both results nil mean that nobody can, or
-// that somebody else has bound the session meanwhile.
-func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, home *member, source Source, now time.Time) (*Lease, error) {
+// the session is bound to the choice. It returns nil when nobody can, or when
+// somebody else has bound the session meanwhile.
+func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, home *member, source Source, now time.Time) *Lease {
 	pin := ""
 	if req.Pinned && home != nil {
 		pin = home.conf.domain()
@@ -143,7 +156,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 			m = p.best(g, req, s, pin, passed, binds, byHash, now)
 		}
 		if m == nil {
-			return nil, nil
+			return nil
 		}
 		lease, r := p.enter(m, req, s, source, now)
 		if r.obstacle != none {
@@ -151,11 +164,11 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 			continue
 		}
 		if !binds {
-			return lease, nil
+			return lease
 		}
 		switch result := p.bind(ctx, s, m, home, byHash, now); result {
 		case bindDone:
-			return lease, nil
+			return lease
 		case bindFull:
 			passed = append(passed, m)
 		case bindAway:
@@ -168,11 +181,11 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 			}
 		case bindLost:
 			lease.cancel(now)
-			return nil, nil
+			return nil
 		}
 		lease.cancel(now)
 	}
-	return nil, nil
+	return nil
 }
 
 // heir is the subscription that a new session has from its parent session, if
@@ -260,7 +273,6 @@ func (p *Pool) enter(m *member, req *Request, s *session, source Source, now tim
 	if s != nil {
 		s.enter()
 	}
-	m.acquired[source.index()].Inc()
 	return &Lease{pool: p, member: m, session: s, source: source, pass: pass}, refusal{}
 }
 

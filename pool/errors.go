@@ -8,7 +8,7 @@ import (
 	"github.com/authpool/authpool/ratelimit"
 )
 
-// ErrClosed is returned by Acquire once the pool is closed.
+// ErrClosed is returned to those who wait in Acquire when the pool is closed.
 var ErrClosed = errors.New("the pool is closed")
 
 // ErrNoSubscription is what errors.Is finds in a NoSubscriptionError.

@@ -173,10 +173,9 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 		case <-e.Value.(*waiter).turn:
 		}
 		now = time.Now()
-		lease, err := p.try(ctx, g, req, s, patience, now)
-		if lease != nil || err != nil {
+		if lease := p.try(ctx, g, req, s, patience, now); lease != nil {
 			g.queue.leave(e, true)
-			return lease, err
+			return lease, nil
 		}
 		out := p.outlook(g, req, s, now)
 		if !out.promises(now, deadline) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -506,6 +507,60 @@ func TestIdleSessionComesBackToALimitedSubscription(t *testing.T) {
 		}
 		if id, source := serve(t, pools[0], ask("s"), ok); id != "two" || source != pool.SourceMoved {
 			t.Errorf("back when the place is taken: %s (%s), want two (moved)", id, source)
+		}
+	})
+}
+
+// Three processes bind, move, and are limited at random. At every moment no
+// subscription has more places taken than it allows, who is served where its
+// session sticks holds a place there, and a session sticks to one subscription.
+func TestFleetUnderRandomLoad(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		const most, sessions, requests = 3, 14, 1500
+		var subs []pool.Subscription
+		for i := range 4 {
+			subs = append(subs, sub(fmt.Sprint("s", i), limits(pool.Limits{Sessions: most, Concurrent: 6})))
+		}
+		pools, _ := fleet(t, client, 3, pool.Options{Wait: 3 * time.Second}, subs...)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		var checked atomic.Int64
+		var wg sync.WaitGroup
+		for i := range 9 {
+			random := rand.New(rand.NewPCG(uint64(i), 1))
+			wg.Go(func() {
+				for ctx.Err() == nil && checked.Load() < requests {
+					name := fmt.Sprint("x", random.IntN(sessions))
+					lease, err := pools[i%len(pools)].Acquire(ctx, ask(name))
+					if err != nil {
+						continue // cooling, or full
+					}
+					id := lease.Subscription().ID
+					if lease.Source() != pool.SourceElsewhere {
+						held := client.ZScore(ctx, "authpool:{"+id+"}:sessions", "anthropic/a/"+name).Err() == nil
+						bound := client.HGet(ctx, "authpool:session:{anthropic/a/"+name+"}", "subscription").Val()
+						if bound == id && !held && ctx.Err() == nil {
+							t.Errorf("session %s sticks to %s and was served there without a place", name, id)
+						}
+						checked.Add(1)
+					}
+					v := ok
+					if random.IntN(100) == 0 {
+						v = limited(2100 * time.Millisecond) // long enough to move
+					}
+					lease.Verdict(v)
+					lease.Done(usage.Tokens{Input: 1})
+					for _, s := range subs {
+						if n := client.ZCard(ctx, "authpool:{"+s.ID+"}:sessions").Val(); n > most {
+							t.Errorf("%d places are taken on %s, it allows %d", n, s.ID, most)
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if checked.Load() < requests/10 {
+			t.Errorf("only %d requests were served where their session sticks", checked.Load())
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -188,13 +189,10 @@ func (ex *exchange) classifyEvent(f meter.Failure) ratelimit.Verdict {
 	return provider.Classify(answer, time.Now())
 }
 
-// errorWait bounds how long the text of an error is waited for: the status
-// alone is enough to go on.
-const errorWait = 5 * time.Second
-
-// readError reads the text of an error answer into ex.held, up to holdLimit.
+// readError reads the text of an error answer into ex.held, up to holdLimit and
+// at most for Options.Hold: the status alone is enough to go on.
 func (ex *exchange) readError(buf []byte) error {
-	until := time.Now().Add(errorWait)
+	until := time.Now().Add(ex.s.opts.Hold)
 	for len(ex.held) < holdLimit && !ex.ended {
 		wait := time.Until(until)
 		if wait <= 0 {
@@ -202,7 +200,11 @@ func (ex *exchange) readError(buf []byte) error {
 		}
 		out, err := ex.next(buf, wait)
 		ex.held = append(ex.held, out...)
-		if err != nil && !errors.Is(err, io.EOF) {
+		switch {
+		case err == nil, errors.Is(err, io.EOF):
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		default:
 			return err
 		}
 	}
@@ -267,7 +269,7 @@ type kept struct {
 // keep remembers a failed attempt.
 func (ex *exchange) keep(v ratelimit.Verdict) {
 	k := &kept{verdict: v, status: ex.status, err: ex.failure}
-	if ex.calling && ex.ended && !(ex.status >= 200 && ex.status < 300) {
+	if ex.calling && ex.ended && ex.failure == nil && !(ex.status >= 200 && ex.status < 300) {
 		k.head = &fasthttp.ResponseHeader{}
 		ex.call.Header.CopyTo(k.head)
 		k.body = append([]byte(nil), ex.held...)

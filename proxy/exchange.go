@@ -63,6 +63,7 @@ type exchange struct {
 	settled   bool
 	ended     bool
 	agentGone bool
+	broken    bool  // something panicked
 	cut       error // why the answer ended early
 	tokens    usage.Tokens
 	estimated bool
@@ -108,6 +109,7 @@ func (ex *exchange) end() {
 	if cap(ex.held) > 2*holdLimit {
 		ex.held = nil
 	}
+	clear(ex.mask[0])
 	// What is reused is kept by name; everything else begins anew.
 	ex.deps, ex.id, ex.conn, ex.agent, ex.provider, ex.family = nil, "", nil, "", nil, 0
 	ex.info, ex.request = provider.Call{}, upstreamRequest{}
@@ -117,7 +119,9 @@ func (ex *exchange) end() {
 	ex.held, ex.tail = ex.held[:0], ex.tail[:0]
 	ex.opened, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, nil
 	ex.tokens, ex.estimated = usage.Tokens{}, false
-	s.exchanges.Put(ex)
+	if !ex.broken {
+		s.exchanges.Put(ex)
+	}
 	s.inFlight.Done()
 	requestsInFlight.Dec()
 }

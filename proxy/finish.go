@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime/debug"
 	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"github.com/authpool/authpool/proxy/tap"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 // finish ends an answer, whole or cut: it records what was used, settles the
@@ -56,6 +58,30 @@ func (ex *exchange) finish() {
 	ex.end()
 }
 
+// errPanicked ends an answer in the middle of which authpool failed.
+var errPanicked = errors.New("internal error")
+
+// panicked notes a panic, so that nothing of the exchange is trusted any more.
+func (ex *exchange) panicked(p any) error {
+	ex.broken, ex.cut = true, errPanicked
+	ex.s.log.Error("BUG: a request failed", "request", ex.id, "panic", p, "stack", string(debug.Stack()))
+	return errPanicked
+}
+
+// abandon ends an exchange in which something panicked: it frees what others
+// wait for, and touches nothing that may panic again.
+func (ex *exchange) abandon() {
+	if ex.lease != nil {
+		if ex.calling && !ex.settled {
+			usageLost.Inc()
+		}
+		ex.lease.Done(usage.Tokens{})
+	}
+	ex.tapping, ex.calling = false, false
+	ex.call.Close()
+	ex.end()
+}
+
 // refuse answers with r instead of a provider's answer, and ends the exchange.
 func (ex *exchange) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
 	resp := &ctx.Response
@@ -66,12 +92,18 @@ func (ex *exchange) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
 	}
 	if k := r.kept; k != nil {
 		resp.SetStatusCode(k.status)
+		resp.Header.SetStatusMessage(k.head.StatusMessage())
 		copyHead(resp, k.head.All())
 		resp.SetBodyRaw(k.body)
 	} else {
 		writeRefusal(ctx, ex.family, ex.id, r)
 	}
 	if ex.lease != nil {
+		// The agent gets nothing of what was read, but the provider may bill it.
+		if ex.calling {
+			ex.endTap()
+			ex.settle(true)
+		}
 		ex.release()
 	}
 	ex.log(r.status, "refused", r.code)

@@ -46,11 +46,11 @@ func (ex *exchange) next(buf []byte, wait time.Duration) ([]byte, error) {
 		return nil, terr
 	}
 	if err == io.EOF {
-		ex.ended, ex.tapping = true, false
 		rest, terr := ex.tap.Finish()
 		if terr != nil {
 			return nil, terr
 		}
+		ex.ended = true
 		if len(rest) > 0 {
 			out = append(append(ex.tail[:0], out...), rest...)
 			ex.tail = out
@@ -78,8 +78,12 @@ type flusher interface{ Flush() error }
 
 // WriteTo implements io.WriterTo: it carries the answer to the agent, every
 // read flushed at once.
-func (ex *exchange) WriteTo(w io.Writer) (int64, error) {
-	var total int64
+func (ex *exchange) WriteTo(w io.Writer) (total int64, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = ex.panicked(p)
+		}
+	}()
 	if len(ex.held) > 0 {
 		ex.count()
 		n, err := ex.send(w, ex.held)
@@ -153,8 +157,20 @@ func (ex *exchange) Read([]byte) (int, error) {
 // every answer, whole or cut. There is no Close beside it, since fasthttp would
 // then call both and the reason would be lost.
 func (ex *exchange) CloseWithError(err error) error {
+	defer func() {
+		if p := recover(); p != nil {
+			_ = ex.panicked(p)
+			ex.abandon()
+		}
+	}()
 	if err != nil && ex.cut == nil {
-		ex.cut = err
+		// WriteTo says itself why it ends; anything else is that the head or the
+		// last chunk could not be written, which is no fault of the provider.
+		ex.cut, ex.agentGone = err, true
+	}
+	if ex.broken {
+		ex.abandon()
+		return nil
 	}
 	ex.finish()
 	return nil

@@ -17,6 +17,17 @@ func (ex *exchange) answer(ctx *fasthttp.RequestCtx) {
 	ex.sign(resp)
 	firstByteSeconds.WithLabelValues(ex.provider.Name).Observe(sinceSeconds(ex.start))
 
+	if ctx.IsHead() || ex.status == fasthttp.StatusNoContent || ex.status == fasthttp.StatusNotModified {
+		// No body follows, and fasthttp would end a body stream of unknown length
+		// by an empty line all the same, in front of the next answer.
+		if n := up.ContentLength(); n >= 0 && ctx.IsHead() {
+			resp.Header.SetContentLength(n)
+			resp.SkipBody = true
+		}
+		ex.finish()
+		return
+	}
+
 	size := -1
 	switch n := up.ContentLength(); {
 	case n >= 0 && ex.info.Patch.Empty():
@@ -30,7 +41,7 @@ func (ex *exchange) answer(ctx *fasthttp.RequestCtx) {
 
 // copyHead copies an answer's headers, but for those of its own connection,
 // those that would lead the agent past authpool or bind it to an account, and
-// those that are authpool's.
+// those that are authpool's. Date is lost: fasthttp lets nobody set it.
 func copyHead(resp *fasthttp.Response, headers func(func(name, value []byte) bool)) {
 	for name, value := range headers {
 		if withheld(name) {
@@ -83,7 +94,14 @@ func maskHead(h *fasthttp.ResponseHeader, secret []byte) {
 	}
 }
 
+// minSecret is the shortest text masked in a head, as in a body: the key of a
+// server of one's own may be `x`, and stands in every head.
+const minSecret = 8
+
 func maskText(text, secret []byte) {
+	if len(secret) < minSecret {
+		return
+	}
 	for {
 		i := bytes.Index(text, secret)
 		if i < 0 {
@@ -93,5 +111,6 @@ func maskText(text, secret []byte) {
 		for j := range secret {
 			text[i+j] = '*'
 		}
+		text = text[i+len(secret):]
 	}
 }

@@ -31,9 +31,11 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.Error("BUG: a request failed", "request", ex.id, "panic", p)
+			_ = ex.panicked(p)
 			ctx.SetConnectionClose()
-			ex.refuse(ctx, &refusal{status: fasthttp.StatusInternalServerError, code: codeUnavailable, message: "internal error; authpool's log says more"})
+			ctx.Response.Header.SetContentEncoding("")
+			writeRefusal(ctx, ex.family, ex.id, &refusal{status: fasthttp.StatusInternalServerError, code: codeUnavailable, message: "internal error; authpool's log says more"})
+			ex.abandon()
 		}
 	}()
 	no := ex.admit(ctx)
@@ -62,18 +64,16 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	h := &ctx.Request.Header
 	ex.id = newID()
 	headers := provider.Headers(h.RawHeaders())
-	if no := ex.front(ctx, headers); no != nil {
+	target, direct := splitTarget(h.RequestURI(), h.Host())
+	path, query, _ := bytes.Cut(target, []byte{'?'})
+	route, rerr := ex.deps.Providers.Route(path, headers)
+	ex.family = familyOf(route, rerr)
+	if no := ex.front(ctx, headers, target, direct); no != nil {
 		ctx.SetConnectionClose()
 		return no
 	}
-	target, _ := splitTarget(h.RequestURI(), h.Host())
-	path, query, _ := bytes.Cut(target, []byte{'?'})
-
-	route, rerr := ex.deps.Providers.Route(path, headers)
-	if rerr != nil {
-		ex.family = familyOf(rerr)
-	} else {
-		ex.provider, ex.family = route.Provider, route.Provider.Family
+	if rerr == nil {
+		ex.provider = route.Provider
 	}
 	agent, err := ex.deps.Agents.Identify(provider.AgentTokens(headers, query))
 	if err != nil {
@@ -120,8 +120,9 @@ func hasBody(h *fasthttp.RequestHeader, body []byte) bool {
 	return len(body) > 0 || h.IsPost() || h.IsPut() || string(h.Method()) == fasthttp.MethodPatch
 }
 
-// front refuses what must not be routed at all.
-func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers) *refusal {
+// front refuses what must not be routed at all. direct tells that target is
+// this server's own.
+func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers, target []byte, direct bool) *refusal {
 	h := &ctx.Request.Header
 	bad := func(message string) *refusal {
 		return &refusal{status: fasthttp.StatusBadRequest, code: codeBadRequest, message: message}
@@ -138,8 +139,7 @@ func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers) *r
 	if fault := checkHead(headers, h.Method()); fault != "" {
 		return bad(string(fault))
 	}
-	target, ok := splitTarget(h.RequestURI(), h.Host())
-	if !ok {
+	if !direct {
 		return bad("the request target names another host than the Host header; use authpool's address as base URL")
 	}
 	if !isTarget(target) {
@@ -159,9 +159,13 @@ func tokenHelp(err error) string {
 	return err.Error() + "; send the agent token (`authpool env` prints it, the state folder's agent.token holds it) as API key or bearer token"
 }
 
-func familyOf(err error) provider.Family {
+// familyOf is the family in whose shape errors are told, by what Route said.
+func familyOf(route provider.Target, err error) provider.Family {
 	var r *provider.Refusal
-	if errors.As(err, &r) {
+	switch {
+	case err == nil:
+		return route.Provider.Family
+	case errors.As(err, &r):
 		return r.Family
 	}
 	return provider.OpenAI
@@ -215,13 +219,11 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	path, query, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte{'?'})
 	d := s.deps.Load()
 	if len(path) > 0 && path[0] == '/' {
-		if route, err := d.Providers.Route(path, headers); err == nil {
-			family = route.Provider.Family
-		} else {
-			family = familyOf(err)
-		}
+		family = familyOf(d.Providers.Route(path, headers))
 	}
-	if r.code == codeTooLarge {
+	// Of a body sent in chunks the head is forgotten by now, and with it whether
+	// it was an agent's.
+	if r.code == codeTooLarge && len(headers) > 0 {
 		if _, err := d.Agents.Identify(provider.AgentTokens(headers, query)); err != nil {
 			r = &refusal{status: fasthttp.StatusUnauthorized, code: codeUnauthorized, message: tokenHelp(err)}
 		}
@@ -229,14 +231,21 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	if c := agentconn.From(ctx.Conn()); c != nil {
 		c.Linger()
 	}
-	writeRefusal(ctx, family, newID(), r)
+	id := newID()
+	ctx.Response.Header.Set("X-Authpool-Request-Id", id)
+	writeRefusal(ctx, family, id, r)
+	requestsTotal.WithLabelValues("", "", statusClass(r.status)).Inc()
+	s.log.Info("request", "request", id, "status", r.status, "end", "refused", "error", r.code)
 }
 
 // strangerBody is how much of a body is read from somebody who has no token.
 const strangerBody = 1 << 20
 
-// limitBody lets only agents send bodies of full size.
-func (s *Server) limitBody(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+// headReceived lets only agents send bodies of full size.
+func (s *Server) headReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	if equalFold(provider.Headers(h.RawHeaders()).Get("expect"), "100-continue") {
+		h.Set(fasthttp.HeaderExpect, "100-continue") // fasthttp knows it in this case only
+	}
 	if n := h.ContentLength(); n >= 0 && n <= strangerBody {
 		return fasthttp.RequestConfig{}
 	}

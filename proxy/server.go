@@ -87,15 +87,20 @@ type Server struct {
 	listeners []*agentconn.Listener
 }
 
+// keptBody is the largest request body whose memory fasthttp keeps for the next
+// request on the connection; it would keep any.
+const keptBody = 1 << 20
+
 // New returns a Server that serves nothing yet.
 func New(opts Options, deps Deps) *Server {
+	fasthttp.SetBodySizePoolLimit(keptBody, keptBody) // one for the process
 	s := &Server{opts: opts, log: deps.Log}
 	s.deps.Store(&deps)
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.fast = &fasthttp.Server{
 		Handler:                       s.handle,
 		ErrorHandler:                  s.handleBroken,
-		HeaderReceived:                s.limitBody,
+		HeaderReceived:                s.headReceived,
 		Name:                          "",
 		NoDefaultServerHeader:         true,
 		NoDefaultDate:                 true,

@@ -49,18 +49,20 @@ fuzz: ## run every fuzz test for FUZZTIME (default 30s) each
 	.ci/fuzz $(FUZZTIME)
 
 .PHONY: e2e
-e2e: ## run the stories alone: the real program against the simulator
+e2e: ## run the real program alone: stories, clients, stops, outages against the simulator
 	.ci/need redis-server node npm && .ci/clients
-	AUTHPOOL_REQUIRE_REDIS=1 go test -count=1 ./cmd/...
+	AUTHPOOL_REQUIRE_REDIS=1 go test -count=1 ./cmd/... ./bench/e2e
 
 .PHONY: bench
 bench: ## compare with nginx and print the table (minutes)
 	.ci/need nginx
-	go test -run '^$$' -bench . -benchmem -timeout 30m ./bench/...
+	go run ./bench/compare
 
 .PHONY: bench-smoke
-bench-smoke: ## run every benchmark once, to see that it still works
-	go test -run '^$$' -bench . -benchtime 1x ./...
+bench-smoke: ## run every benchmark and the comparison once, to see that they still work
+	.ci/need redis-server nginx
+	AUTHPOOL_REQUIRE_REDIS=1 go test -run '^$$' -bench . -benchtime 1x ./...
+	go run ./bench/compare -smoke
 
 .PHONY: cover
 cover: ## measure what the tests reach; writes cover.out

@@ -51,6 +51,9 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 	defer signal.Stop(signals)
 
 	log := newLoggerFromConfig(cfg.Log, p.Err)
+	if err := forbidCoreDumps(); err != nil {
+		log.Warn("a crash may write credentials to a core file", "error", err)
+	}
 	b := readBuild()
 	log.Info("authpool starts", "version", b.Version, "commit", b.Commit, "go", b.Go, "pid", os.Getpid(), "config", file)
 	for _, warning := range cfg.Warnings() {

@@ -172,6 +172,14 @@ func TestFleetKeepsTheCapOfConcurrency(t *testing.T) {
 	})
 }
 
+// Who may not wait for a subscription still gets the share that nobody else has.
+func TestFirstRequestGetsAShareWithoutWaiting(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		pools, _ := fleet(t, client, 1, pool.Options{Wait: 0}, sub("one", limits(pool.Limits{Concurrent: 2})))
+		serve(t, pools[0], ask("s"), ok)
+	})
+}
+
 func TestLimitMetByOneProcessClosesForAll(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
 		pools, _ := fleet(t, client, 2, pool.Options{}, sub("one"), sub("two", priority(1)))

@@ -23,6 +23,8 @@ func (k *keeper) cool(m *member, c ratelimit.Change) {
 	if k.pool.bindings == nil {
 		return
 	}
+	// Bounded, because Redis may be away for long; what finds no room is learnt
+	// by the others from their own answers.
 	key := coolKey{subscription: m.conf.ID}
 	if !c.Whole {
 		if !printable(c.Model) {
@@ -35,7 +37,8 @@ func (k *keeper) cool(m *member, c ratelimit.Change) {
 		state = StateDisabled
 	}
 	k.mu.Lock()
-	if old, ok := k.cools[key]; !ok || old.until.Before(c.Until) {
+	old, known := k.cools[key]
+	if known && old.until.Before(c.Until) || !known && len(k.cools) < keeperTurn {
 		k.cools[key] = coolValue{until: c.Until, state: string(state), reason: string(c.Reason)}
 	}
 	k.mu.Unlock()

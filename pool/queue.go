@@ -141,12 +141,17 @@ func (q *queue) arm() {
 // wait puts the request into the queue of its provider and tries whenever its
 // turn comes, until somebody serves it or waiting makes no sense any more.
 func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now time.Time) (*Lease, error) {
-	deadline := now.Add(p.opts.Wait)
+	out := p.outlook(g, req, s, now)
+	patient := p.opts.Wait
+	if out.share {
+		patient = max(patient, bindingWait)
+	}
+	deadline := now.Add(patient)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
 	// Most who cannot be served at once cannot be served in time either.
-	if out := p.outlook(g, req, s, now); g.queue.empty() && !out.promises(now, deadline) {
+	if g.queue.empty() && !out.promises(now, deadline) {
 		return nil, out.failure(now)
 	}
 	e := g.queue.join()
@@ -194,6 +199,7 @@ type outlook struct {
 	until           time.Time // when; zero: no time will do it
 	guess           bool      // until is a guess: nobody knows
 	refusal         refusal   // why it is closed
+	share           bool      // this process only lacks a share, which it has asked for
 	own             time.Time // when the session's own opens, which it waits for; zero: it does not
 }
 
@@ -235,6 +241,9 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 		}
 		if m == home && r.brief(now) {
 			o.own = r.until
+		}
+		if r.obstacle == saturated && p.shared() && m.share.short() {
+			o.share = true
 		}
 	}
 	return o

@@ -13,7 +13,7 @@ const (
 	// different speeds.
 	shareMargin = 500 * time.Millisecond
 	// shareIdle is when a share that nobody uses is given back.
-	shareIdle = 10 * time.Second
+	shareIdle = 30 * time.Second
 	// shareAsk is how soon the fleet is asked again by requests that found no
 	// room, and shareRenew how soon without them.
 	shareAsk   = 100 * time.Millisecond
@@ -102,6 +102,13 @@ func (s *share) has(now time.Time, away bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.inFlight < s.room(now, away)
+}
+
+// short tells whether a larger share is all that is missing.
+func (s *share) short() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.whole && s.granted == 0 && s.inFlight < s.limit
 }
 
 // request says what to ask the fleet for; ok is false when there is nothing to

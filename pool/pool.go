@@ -123,16 +123,18 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		closed:   make(chan struct{}),
 	}
 	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)
-	domains := make(map[string]*ratelimit.Cooldowns)
+	// A domain's name says nothing across providers: their limits are their own.
+	domains := make(map[[2]string]*ratelimit.Cooldowns)
 	for i := range subs {
 		conf := subs[i]
 		if p.byID[conf.ID] != nil {
 			panic("BUG: two subscriptions are called " + conf.ID)
 		}
-		cooldowns := domains[conf.domain()]
+		domain := [2]string{conf.Provider, conf.domain()}
+		cooldowns := domains[domain]
 		if cooldowns == nil {
 			cooldowns = ratelimit.NewCooldowns()
-			domains[conf.domain()] = cooldowns
+			domains[domain] = cooldowns
 		}
 		m := newMember(&conf, cooldowns, bindings == nil)
 		p.members = append(p.members, m)

@@ -312,6 +312,17 @@ func TestNoHopInsideALimitedDomain(t *testing.T) {
 	})
 }
 
+func TestDomainOfAnotherProviderIsAnotherDomain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("a", domain("org")), sub("o", domain("org"), func(s *pool.Subscription) { s.Provider = "openai" }))
+		defer p.Close()
+		serve(t, p, ask("s"), limited(time.Hour))
+		if id, _ := serve(t, p, ask("s", func(r *pool.Request) { r.Provider = "openai" }), ok); id != "o" {
+			t.Errorf("served by %s, want o", id)
+		}
+	})
+}
+
 func TestPinnedStaysInItsDomain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := start(pool.Options{Wait: 30 * time.Second}, sub("a1", domain("org")), sub("a2", domain("org"), priority(1)), sub("b", priority(2)))

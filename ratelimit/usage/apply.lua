@@ -1,25 +1,32 @@
 -- Adds a batch of one writer's events to everything that is counted for one
--- subscription, each event exactly once.
+-- subscription, all of them or none, and each exactly once.
 --
 -- KEYS  1 writers, 2 now. All other keys share their slot and are named below.
 -- ARGV  1 key prefix of the subscription, 2 writer, 3 epoch, 4 first sequence
---       number f, 5 count n, then n events in the order of their time, each of
---       WIDTH values: index (0 is f), time in ms, model, agent, session (of the
---       agent), price version, and the counts in the order of FIELDS.
+--       number f, 5 number of events n, then what they add to each hash, as
+--       merge.go has summed it up. First come those of the blocks, in the order
+--       of time: each is of events that lie in one block whatever blocks there
+--       are, and has no key. A sum is: key, expiry in ms ('' is KEEP after its
+--       last event), first and last event in ms ('' where none are kept), price
+--       version or '', number of counts w, number of models m, the first w counts
+--       in the order of FIELDS, and m times a model and all its counts. Models
+--       stand in the order of their first events.
 --
 -- Answers (numbers after the word):
 --   OK last applied late      counted; late ones lie before the current block
 --   DUP last                  all were counted before; nothing changed
---   GAP last                  f is not the next number; nothing changed: go back to last+1
+--   GAP last                  f is not the next number; nothing changed: go to last+1,
+--                             back over what is missing or on past what is known
 --   FENCED last epoch fork    a newer epoch of the same writer exists; nothing changed
 --
 -- The time is only ever that of the events, never the server's: a replay gives
--- the same state. Sums are added by HINCRBY from strings, because a total read
--- into Lua would be a double.
+-- the same state.
 
 local L, HOUR, DAY = 18000000, 3600000, 86400000
+local KEEP = 7 * DAY
 local MODELS = 64
-local WIDTH, COUNTS = 15, 6
+-- The most digits of two numbers whose sum is exact as a double and as its text.
+local DIGITS = 15
 local FIELDS = { 'requests', 'input', 'output', 'cache_read', 'cache_write_5m', 'cache_write_1h',
   'cost_nano_usd', 'estimated', 'unpriced', 'unknown' }
 
@@ -39,13 +46,12 @@ if entry then
   done, stored, seen, fork = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
 end
 if epoch < stored then return { 'FENCED', done, stored, fork } end
-if first > done + 1 then return { 'GAP', done } end
-local skip = done + 1 - first
-if skip >= n then return { 'DUP', done } end
+if first <= done + 1 and first + n <= done + 1 then return { 'DUP', done } end
+if first ~= done + 1 then return { 'GAP', done } end
 
--- Year, month, day and hour of a time in UTC: days since 1970 to the civil
--- calendar, counted in eras of 400 years that begin in March.
-local function civil(ms)
+-- The name of a block: year, month, day and hour of its start in UTC. Days since
+-- 1970 to the civil calendar, counted in eras of 400 years that begin in March.
+local function block_id(ms)
   local days = floor(ms / DAY)
   local z = days + 719468
   local era = floor(z / 146097)
@@ -56,61 +62,110 @@ local function civil(ms)
   local d = doy - floor((153 * mp + 2) / 5) + 1
   local m = mp < 10 and mp + 3 or mp - 9
   local y = yoe + era * 400 + (m <= 2 and 1 or 0)
-  return y, m, d, floor((ms - days * DAY) / HOUR)
+  return string.format('%04d-%02d-%02dT%02d', y, m, d, floor((ms - days * DAY) / HOUR))
 end
 
-local function block_id(start) return string.format('%04d-%02d-%02dT%02d', civil(start)) end
-
--- The sums of this batch, by key, in the order in which keys were met.
-local sums, order = {}, {}
-
-local function sum_of(key, expiry)
-  local s = sums[key]
-  if not s then
-    s = { key = key, expiry = expiry, total = {}, models = {}, names = {} }
-    sums[key] = s
-    order[#order + 1] = s
+-- How many models the hash has.
+local function models_of(key)
+  local count = 0
+  for _, field in ipairs(call('HKEYS', key)) do
+    if string.sub(field, -9) == ':requests' then count = count + 1 end
   end
-  return s
+  return count
 end
 
-local function add(to, at)
-  to[1] = (to[1] or 0) + 1
-  for i = 2, #FIELDS do to[i] = (to[i] or 0) + tonumber(ARGV[at + COUNTS + i - 2]) end
-end
-
--- The name under which a model is counted in s: its own, or 'other' when s has
--- MODELS models without it.
-local function model_in(s, model)
-  if s.models[model] then return model end
-  s.len = s.len or call('HLEN', s.key)
-  if s.len + #s.names >= MODELS and call('HEXISTS', s.key, model .. ':requests') == 0 then
-    if not s.count then
-      s.count = 0
-      for _, field in ipairs(call('HKEYS', s.key)) do
-        if string.sub(field, -9) == ':requests' then s.count = s.count + 1 end
-      end
-      for _, name in ipairs(s.names) do
-        if call('HEXISTS', s.key, name .. ':requests') == 0 then s.count = s.count + 1 end
+-- Adds the sum at ARGV[at] to a hash: one read, one write. Numbers too large for
+-- that are added by HINCRBY, which is exact for them, too. Returns the hash's
+-- totals, its last event, and where the next sum stands.
+local function add(at, key, expiry, start)
+  local from, to, prices = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4]
+  local width, models = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+  local fields, counts, n = {}, {}, width
+  for i = 1, width do fields[i], counts[i] = FIELDS[i], ARGV[at + 6 + i] end
+  at = at + 7 + width
+  local heads = {} -- where each model begins in fields: at its requests, which are never 0
+  for m = 1, models do
+    local model = ARGV[at] .. ':'
+    heads[m] = n + 1
+    for i = 1, #FIELDS do
+      local count = ARGV[at + i]
+      if count ~= '0' then
+        n = n + 1
+        fields[n], counts[n] = model .. FIELDS[i], count
       end
     end
-    if s.count >= MODELS then model = 'other' else s.count = s.count + 1 end
+    at = at + 1 + #FIELDS
   end
-  if not s.models[model] then
-    s.models[model] = {}
-    s.names[#s.names + 1] = model
+  heads[models + 1] = n + 1
+  if from then fields[n + 1], fields[n + 2] = 'first', 'last' end
+
+  local was = call('HMGET', key, unpack(fields))
+  local is_new = not was[1]
+
+  -- A model that is new in a hash of MODELS models is counted as 'other'.
+  local raise = {}
+  if not is_new then
+    local have
+    for m = 1, models do
+      if not was[heads[m]] then
+        if not have then
+          have = call('HLEN', key)
+          if have + models > MODELS then have = models_of(key) end
+        end
+        if have >= MODELS then
+          for i = heads[m], heads[m + 1] - 1 do raise[i] = 'other' .. string.match(fields[i], ':[^:]*$') end
+        else
+          have = have + 1
+        end
+      end
+    end
   end
-  return model
-end
 
-local function count(s, model, at)
-  add(s.total, at)
-  add(s.models[model_in(s, model)], at)
-end
-
-local function span(s, ts)
-  if not s.first or ts < s.first then s.first = ts end
-  if not s.last or ts > s.last then s.last = ts end
+  local set, values = {}, {}
+  for i = 1, n do
+    local old, more = was[i], counts[i]
+    if not raise[i] and (not old or more ~= '0') then
+      if not old then
+        values[i] = more
+      elseif #old <= DIGITS and #more <= DIGITS then
+        values[i] = int(old + more)
+      else
+        raise[i] = fields[i]
+      end
+      if values[i] then
+        set[#set + 1] = fields[i]
+        set[#set + 1] = values[i]
+      end
+    end
+  end
+  local function put(field, value)
+    set[#set + 1] = field
+    set[#set + 1] = value
+  end
+  local moved
+  if from then
+    local was_first, was_last = tonumber(was[n + 1]), tonumber(was[n + 2])
+    if not was_first or from < was_first then put('first', int(from)) end
+    moved = not was_last or to > was_last
+    if moved then put('last', int(to)) else to = was_last end
+  end
+  if start and is_new then
+    put('start', int(start))
+    put('end', int(start + L))
+  end
+  if prices ~= '' then put('prices', prices) end
+  if #set > 0 then call('HSET', key, unpack(set)) end
+  for i, field in pairs(raise) do
+    call('HINCRBY', key, field, counts[i])
+    if i <= width then values[i] = call('HGET', key, field) end
+  end
+  if expiry == '' then
+    if moved then call('PEXPIREAT', key, int(to + KEEP)) end
+  elseif is_new then
+    call('PEXPIREAT', key, expiry)
+  end
+  for i = 1, width do values[i] = values[i] or was[i] end
+  return values, to, at
 end
 
 -- The current block: the newest start, and the time of its last event.
@@ -120,89 +175,48 @@ if newest then
   start = tonumber(newest)
   last = tonumber(call('HGET', prefix .. 'block:' .. block_id(start), 'last') or newest)
 end
-local current -- the sums of the current block, once one of its events came
-local late = 0
+local opened = false
 
 local function open_block(ts)
   local s = ts - ts % HOUR
   call('ZADD', prefix .. 'blocks', int(s), int(s))
+  opened = true
   return s
 end
 
-for e = 0, n - 1 do
-  local at = 6 + e * WIDTH
-  if tonumber(ARGV[at]) >= skip then
-    local ts, model, agent, session, prices =
-      tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
-    if ts > seen then seen = ts end
-
-    local into
-    if not start or (ts >= start and (ts - start > L or ts - last > L)) then
-      start, last = open_block(ts), ts
-      into = start
-    elseif ts >= start then
-      if ts > last then last = ts end
-      into = start
-    else
-      late = late + 1
-      into = call('ZREVRANGEBYSCORE', prefix .. 'blocks', int(ts), '-inf', 'LIMIT', 0, 1)[1]
-      into = into and tonumber(into)
-      if not into or ts - into > L then into = open_block(ts) end
-    end
-    local block = sum_of(prefix .. 'block:' .. block_id(into), into + L + 35 * DAY)
-    block.start = into
-    span(block, ts)
-    count(block, model, at)
-    if into == start then current = block end
-
-    local y, m, d = civil(ts)
-    local midnight = ts - ts % DAY
-    local month, day = string.format('%04d-%02d', y, m), string.format('%04d-%02d-%02d', y, m, d)
-    local of_day = sum_of(prefix .. 'day:' .. day, midnight + 401 * DAY)
-    if prices ~= '' then of_day.prices = prices end
-    count(of_day, model, at)
-    count(sum_of(prefix .. 'month:' .. month, midnight - (d - 1) * DAY + (31 + 5 * 365 + 2) * DAY), model, at)
-    if agent ~= '' then
-      count(sum_of(prefix .. 'agent:' .. agent .. ':' .. day, midnight + 401 * DAY), model, at)
-      if session ~= '' then
-        local s = sum_of(prefix .. 'session:' .. agent .. '/' .. session)
-        s.keep = 7 * DAY -- after its last event
-        span(s, ts)
-        count(s, model, at)
-      end
-    end
-    local slot = ts - ts % 10000
-    local recent = sum_of(prefix .. 'recent:' .. int(slot / 1000), slot + 180000)
-    recent.few = true
-    add(recent.total, at)
+local at, late = 6, 0
+local totals -- of the current block, once one of its events came
+while ARGV[at] == '' do
+  local from, to = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  if to > seen then seen = to end
+  local into
+  if not start or (from >= start and (from - start > L or from - last > L)) then
+    start = open_block(from)
+    last = start
+    into = start
+  elseif from >= start then
+    into = start
+  else
+    late = late + tonumber(ARGV[at + 7])
+    into = call('ZREVRANGEBYSCORE', prefix .. 'blocks', int(from), '-inf', 'LIMIT', 0, 1)[1]
+    into = into and tonumber(into)
+    if not into or from - into > L then into = open_block(from) end
   end
+  local values, reached
+  values, reached, at = add(at, prefix .. 'block:' .. block_id(into), int(into + L + 35 * DAY), into)
+  if into == start then totals, last = values, math.max(last, reached) end
 end
-
-for _, s in ipairs(order) do
-  for i = 1, s.few and 3 or #FIELDS do call('HINCRBY', s.key, FIELDS[i], int(s.total[i])) end
-  for _, model in ipairs(s.names) do
-    for i, v in ipairs(s.models[model]) do
-      if v > 0 then call('HINCRBY', s.key, model .. ':' .. FIELDS[i], int(v)) end
-    end
-  end
-  if s.first then
-    local was = call('HMGET', s.key, 'first', 'last')
-    s.first = math.min(s.first, tonumber(was[1]) or s.first)
-    s.last = math.max(s.last, tonumber(was[2]) or s.last)
-    call('HSET', s.key, 'first', int(s.first), 'last', int(s.last))
-  end
-  if s.start then call('HSET', s.key, 'start', int(s.start), 'end', int(s.start + L)) end
-  if s.prices then call('HSET', s.key, 'prices', s.prices) end
-  call('PEXPIREAT', s.key, int(s.expiry or s.last + s.keep))
+while ARGV[at] do
+  local _
+  _, _, at = add(at, prefix .. ARGV[at], ARGV[at + 1])
 end
 
 -- The active block in one hash. A late event never changes it.
-if current then
-  local totals = call('HMGET', current.key, unpack(FIELDS))
-  local now = { 'block', block_id(start), 'start', int(start), 'end', int(start + L), 'last', int(current.last) }
+if totals then
+  local now = { 'block', block_id(start), 'start', int(start), 'end', int(start + L), 'last', int(last) }
   for i, field in ipairs(FIELDS) do
     now[#now + 1] = field
-    now[#now + 1] = totals[i] or '0'
+    now[#now + 1] = totals[i]
   end
   call('HSET', KEYS[2], unpack(now))
   call('PEXPIREAT', KEYS[2], int(start + L))
@@ -216,8 +230,8 @@ if done == 0 then
     if all[i] ~= writer and time and time < seen - 35 * DAY then call('HDEL', KEYS[1], all[i]) end
   end
 end
-call('ZREMRANGEBYSCORE', prefix .. 'blocks', '-inf', '(' .. int(start - 35 * DAY))
+if opened then call('ZREMRANGEBYSCORE', prefix .. 'blocks', '-inf', '(' .. int(start - 35 * DAY)) end
 
 done = first + n - 1
 call('HSET', KEYS[1], writer, table.concat({ int(done), int(epoch), int(seen), int(fork) }, ':'))
-return { 'OK', done, n - skip, late }
+return { 'OK', done, n, late }

@@ -1,8 +1,9 @@
 package usage
 
-// MaxBatch is the largest number of events in one Batch. A batch of it holds the
-// Redis server for about two milliseconds.
-const MaxBatch = 100
+// MaxBatch is the largest number of events in one Batch. It is large because
+// events that count for the same agent, session and model cost Redis hardly more
+// than one of them: what a call may do is bounded in rows, see merge.
+const MaxBatch = 4096
 
 // Batch is a run of one writer's events for one subscription. The writer has
 // numbered them without a hole: Events[i] is number First+i.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -51,28 +53,50 @@ func BenchmarkRecorderAdd(b *testing.B) {
 	})
 }
 
-// BenchmarkApply is a full batch: 100 events, 3 models, 8 sessions.
+// BenchmarkApply counts what a busy second brings: 2,000 events, which the next
+// round has again as the following ones. The metrics are those of one event, of
+// client and server together with miniredis, of the client alone with Redis.
 func BenchmarkApply(b *testing.B) {
-	f := func(name string, client func(testing.TB) redis.UniversalClient) {
-		b.Run(name, func(b *testing.B) {
-			store := usage.NewStore(client(b), "authpool")
-			next := batch(1)
-			b.ReportAllocs()
-			for b.Loop() {
-				next.Events = next.Events[:0]
-				for i := range usage.MaxBatch {
-					next.Events = append(next.Events, typical(i))
-				}
-				if _, err := store.Apply(b.Context(), next); err != nil {
-					b.Fatal(err)
-				}
-				next.First += usage.MaxBatch
-			}
-			b.ReportMetric(float64(b.N*usage.MaxBatch)/b.Elapsed().Seconds(), "events/s")
-		})
+	const events = 2000
+	servers := map[string]func(testing.TB) redis.UniversalClient{
+		"miniredis": redistest.Mini,
+		"redis":     func(t testing.TB) redis.UniversalClient { return redistest.NewServer(t).Client() },
 	}
-	f("miniredis", redistest.Mini)
-	f("redis", func(t testing.TB) redis.UniversalClient { return redistest.NewServer(t).Client() })
+	loads := map[string]func(e *usage.Event, i int){
+		"8 sessions, 3 models": func(*usage.Event, int) {},
+		"1 session":            func(e *usage.Event, _ int) { e.Session, e.Model = "s1", "claude-sonnet-4-5" },
+		"a session each":       func(e *usage.Event, i int) { e.Session = fmt.Sprintf("5f1c2a3e-0b7d-4a8e-9c6f-%012d", i) },
+	}
+	for server, client := range servers {
+		for load, change := range loads {
+			b.Run(server+"/"+load, func(b *testing.B) {
+				store := usage.NewStore(client(b), "authpool")
+				second := make([]usage.Event, events)
+				for i := range second {
+					second[i] = typical(i)
+					second[i].Time = ms(time.Duration(i) * time.Second / events)
+					change(&second[i], i)
+				}
+				next := batch(1)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				for b.Loop() {
+					for some := range slices.Chunk(second, usage.MaxBatch) {
+						next.Events = some
+						if _, err := store.Apply(b.Context(), next); err != nil {
+							b.Fatal(err)
+						}
+						next.First += int64(len(some))
+					}
+				}
+				runtime.ReadMemStats(&after)
+				counted := float64(b.N * events)
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/counted, "ns/event")
+				b.ReportMetric(float64(after.Mallocs-before.Mallocs)/counted, "allocs/event")
+				b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/counted, "B/event")
+			})
+		}
+	}
 }
 
 // BenchmarkRecorder brings a journal to a local Redis: 20 subscriptions.

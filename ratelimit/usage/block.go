@@ -87,10 +87,9 @@ func countsOf(e *Event) Counts {
 	return c
 }
 
-// maxCount bounds each number of one event. The script sums a batch in doubles,
-// which are exact up to 2^53: 128 events of this size. As tokens of one answer
-// it is 70 million millions, as cost 70,000 dollars; only a nonsensical answer
-// has more.
+// maxCount bounds each number of one event, so that the sums of a batch stay far
+// from the end of int64. As tokens of one answer it is 70 million millions, as
+// cost 70,000 dollars; only a nonsensical answer has more.
 const maxCount = 1 << 46
 
 func clamp(n int64) int64 { return min(max(n, 0), maxCount) }

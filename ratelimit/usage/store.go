@@ -1,11 +1,9 @@
 package usage
 
 import (
-	"cmp"
 	"context"
 	_ "embed" // the scripts
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -50,26 +48,60 @@ func (s *Store) Apply(ctx context.Context, b Batch) (Result, error) {
 			return Result{}, err
 		}
 	}
-	reply, err := applyScript.Run(ctx, s.client, []string{s.writersKey(b.Subscription), s.nowKey(b.Subscription)}, applyArgs(s.family(b.Subscription), b)...).Slice()
-	if err != nil {
-		return Result{}, fmt.Errorf("cannot count usage of %s: %w", b.Subscription, err)
+	total := Result{Outcome: Duplicate}
+	for {
+		rows, slots, n := merge(b.Events)
+		r, err := s.apply(ctx, b, n, sumUp(rows, slots))
+		if err != nil {
+			return Result{}, fmt.Errorf("cannot count usage of %s: %w", b.Subscription, err)
+		}
+		// How many of the events Redis knows now. A call counts all of its
+		// events or none, so what it knew a part of is sent again without
+		// that part.
+		known := min(r.Last+1-b.First, int64(len(b.Events)))
+		if r.Outcome == Fenced || known < 0 {
+			return r, nil
+		}
+		if r.Outcome == Applied {
+			total.Outcome = Applied
+			total.Applied += r.Applied
+			total.Late += r.Late
+		}
+		total.Last = r.Last
+		b.First, b.Events = b.First+known, b.Events[known:]
+		if len(b.Events) == 0 {
+			return total, nil
+		}
 	}
-	word, n, err := parseReply(reply)
-	if err != nil {
-		return Result{}, fmt.Errorf("cannot count usage of %s: %w", b.Subscription, err)
+}
+
+// apply makes one call of the script for the first n events of b, which add up to
+// sums.
+func (s *Store) apply(ctx context.Context, b Batch, n int, sums []*sum) (Result, error) {
+	args := []any{s.family(b.Subscription), b.Writer, b.Epoch, b.First, n}
+	for _, sum := range sums {
+		args = sum.args(args)
 	}
-	r := Result{Last: n[0]}
+	reply, err := applyScript.Run(ctx, s.client, []string{s.writersKey(b.Subscription), s.nowKey(b.Subscription)}, args...).Slice()
+	if err != nil {
+		return Result{}, err
+	}
+	word, told, err := parseReply(reply)
+	if err != nil {
+		return Result{}, err
+	}
+	r := Result{Last: told[0]}
 	switch word {
 	case "OK":
-		r.Outcome, r.Applied, r.Late = Applied, n[1], n[2]
+		r.Outcome, r.Applied, r.Late = Applied, told[1], told[2]
 	case "DUP":
 		r.Outcome = Duplicate
 	case "GAP":
 		r.Outcome = Gap
 	case "FENCED":
-		r.Outcome, r.Epoch, r.Fork = Fenced, n[1], n[2]
+		r.Outcome, r.Epoch, r.Fork = Fenced, told[1], told[2]
 	default:
-		return Result{}, fmt.Errorf("cannot count usage of %s: unknown answer %q", b.Subscription, word)
+		return Result{}, fmt.Errorf("unknown answer %q", word)
 	}
 	return r, nil
 }
@@ -98,29 +130,6 @@ func (s *Store) register(ctx context.Context, subscription string) error {
 		return fmt.Errorf("cannot register subscription %s: %w", subscription, err)
 	}
 	return nil
-}
-
-// applyArgs lays out ARGV of apply.lua: the events in the order of their time,
-// each with its place in the batch.
-func applyArgs(family string, b Batch) []any {
-	order := make([]int, len(b.Events))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(b.Events[i].Time, b.Events[j].Time) })
-	const perEvent = 6 + len(fields) - 1 // WIDTH of apply.lua; requests are not told
-	args := make([]any, 0, 5+perEvent*len(b.Events))
-	args = append(args, family, b.Writer, b.Epoch, b.First, len(b.Events))
-	for _, i := range order {
-		e := &b.Events[i]
-		args = append(args, i, min(max(e.Time, 0), maxTime), cleanModel(e.Model), cleanID(e.Agent), cleanID(e.Session), e.PriceVersion)
-		c := countsOf(e)
-		refs := c.refs()
-		for _, n := range refs[1:] {
-			args = append(args, *n)
-		}
-	}
-	return args
 }
 
 // maxTime is the last millisecond of the year 9999, the end of the key names'

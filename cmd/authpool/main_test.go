@@ -56,6 +56,7 @@ func TestStories(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir+"/home")
 			env.Setenv("AUTHPOOL_STATE_DIR", env.WorkDir+"/state")
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // under -race every program would sleep a second at its end
 			return os.Mkdir(env.WorkDir+"/home", 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

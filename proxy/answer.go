@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
+	"net"
 	"strconv"
 
 	"github.com/valyala/fasthttp"
@@ -35,8 +37,31 @@ func (ex *exchange) answer(ctx *fasthttp.RequestCtx) {
 	case ex.ended:
 		size = len(ex.held)
 	}
+	if size < 0 && !ctx.Request.Header.IsHTTP11() {
+		ex.answerUntilClose(ctx)
+		return
+	}
 	resp.ImmediateHeaderFlush = ex.stream && len(ex.held) == 0
 	resp.SetBodyStream(ex, size)
+}
+
+// answerUntilClose answers an agent of HTTP/1.0, which knows no chunks: a body
+// of unknown length ends with the connection (RFC 9112, section 6.1). fasthttp
+// knows only chunks, so that the connection is taken from it.
+func (ex *exchange) answerUntilClose(ctx *fasthttp.RequestCtx) {
+	ctx.SetConnectionClose()
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(c net.Conn) {
+		w := bufio.NewWriter(c)
+		err := ctx.Response.Header.Write(w)
+		if err == nil {
+			err = w.Flush()
+		}
+		if err == nil {
+			_, err = ex.WriteTo(w)
+		}
+		_ = ex.CloseWithError(err)
+	})
 }
 
 // copyHead copies an answer's headers, but for those of its own connection,

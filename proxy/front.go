@@ -176,7 +176,10 @@ func splitTarget(target, host []byte) (path []byte, ok bool) {
 // isLocalHost tells whether a Host header names this machine. A web page whose
 // name was rebound to 127.0.0.1 carries its own name there.
 func isLocalHost(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
+	if h, port, err := net.SplitHostPort(host); err == nil {
+		if !isDigits([]byte(port)) {
+			return false
+		}
 		host = h
 	}
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")

@@ -105,6 +105,7 @@ func TestIsLocalHost(t *testing.T) {
 	for host, want := range map[string]bool{
 		"localhost": true, "localhost:8787": true, "127.0.0.1:1": true, "127.9.9.9": true, "[::1]:80": true, "[::1]": true, "pool.localhost": true,
 		"evil.test": false, "localhost.evil.test": false, "192.168.1.1": false, "": false, "127.0.0.1.evil.test": false, "notlocalhost": false,
+		"localhost:1@evil.test": false, "localhost:": false, "localhost:a": false,
 	} {
 		if got := isLocalHost(host); got != want {
 			t.Errorf("isLocalHost(%q) = %v", host, got)

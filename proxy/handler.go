@@ -81,7 +81,11 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	}
 	ex.agent = agent
 	if rerr != nil {
-		return refusalOf(rerr)
+		no := refusalOf(rerr)
+		if no.status == fasthttp.StatusBadRequest {
+			ctx.SetConnectionClose() // a path that two servers could read differently
+		}
+		return no
 	}
 	if headers.Get("upgrade") != nil {
 		return &refusal{status: fasthttp.StatusUpgradeRequired, code: codeUpgrade, message: "WebSocket is not relayed; use plain HTTP with server-sent events"}
@@ -129,6 +133,9 @@ func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers, ta
 	}
 	if ex.conn != nil && ex.conn.BareLF() {
 		return bad("the request line ends without CR LF")
+	}
+	if v := string(h.Protocol()); v != "HTTP/1.1" && v != "HTTP/1.0" {
+		return &refusal{status: fasthttp.StatusHTTPVersionNotSupported, code: codeBadRequest, message: "only HTTP/1.1 is spoken here"}
 	}
 	if h.IsConnect() {
 		return &refusal{status: fasthttp.StatusNotImplemented, code: codeBadRequest, message: "CONNECT is not served; use authpool's address as base URL"}

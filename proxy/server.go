@@ -165,27 +165,47 @@ func (s *Server) Draining() bool { return s.draining.Load() }
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
 	err := s.fast.ShutdownWithContext(ctx)
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
 	s.mu.Lock()
 	listeners := s.listeners
 	s.listeners = nil
 	s.mu.Unlock()
+	if err == nil {
+		// No connection is left but those that were taken from fasthttp, for
+		// answers to HTTP/1.0.
+		err = s.finishRequests(ctx)
+	}
 	// fasthttp goes on serving a connection that outlived its shutdown, so that
 	// they are closed here, and what still comes from them is not begun.
 	for _, l := range listeners {
 		_ = l.Close()
 		l.CloseConns()
 	}
-	s.gate.Lock()
-	s.stopped = true
-	s.gate.Unlock()
-	s.inFlight.Wait()
+	_ = s.finishRequests(context.Background())
 	for _, l := range listeners {
 		l.Stop()
 	}
-	if errors.Is(err, net.ErrClosed) {
-		err = nil
-	}
 	return err
+}
+
+// finishRequests has no request begin any more and waits for those under way.
+func (s *Server) finishRequests(ctx context.Context) error {
+	s.gate.Lock()
+	s.stopped = true
+	s.gate.Unlock()
+	done := make(chan struct{})
+	go func() {
+		s.inFlight.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // fastLogger takes fasthttp's own messages, which are about broken connections.

@@ -37,25 +37,31 @@ func (ex *exchange) finish() {
 	if left && !whole {
 		agentsLeft.Inc()
 	}
-	if errors.Is(ex.cut, tap.ErrEcho) {
-		echoesMasked.Inc()
-		ex.s.log.Error("answer cut: the provider repeated the credential in a compressed answer",
-			"request", ex.id, "provider", ex.provider.Name, "subscription", ex.lease.Subscription().ID)
-	}
+	ex.tellEcho(ex.cut)
 	if ex.calling {
 		ex.calling = false
 		ex.call.Close()
 	}
 	ex.lease.Done(ex.tokens)
-	how := "whole"
 	switch {
-	case left && !whole:
-		how = "agent left"
-	case !whole:
-		how = "cut"
+	case whole:
+		ex.log(ex.status, "whole", "", "")
+	case left:
+		ex.log(ex.status, "agent left", "", "")
+	default:
+		ex.log(ex.status, "cut", "", errorText(ex.cut))
 	}
-	ex.log(ex.status, how, "")
 	ex.end()
+}
+
+// tellEcho makes it loud that an answer could not be shown for its secret.
+func (ex *exchange) tellEcho(err error) {
+	if !errors.Is(err, tap.ErrEcho) {
+		return
+	}
+	echoesMasked.Inc()
+	ex.s.log.Error("answer cut: the provider repeated the credential in a compressed answer",
+		"request", ex.id, "provider", ex.provider.Name, "subscription", ex.lease.Subscription().ID)
 }
 
 // errPanicked ends an answer in the middle of which authpool failed.
@@ -99,6 +105,7 @@ func (ex *exchange) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
 		writeRefusal(ctx, ex.family, ex.id, r)
 	}
 	if ex.lease != nil {
+		ex.tellEcho(ex.failure)
 		// The agent gets nothing of what was read, but the provider may bill it.
 		if ex.calling {
 			ex.endTap()
@@ -106,12 +113,13 @@ func (ex *exchange) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
 		}
 		ex.release()
 	}
-	ex.log(r.status, "refused", r.code)
+	ex.log(r.status, "refused", r.code, r.message)
 	ex.end()
 }
 
-// log writes the one line that each request leaves, and counts it.
-func (ex *exchange) log(status int, how, code string) {
+// log writes the one line that each request leaves, and counts it. code is of an
+// error of authpool's own; cause says what went wrong.
+func (ex *exchange) log(status int, how, code, cause string) {
 	name, sub := "", ""
 	if ex.provider != nil {
 		name = ex.provider.Name
@@ -145,14 +153,17 @@ func (ex *exchange) log(status int, how, code string) {
 		attrs = append(attrs, slog.String("provider", name), slog.String("session", ex.info.Session.ID), slog.String("model", ex.info.Model))
 	}
 	if sub != "" {
-		attrs = append(attrs, slog.String("subscription", sub), slog.Int("attempts", ex.attempts))
+		attrs = append(attrs, slog.String("subscription", sub))
+	}
+	if ex.attempts > 0 {
+		attrs = append(attrs, slog.Int("attempts", ex.attempts))
 	}
 	if t := ex.tokens; t.Total() > 0 {
 		attrs = append(attrs, slog.Int64("input", t.Input), slog.Int64("output", t.Output),
 			slog.Int64("cache_read", t.CacheRead), slog.Int64("cache_write", t.CacheWrite5m+t.CacheWrite1h), slog.Bool("estimated", ex.estimated))
 	}
-	if ex.cut != nil && how == "cut" {
-		attrs = append(attrs, slog.String("cause", ex.cut.Error()))
+	if cause != "" {
+		attrs = append(attrs, slog.String("cause", cause))
 	}
 	ex.s.log.LogAttrs(ctx, level, "request", attrs...)
 }

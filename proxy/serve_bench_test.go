@@ -16,7 +16,7 @@ import (
 func BenchmarkMessage(b *testing.B) {
 	for _, size := range []int{2 << 10, 200 << 10} {
 		b.Run(fmt.Sprintf("%dKB", size>>10), func(b *testing.B) {
-			up := newEcho(b)
+			up := newEcho(b, jsonReply)
 			r := newRig(b, "http://"+up.Addr().String(), 1, func(o *rigOptions) { o.quiet = true })
 			body := `{"model":"claude-sonnet-4-5","max_tokens":10,"messages":[{"role":"user","content":"` + strings.Repeat("x", size-100) + `"}]}`
 			request := fmt.Appendf(nil, "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nx-api-key: %s\r\nanthropic-version: 2023-06-01\r\nContent-Type: application/json\r\nX-Authpool-Session: bench\r\nContent-Length: %d\r\n\r\n%s", testToken, len(body), body)
@@ -35,14 +35,17 @@ func BenchmarkMessage(b *testing.B) {
 	}
 }
 
-// newEcho is a provider that allocates nothing for a request.
-func newEcho(b *testing.B) net.Listener {
+// jsonReply is a whole answer with its head.
+var jsonReply = fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
+
+// newEcho is a provider that gives every request the same reply and allocates
+// nothing for it.
+func newEcho(b testing.TB, reply []byte) net.Listener {
 	b.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	reply := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -37,7 +37,7 @@ lint: $(GOLANGCI_LINT) ## vet, lint and check the import floors (builds the lint
 .PHONY: test
 test: ## run all tests; installs redis-server and the npm SDKs, or says what to install
 	.ci/need redis-server node npm && .ci/clients
-	AUTHPOOL_REQUIRE_REDIS=1 go test ./...
+	AUTHPOOL_REQUIRE_REDIS=1 go test -count=1 ./... # bench/e2e builds the program itself, which the test cache cannot see
 
 .PHONY: race
 race: ## run all tests under the race detector

@@ -65,6 +65,19 @@ local function block_id(ms)
   return string.format('%04d-%02d-%02dT%02d', y, m, d, floor((ms - days * DAY) / HOUR))
 end
 
+-- The fields of a model in the order of FIELDS.
+local fields_by_model = {}
+
+local function fields_of(model)
+  local fields = fields_by_model[model]
+  if not fields then
+    fields = {}
+    for i, field in ipairs(FIELDS) do fields[i] = model .. ':' .. field end
+    fields_by_model[model] = fields
+  end
+  return fields
+end
+
 -- How many models the hash has.
 local function models_of(key)
   local count = 0
@@ -72,6 +85,27 @@ local function models_of(key)
     if string.sub(field, -9) == ':requests' then count = count + 1 end
   end
   return count
+end
+
+-- Which fields must be counted under another name, and which: a model that is new
+-- in a hash of MODELS models is counted as 'other'.
+local function others(key, models, heads, fields, was)
+  local names, have = {}
+  for m = 1, models do
+    if not was[heads[m]] then
+      -- It has no more models than fields: mostly that is enough to know.
+      if not have then
+        have = call('HLEN', key)
+        if have + models > MODELS then have = models_of(key) end
+      end
+      if have >= MODELS then
+        for i = heads[m], heads[m + 1] - 1 do names[i] = 'other' .. string.match(fields[i], ':[^:]*$') end
+      else
+        have = have + 1
+      end
+    end
+  end
+  return names
 end
 
 -- Adds the sum at ARGV[at] to a hash: one read, one write. Numbers too large for
@@ -85,13 +119,13 @@ local function add(at, key, expiry, start)
   at = at + 7 + width
   local heads = {} -- where each model begins in fields: at its requests, which are never 0
   for m = 1, models do
-    local model = ARGV[at] .. ':'
+    local names = fields_of(ARGV[at])
     heads[m] = n + 1
     for i = 1, #FIELDS do
       local count = ARGV[at + i]
       if count ~= '0' then
         n = n + 1
-        fields[n], counts[n] = model .. FIELDS[i], count
+        fields[n], counts[n] = names[i], count
       end
     end
     at = at + 1 + #FIELDS
@@ -102,45 +136,24 @@ local function add(at, key, expiry, start)
   local was = call('HMGET', key, unpack(fields))
   local is_new = not was[1]
 
-  -- A model that is new in a hash of MODELS models is counted as 'other'.
-  local raise = {}
-  if not is_new then
-    local have
-    for m = 1, models do
-      if not was[heads[m]] then
-        if not have then
-          have = call('HLEN', key)
-          if have + models > MODELS then have = models_of(key) end
-        end
-        if have >= MODELS then
-          for i = heads[m], heads[m + 1] - 1 do raise[i] = 'other' .. string.match(fields[i], ':[^:]*$') end
-        else
-          have = have + 1
-        end
-      end
-    end
-  end
-
+  local raise = is_new and {} or others(key, models, heads, fields, was)
   local set, values = {}, {}
+  local function put(field, value)
+    set[#set + 1] = field
+    set[#set + 1] = value
+  end
   for i = 1, n do
     local old, more = was[i], counts[i]
     if not raise[i] and (not old or more ~= '0') then
       if not old then
         values[i] = more
       elseif #old <= DIGITS and #more <= DIGITS then
-        values[i] = int(old + more)
+        values[i] = int(tonumber(old) + tonumber(more))
       else
         raise[i] = fields[i]
       end
-      if values[i] then
-        set[#set + 1] = fields[i]
-        set[#set + 1] = values[i]
-      end
+      if values[i] then put(fields[i], values[i]) end
     end
-  end
-  local function put(field, value)
-    set[#set + 1] = field
-    set[#set + 1] = value
   end
   local moved
   if from then

@@ -7,25 +7,29 @@ import (
 	"time"
 )
 
-// The bounds of one call of apply.lua, which holds the server as long as it has
-// hashes and fields to touch, however many events they are of.
+// The bounds of one call of apply.lua. It holds the server as long as it has hashes
+// and fields to touch, however many events they are of.
 const (
-	maxRows = 256
-	// maxModels is also what apply.lua may add to one hash at a time: all its
-	// fields are arguments of one command, and Lua's stack is not endless.
+	// maxRows makes it about three milliseconds of a Redis at the worst, when all
+	// events are of different sessions.
+	maxRows = 128
+	// maxModels is also the most that apply.lua may add to one hash at a time: all
+	// its fields are arguments of one command, and Lua's stack is not endless.
 	maxModels = 64
 )
 
-// row is a number of events that every state of Redis treats alike, so that they
-// can be counted as one.
+// row is a number of events that the script treats alike whatever state Redis is
+// in, so that it can count them as one that weighs more.
 //
-// They share what they are counted under, and the hour. Blocks start on the hour
-// and last whole hours, so the hour decides which block an event is late for, the
-// day and the month. A border of blocks that lies within an hour is not there: an
-// event of it is less than an hour after the first one of it, and so neither more
-// than BlockLength after the start, nor after the last, of the block that took the
-// first. The one exception is the hour's first millisecond, which still belongs to
-// a block that ends there while the next one does not: it is an hour of its own.
+// They share all names that they are counted under, and the hour, without its first
+// millisecond, or that millisecond alone. This decides on the day and the month,
+// and on the block: blocks start on the hour (in UTC) and last whole hours, so
+// within an hour no block starts and none ends. Hence events of one hour are late
+// together, for the same older block. If they are not late, the first of them opens
+// a block or not, and the others are in the block that it is in: that does not end
+// before the hour does, and the first is less than BlockLength ago. The first
+// millisecond stands apart because it still belongs to a block that ends there,
+// which the next one does not.
 type row struct {
 	rowKey
 	counts      Counts
@@ -124,7 +128,7 @@ const (
 	dayMilli  = 24 * hourMilli
 
 	slotKept  = 18 * slotMilli
-	dayKept   = 401 * dayMilli                // from its beginning
+	dayKept   = 401 * dayMilli              // from its beginning
 	monthKept = (31 + 5*365 + 2) * dayMilli // from its beginning
 )
 

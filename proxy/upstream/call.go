@@ -286,11 +286,10 @@ var (
 // quotes it, and a head may repeat the credential: that goes no further.
 func (c *Call) headError(err error) error {
 	var small *fasthttp.ErrSmallBuffer
-	var netErr net.Error
 	switch {
 	case errors.As(err, &small):
 		return errHeadSize
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+	case errors.Is(err, fasthttp.ErrTimeout), errors.Is(err, os.ErrDeadlineExceeded):
 		return os.ErrDeadlineExceeded
 	case c.br.Buffered() == 0 && (errors.Is(err, io.EOF) || isReset(err)):
 		return errNoAnswer

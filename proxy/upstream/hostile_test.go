@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -46,6 +47,27 @@ func TestBrokenHeads(t *testing.T) {
 				t.Errorf("the error tells the credential: %v", err)
 			}
 		})
+	}
+}
+
+// A head that does not come in time is told from one that is broken, whether
+// nothing of it came or a part.
+func TestLateHead(t *testing.T) {
+	for _, part := range []string{"", "HTTP/1.1 200 OK\r\nX-A: b"} {
+		for _, size := range []int{0, bigBody} {
+			stop := make(chan struct{})
+			o := rawServer(t, func(c net.Conn) {
+				readRequest(c)
+				_, _ = io.WriteString(c, part)
+				<-stop
+			})
+			var c Call
+			tr := newTransport(t, func(o *Options) { o.FirstByte = 30 * time.Millisecond })
+			if err := tr.Do(context.Background(), &c, o, head(size), [][]byte{make([]byte, size)}, false); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%q, body of %d: %v", part, size, err)
+			}
+			close(stop)
+		}
 	}
 }
 

@@ -233,6 +233,7 @@ type rig struct {
 }
 
 type rigOptions struct {
+	transport upstream.Options
 	opts      Options
 	pool      pool.Options
 	agents    *Agents
@@ -254,6 +255,10 @@ func newRig(t testing.TB, base string, n int, change ...func(*rigOptions)) *rig 
 			BodyLimit: 64 << 20, HeaderLimit: 32 << 10, ReplayLimit: 32 << 20,
 			Attempts: 3, Deadline: time.Minute, Hold: 2 * time.Second,
 			Idle: time.Minute, WriteStall: time.Minute,
+		},
+		transport: upstream.Options{
+			Connect: 2 * time.Second, FirstByte: time.Minute, Idle: time.Minute,
+			KeepAlive: time.Minute, MaxIdle: 16, HeadLimit: 16 << 10,
 		},
 		agents: NewAgents(map[string]string{"default": testToken}),
 		providers: []provider.Options{
@@ -283,10 +288,7 @@ func newRig(t testing.TB, base string, n int, change ...func(*rigOptions)) *rig 
 	o.pool.Logger = logger
 	r.pool = pool.New(o.pool, o.subs, nil)
 	r.pool.Start(context.Background())
-	tr := upstream.New(upstream.Options{
-		Connect: 2 * time.Second, FirstByte: time.Minute, Idle: time.Minute,
-		KeepAlive: time.Minute, MaxIdle: 16, HeadLimit: 16 << 10,
-	})
+	tr := upstream.New(o.transport)
 	var recorder Recorder = r.recorder
 	if o.quiet {
 		recorder = noRecorder{}

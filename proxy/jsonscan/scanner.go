@@ -224,6 +224,12 @@ func (s *Scanner) carry(p []byte) {
 // the end of the piece, and returns where it stopped.
 func (s *Scanner) inString(p []byte, i int) int {
 	i = indexSpecial(p, i)
+	// Text of programs has an escape every few dozen bytes: those of two bytes
+	// are passed here, without a change of state.
+	for i+1 < len(p) && p[i] == '\\' && shortEscape[p[i+1]] {
+		s.escaped = true
+		i = indexSpecial(p, i+2)
+	}
 	if i == len(p) {
 		return i
 	}
@@ -244,6 +250,10 @@ func (s *Scanner) inString(p []byte, i int) int {
 	}
 	return i + 1
 }
+
+// shortEscape are the bytes that make an escape with a backslash before them
+// (RFC 8259, section 7); u begins a longer one.
+var shortEscape = [256]bool{'"': true, '\\': true, '/': true, 'b': true, 'f': true, 'n': true, 'r': true, 't': true}
 
 // indexSpecial returns the index of the first quote, backslash or control byte
 // at or behind p[i], or len(p).

@@ -163,6 +163,8 @@ func (s *service) openServers(ctx context.Context) error {
 	}
 	s.pool.Start(ctx)
 	s.onClose("pool", func(context.Context) error { s.pool.Close(); return nil })
+	windows := startWindows(windowsDeps{status: s.pool.Status, healthy: s.db.Healthy, observe: s.usage.Observe}, s.log)
+	s.onClose("windows", windows.close)
 	s.transport = newTransportFromConfig(s.cfg.Timeouts)
 	s.onClose("upstream connections", func(context.Context) error { s.transport.Close(); return nil })
 	s.proxy = proxy.New(proxyOptionsFromConfig(s.cfg), proxy.Deps{

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/ratelimit"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// TestWindowsInRedis: what an answer's headers tell about a subscription's usage
+// windows can be read with redis-cli.
+func TestWindowsInRedis(t *testing.T) {
+	reset := map[string]time.Time{"5h": time.Now().Add(2 * time.Hour), "7d": time.Now().Add(50 * time.Hour)}
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", "application/json")
+		h.Set("Anthropic-Ratelimit-Unified-Status", "allowed")
+		h.Set("Anthropic-Ratelimit-Unified-5h-Utilization", "0.25")
+		h.Set("Anthropic-Ratelimit-Unified-5h-Reset", strconv.FormatInt(reset["5h"].Unix(), 10))
+		h.Set("Anthropic-Ratelimit-Unified-5h-Status", "allowed")
+		h.Set("Anthropic-Ratelimit-Unified-7d-Utilization", "0.8")
+		h.Set("Anthropic-Ratelimit-Unified-7d-Reset", strconv.FormatInt(reset["7d"].Unix(), 10))
+		h.Set("Anthropic-Ratelimit-Unified-7d-Status", "allowed_warning")
+		h.Set("Anthropic-Ratelimit-Requests-Limit", "50")
+		h.Set("Anthropic-Ratelimit-Requests-Remaining", "49")
+		_, _ = io.WriteString(w, `{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5","content":[],"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}`)
+	}))
+	defer upstream.Close()
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "team.key"), []byte("sk-sim-team\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Parse(filepath.Join(folder, "authpool.yaml"), []byte(`
+listen: 127.0.0.1:0
+admin: {listen: 127.0.0.1:0}
+agents: {auth: none}
+redis: {listen: 127.0.0.1:0}
+state_dir: state
+intercept: {enabled: false}
+providers:
+  anthropic: {base_url: `+upstream.URL+`, allow_plaintext: true}
+subscriptions:
+  - {id: team, provider: anthropic, credential: {value: file:team.key}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newService(t.Context(), cfg, os.Getenv, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := ask(t.Context(), http.MethodPost, "http://"+s.agentAddress()+"/v1/messages",
+		headers{"Anthropic-Version: 2023-06-01"}, `{"model":"claude-sonnet-4-5","max_tokens":1,"messages":[]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("the answer is %s, %v", resp.Status, err)
+	}
+
+	cli := redis.NewClient(&redis.Options{Addr: s.db.FrontAddr().String(), Password: s.dir.RedisPassword(), DisableIdentity: true})
+	defer cli.Close()
+	var got map[string]string
+	if !eventually(func(ctx context.Context) bool {
+		got = cli.HGetAll(ctx, "authpool:{team}:windows").Val()
+		return len(got) > 0
+	}) {
+		t.Fatal("no windows came")
+	}
+	for name, at := range reset {
+		seen, err1 := strconv.ParseInt(got[name+":seen"], 10, 64)
+		told, err2 := strconv.ParseInt(got[name+":reset"], 10, 64)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Errorf("%v: %v", got, err)
+		}
+		// It follows from what the provider's clock says, in whole seconds.
+		if off := time.UnixMilli(told).Sub(at).Abs(); off > 3*time.Second {
+			t.Errorf("the reset of %s is off by %v", name, off)
+		}
+		if age := time.Since(time.UnixMilli(seen)); age < 0 || age > awaitLimit {
+			t.Errorf("%s was seen %v ago", name, age)
+		}
+		delete(got, name+":seen")
+		delete(got, name+":reset")
+	}
+	want := map[string]string{"5h:util": "250000", "5h:status": "allowed", "7d:util": "800000", "7d:status": "allowed_warning"}
+	if !maps.Equal(got, want) {
+		t.Errorf("Redis holds %v, want %v", got, want)
+	}
+}
+
+// windowsStub is a pool, a Redis and its health in one.
+type windowsStub struct {
+	mu      sync.Mutex
+	members []pool.Status
+	healthy bool
+	err     error
+	written []string // subscriptions
+	last    []usage.ProviderWindow
+}
+
+func (s *windowsStub) deps() windowsDeps {
+	return windowsDeps{
+		status: func() []pool.Status {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return slices.Clone(s.members)
+		},
+		healthy: func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.healthy
+		},
+		observe: func(_ context.Context, sub, _ string, windows []usage.ProviderWindow) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.written, s.last = append(s.written, sub), windows
+			return s.err
+		},
+	}
+}
+
+// TestWindowsAreWrittenOnceASecond, and only those that changed.
+func TestWindowsAreWrittenOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		window := func(kind string, used float64) []ratelimit.Window {
+			return []ratelimit.Window{{Name: "5h", Kind: kind, Utilization: used}}
+		}
+		stub := &windowsStub{healthy: true, members: []pool.Status{
+			{ID: "a", Windows: window("provider", 0.1)}, {ID: "b", Windows: window("bucket", 0.1)}, {ID: "c"}, {ID: "d", Windows: window("provider", 0.2)},
+		}}
+		w := startWindows(stub.deps(), slog.New(slog.NewTextHandler(t.Output(), nil)))
+		second := func(step string, change func(), want ...string) {
+			t.Helper()
+			stub.mu.Lock()
+			stub.written = nil
+			change()
+			stub.mu.Unlock()
+			time.Sleep(windowsEvery)
+			synctest.Wait()
+			if !slices.Equal(stub.written, want) {
+				t.Errorf("%s: written %v, want %v", step, stub.written, want)
+			}
+		}
+		second("first", func() {}, "a", "d")
+		second("nothing new", func() {})
+		second("one changed", func() { stub.members[3].Windows = window("provider", 0.3) }, "d")
+		second("Redis is away", func() { stub.healthy, stub.members[3].Windows = false, window("provider", 0.4) })
+		second("it is back, perhaps empty", func() { stub.healthy = true }, "a", "d")
+		second("it refuses", func() { stub.err, stub.members[0].Windows = errors.New("refused"), window("provider", 0.5) }, "a")
+		second("it does not refuse any more", func() { stub.err = nil }, "a", "d")
+
+		stub.mu.Lock()
+		stub.written, stub.members[0].Windows = nil, window("provider", 0.6)
+		stub.mu.Unlock()
+		if err := w.close(t.Context()); err != nil || !slices.Equal(stub.written, []string{"a"}) || stub.last[0].Utilization != 0.6 {
+			t.Errorf("at the end: written %v %v, %v", stub.written, stub.last, err)
+		}
+		second("after the end", func() {})
+	})
+}

@@ -1,6 +1,7 @@
 package usage_test
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -170,6 +171,14 @@ func TestWindows(t *testing.T) {
 		f("next window", next, next)
 		silent := usage.ProviderWindow{Name: "5h", Utilization: 0.02, Seen: epoch.Add(7 * time.Hour)}
 		f("no reset told", silent, silent)
+
+		nonsense := silent
+		nonsense.Utilization, nonsense.Seen = math.NaN(), epoch.Add(8*time.Hour)
+		nothing := nonsense
+		nothing.Utilization = 0
+		f("no number", nonsense, nothing)
+		silent.Seen = epoch.Add(9 * time.Hour)
+		f("a number again", silent, silent)
 
 		hash := client.HGetAll(t.Context(), "authpool:{team-a}:windows").Val()
 		if hash["claim"] != "five_hour" || hash["5h:util"] != "20000" || hash["5h:reset"] != "0" || hash["5h:status"] != "" {

@@ -38,7 +38,10 @@ func (s *Store) Observe(ctx context.Context, subscription, ruling string, window
 	args := make([]any, 0, 1+5*len(windows))
 	args = append(args, ruling)
 	for _, w := range windows {
-		util := int64(math.Round(min(max(w.Utilization, 0), maxUtilization) * million))
+		var util int64 // 0 also for what is no number
+		if w.Utilization > 0 {
+			util = int64(math.Round(min(w.Utilization, maxUtilization) * million))
+		}
 		args = append(args, w.Name, util, unixMilli(w.Reset), w.Status, unixMilli(w.Seen))
 	}
 	if err := windowsScript.Run(ctx, s.client, []string{s.windowsKey(subscription)}, args...).Err(); err != nil {

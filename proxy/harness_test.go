@@ -34,7 +34,7 @@ const testToken = "apa_test-token-of-the-default-agent"
 // fakeUpstream is a provider that a test scripts. It speaks raw HTTP/1.1, so
 // that tests see and send exact bytes.
 type fakeUpstream struct {
-	t    *testing.T
+	t    testing.TB
 	ln   net.Listener
 	wg   sync.WaitGroup
 	stop chan struct{}
@@ -55,7 +55,7 @@ type upstreamConn struct {
 	stop chan struct{}
 }
 
-func newUpstream(t *testing.T, serve func(c *upstreamConn)) *fakeUpstream {
+func newUpstream(t testing.TB, serve func(c *upstreamConn)) *fakeUpstream {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

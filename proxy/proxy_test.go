@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/authpool/authpool/proxy/provider"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -646,5 +645,3 @@ func TestManyAgents(t *testing.T) {
 		}
 	}
 }
-
-var _ = provider.OpenAI

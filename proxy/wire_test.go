@@ -410,3 +410,46 @@ func (k panicKey) Credential(ctx context.Context) (credential.Credential, error)
 	}
 	return fixedKey("sk-canary").Credential(ctx)
 }
+
+// What is taken out of an answer shortens it: a length that the provider gave
+// no longer holds.
+func TestUsageChunkOutOfAMeasuredAnswer(t *testing.T) {
+	const (
+		one   = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n"
+		count = "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":3,\"total_tokens\":12}}\n\n"
+		done  = "data: [DONE]\n\n"
+	)
+	goOn := make(chan struct{})
+	up := newUpstream(t, func(c *upstreamConn) {
+		c.write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(one+count+done), one)
+		c.wait(goOn)
+		c.write("%s", count+done)
+	})
+	r := newRig(t, up.url(), 1)
+	body := `{"model":"gpt-5","stream":true,"messages":[]}`
+	for range 2 { // once in pieces, once at a time
+		c := r.dial()
+		_, _ = io.WriteString(c, strings.Replace(messageRequest(body), "/v1/messages", "/v1/chat/completions", 1))
+		br := bufio.NewReader(c)
+		if _, err := br.Peek(1); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-goOn:
+		default:
+			close(goOn)
+		}
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(resp.Body); string(got) != one+done || err != nil || br.Buffered() > 0 {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	for _, e := range r.waitEvents(2) {
+		if e.Tokens.Output != 3 {
+			t.Errorf("event %+v", e)
+		}
+	}
+}

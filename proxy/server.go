@@ -123,6 +123,7 @@ func (s *Server) Swap(change func(Deps) Deps) {
 	defer s.mu.Unlock()
 	d := change(*s.deps.Load())
 	s.deps.Store(&d)
+	s.origins.Clear() // those of providers that are no more
 }
 
 // Serve answers the agents that connect to ln until Shutdown, and returns nil

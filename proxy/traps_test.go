@@ -270,6 +270,31 @@ func TestTrapBodyLimitOfChunks(t *testing.T) {
 	}
 }
 
+// Trap: a time-out of the whole answer ends long streams. All that authpool has
+// are renewed by progress or are over when the answer begins; package agentconn
+// and upstream show the same for minutes, in a bubble.
+func TestTrapLongStreamOutlivesEveryLimit(t *testing.T) {
+	const events = 12 // three seconds
+	up := newUpstream(t, func(c *upstreamConn) {
+		c.sse()
+		c.chunk(msgStart + msgBlock)
+		tick := time.NewTicker(250 * time.Millisecond)
+		defer tick.Stop()
+		for range events {
+			<-tick.C
+			c.chunk(msgHello)
+		}
+		c.chunk(msgDelta + msgStop)
+		c.last()
+	})
+	r := newRig(t, up.url(), 1, func(o *rigOptions) {
+		o.opts.Idle, o.opts.WriteStall, o.opts.Deadline, o.opts.Hold = 2*time.Second, 2*time.Second, time.Second, time.Second
+	})
+	if _, _, got := r.post("/v1/messages", messageS); got != msgStart+msgBlock+strings.Repeat(msgHello, events)+msgDelta+msgStop {
+		t.Errorf("the agent got %q", got)
+	}
+}
+
 // Trap: ReadBufferSize is the limit of the head, 4 KB unless told, on both sides.
 func TestTrapHeadSizes(t *testing.T) {
 	big := strings.Repeat("b", 12<<10)
@@ -448,7 +473,10 @@ func TestTrapNoRequestAfterShutdown(t *testing.T) {
 func TestTrapProbeIsSettledAtItsFirstContent(t *testing.T) {
 	for name, hold := range map[string]time.Duration{"held": 10 * time.Second, "passed on": time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
-			goOn := make(chan struct{})
+			goOn, begun := make(chan struct{}), make(chan struct{})
+			if name == "held" { // the agent sees nothing before the content
+				close(begun)
+			}
 			var mu sync.Mutex
 			asked := 0
 			up := newUpstream(t, func(c *upstreamConn) {
@@ -462,7 +490,7 @@ func TestTrapProbeIsSettledAtItsFirstContent(t *testing.T) {
 				case 2: // the probe, and a long one
 					c.sse()
 					c.chunk(msgStart)
-					time.Sleep(20 * time.Millisecond) // the provider thinks
+					c.wait(begun)
 					c.chunk(msgBlock + msgHello)
 					c.wait(goOn)
 					c.chunk(msgDelta + msgStop)
@@ -473,9 +501,14 @@ func TestTrapProbeIsSettledAtItsFirstContent(t *testing.T) {
 			})
 			r := newRig(t, up.url(), 1, func(o *rigOptions) { o.opts.Hold = hold; o.pool = pool.Options{Wait: 30 * time.Second} })
 			resp := r.send("POST", "/v1/messages", "", messageS)
-			content := make([]byte, len(msgStart+msgBlock+msgHello))
-			if _, err := io.ReadFull(resp.Body, content); err != nil || string(content) != msgStart+msgBlock+msgHello {
-				t.Fatalf("the probe: %d %q, %v", resp.StatusCode, content, err)
+			for i, want := range []string{msgStart, msgBlock + msgHello} {
+				got := make([]byte, len(want))
+				if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != want {
+					t.Fatalf("the probe: %d %q, %v", resp.StatusCode, got, err)
+				}
+				if i == 0 && name != "held" {
+					close(begun)
+				}
 			}
 			start := time.Now()
 			if status, _, body := r.post("/v1/messages", message); status != 200 || time.Since(start) > time.Second {

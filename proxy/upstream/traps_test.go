@@ -175,6 +175,21 @@ func TestTrapNothingIsSentTwiceOnceAnswered(t *testing.T) {
 	}
 }
 
+// The same on a new connection, without a byte of an answer: it was not idle, so
+// that the request may be under way, and its repetition is the caller's to judge.
+func TestTrapNothingIsSentTwiceOnANewConnection(t *testing.T) {
+	var second atomic.Bool
+	o := rawServer(t,
+		func(c net.Conn) { readRequest(c) },
+		func(c net.Conn) { second.Store(readRequest(c) == "hi") },
+	)
+	var call Call
+	err := newTransport(t).Do(context.Background(), &call, o, head(2), [][]byte{[]byte("hi")}, false)
+	if err == nil || second.Load() {
+		t.Errorf("%v, sent again: %v", err, second.Load())
+	}
+}
+
 // Trap: an abandoned stream holds its connection. Closed before its end it is
 // closed for the provider too, and never used for another answer.
 func TestTrapAbandonedAnswerFreesItsConnection(t *testing.T) {
@@ -200,7 +215,11 @@ func TestTrapAbandonedAnswerFreesItsConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	call.Close()
-	<-gone
+	select {
+	case <-gone:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the provider goes on for nobody")
+	}
 	if err := tr.Do(context.Background(), &call, o, head(0), nil, false); err != nil {
 		t.Fatal(err)
 	}

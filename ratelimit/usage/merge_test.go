@@ -156,6 +156,28 @@ func (b *breaking) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
+// TestBusySecondIsOneCall: what Redis has to do does not grow with the number of
+// events, only with what they are counted under.
+func TestBusySecondIsOneCall(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		calls := &breaking{}
+		client.AddHook(calls)
+		store, m := usage.NewStore(client, "authpool"), newModel()
+		events := make([]usage.Event, usage.MaxBatch)
+		for i := range events {
+			events[i] = typical(i)
+			events[i].Time = ms(time.Duration(i) * time.Second / usage.MaxBatch)
+		}
+		apply(t, store, batch(1)) // loads the script
+		calls.calls = 0
+		want := m.apply(batch(1, events...))
+		if got := apply(t, store, batch(1, events...)); got != want || calls.calls != 1 {
+			t.Errorf("got %+v by %d calls, want %+v by one", got, calls.calls, want)
+		}
+		equalsModel(t, client, "team-a", m)
+	})
+}
+
 // TestManyRows: a batch of events that have nothing in common is counted in several
 // calls, and goes on where it was when one of their answers is lost.
 func TestManyRows(t *testing.T) {

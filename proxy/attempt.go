@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -46,7 +47,7 @@ func (ex *exchange) obtain() *refusal {
 		}
 		ex.judge(v)
 		ex.keep(v)
-		if executed(v) || contains(preq.Tried, lease.Subscription().ID) {
+		if executed(v) || slices.Contains(preq.Tried, lease.Subscription().ID) {
 			ex.executed++
 			preq.Tried = append(preq.Tried, lease.Subscription().ID)
 		} else if ex.refused++; ex.refused > maxRefusals {
@@ -69,15 +70,6 @@ func (ex *exchange) gone() bool { return ex.leave.Err() != nil && !ex.s.opts.Dra
 // executed tells whether the provider may have begun to work on the request.
 func executed(v ratelimit.Verdict) bool {
 	return v.Signal == ratelimit.ServerError || v.Signal == ratelimit.Overloaded || v.Signal == ratelimit.Network
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // mayRepeat tells whether the request may go to another subscription.
@@ -269,7 +261,7 @@ type kept struct {
 // keep remembers a failed attempt.
 func (ex *exchange) keep(v ratelimit.Verdict) {
 	k := &kept{verdict: v, status: ex.status, err: ex.failure}
-	if ex.calling && ex.ended && ex.failure == nil && !(ex.status >= 200 && ex.status < 300) {
+	if ex.calling && ex.ended && ex.failure == nil && (ex.status < 200 || ex.status > 299) {
 		k.head = &fasthttp.ResponseHeader{}
 		ex.call.Header.CopyTo(k.head)
 		k.body = append([]byte(nil), ex.held...)

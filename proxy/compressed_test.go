@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"compress/zlib"
-
 	"io"
 	"net/http"
 	"strings"

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -138,7 +139,7 @@ func TestIdentify(t *testing.T) {
 				}
 			}
 		})
-		if got != tt.want || err != tt.err {
+		if got != tt.want || !errors.Is(err, tt.err) {
 			t.Errorf("%q: %q, %v", tt.tokens, got, err)
 		}
 	}

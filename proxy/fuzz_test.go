@@ -19,10 +19,11 @@ type playedConn struct {
 	out bytes.Buffer
 }
 
-func (c *playedConn) Read(p []byte) (int, error)       { return c.in.Read(p) }
-func (c *playedConn) Write(p []byte) (int, error)      { return c.out.Write(p) }
-func (c *playedConn) Close() error                     { return nil }
-func (c *playedConn) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+func (c *playedConn) Read(p []byte) (int, error)  { return c.in.Read(p) }
+func (c *playedConn) Write(p []byte) (int, error) { return c.out.Write(p) }
+func (c *playedConn) Close() error                { return nil }
+func (c *playedConn) LocalAddr() net.Addr         { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+
 func (c *playedConn) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2} }
 func (c *playedConn) SetDeadline(time.Time) error      { return nil }
 func (c *playedConn) SetReadDeadline(time.Time) error  { return nil }

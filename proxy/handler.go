@@ -168,19 +168,17 @@ func tokenHelp(err error) string {
 
 // familyOf is the family in whose shape errors are told, by what Route said.
 func familyOf(route provider.Target, err error) provider.Family {
-	var r *provider.Refusal
-	switch {
-	case err == nil:
+	if err == nil {
 		return route.Provider.Family
-	case errors.As(err, &r):
+	}
+	if r, ok := errors.AsType[*provider.Refusal](err); ok {
 		return r.Family
 	}
 	return provider.OpenAI
 }
 
 func refusalOf(err error) *refusal {
-	var r *provider.Refusal
-	if errors.As(err, &r) {
+	if r, ok := errors.AsType[*provider.Refusal](err); ok {
 		return &refusal{status: r.Status, code: r.Code, message: r.Message}
 	}
 	return &refusal{status: fasthttp.StatusInternalServerError, code: codeUnavailable, message: err.Error()}

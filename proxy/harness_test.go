@@ -94,38 +94,36 @@ func (u *fakeUpstream) serveConn(c net.Conn) {
 		_ = c.Close()
 	}()
 	br := bufio.NewReader(c)
+	var head strings.Builder
 	for {
-		var head strings.Builder
-		for {
-			line, err := br.ReadString('\n')
-			if err != nil {
-				return
-			}
-			head.WriteString(line)
-			if line == "\r\n" {
-				break
-			}
-		}
-		req, err := http.ReadRequest(bufio.NewReader(io.MultiReader(strings.NewReader(head.String()), br)))
+		line, err := br.ReadString('\n')
 		if err != nil {
-			u.t.Errorf("upstream got a request that it cannot read: %v\n%s", err, head.String())
 			return
 		}
-		body := make([]byte, max(0, int(req.ContentLength)))
-		r := io.Reader(req.Body)
-		if _, err := io.ReadFull(r, body); err != nil {
-			return
+		head.WriteString(line)
+		if line == "\r\n" {
+			break
 		}
-		key := req.Header.Get("x-api-key")
-		if key == "" {
-			key = strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ")
-		}
-		u.mu.Lock()
-		u.heads = append(u.heads, head.String())
-		u.mu.Unlock()
-		u.serv(&upstreamConn{c, head.String(), string(body), key, u.stop})
-		return // one request a connection: http.ReadRequest may have buffered
 	}
+	req, err := http.ReadRequest(bufio.NewReader(io.MultiReader(strings.NewReader(head.String()), br)))
+	if err != nil {
+		u.t.Errorf("upstream got a request that it cannot read: %v\n%s", err, head.String())
+		return
+	}
+	body := make([]byte, max(0, int(req.ContentLength)))
+	r := io.Reader(req.Body)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return
+	}
+	key := req.Header.Get("x-api-key")
+	if key == "" {
+		key = strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ")
+	}
+	u.mu.Lock()
+	u.heads = append(u.heads, head.String())
+	u.mu.Unlock()
+	u.serv(&upstreamConn{c, head.String(), string(body), key, u.stop})
+	// One request a connection: http.ReadRequest may have buffered.
 }
 
 func (u *fakeUpstream) requests() []string {
@@ -308,7 +306,9 @@ func newRig(t testing.TB, base string, n int, change ...func(*rigOptions)) *rig 
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		defer cancel()
 		_ = r.server.Shutdown(ctx)
-		<-r.served
+		if err := <-r.served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
 		r.pool.Close()
 		tr.Close()
 	})

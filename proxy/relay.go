@@ -45,7 +45,7 @@ func (ex *exchange) next(buf []byte, wait time.Duration) ([]byte, error) {
 	if terr != nil {
 		return nil, terr
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		rest, terr := ex.tap.Finish()
 		if terr != nil {
 			return nil, terr
@@ -108,7 +108,7 @@ func (ex *exchange) WriteTo(w io.Writer) (total int64, err error) {
 				return total, werr
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return total, nil
 		}
 		if err != nil {

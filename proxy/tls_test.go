@@ -26,7 +26,9 @@ func (r *rig) serveAlso(ln net.Listener, config *tls.Config) {
 	// Cleanup runs before the rig's: Serve returns when the listener is closed.
 	r.t.Cleanup(func() {
 		_ = ln.Close()
-		<-served
+		if err := <-served; err != nil {
+			r.t.Errorf("Serve: %v", err)
+		}
 	})
 }
 

@@ -35,6 +35,9 @@ type Listener struct {
 	mu     sync.Mutex
 	conns  map[*Conn]struct{}
 	closed bool // by CloseConns: none is to be added
+
+	closing sync.Once
+	done    chan struct{} // closed by Close
 }
 
 // Listen wraps ln. The Listener owns a goroutine that ends with Stop.
@@ -43,7 +46,13 @@ func Listen(ln net.Listener, opts Options) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{Listener: ln, opts: opts, watcher: w, conns: make(map[*Conn]struct{})}, nil
+	return &Listener{Listener: ln, opts: opts, watcher: w, conns: make(map[*Conn]struct{}), done: make(chan struct{})}, nil
+}
+
+// Close implements net.Listener. What was accepted stays open.
+func (l *Listener) Close() error {
+	l.closing.Do(func() { close(l.done) })
+	return l.Listener.Close()
 }
 
 // acceptPause is how long Accept waits while there are too many open files.
@@ -62,7 +71,10 @@ func (l *Listener) Accept() (net.Conn, error) {
 			}
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE),
 			errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
-			time.Sleep(acceptPause)
+			select {
+			case <-time.After(acceptPause):
+			case <-l.done:
+			}
 		default:
 			return nil, err
 		}
@@ -100,7 +112,7 @@ func (l *Listener) CloseConns() {
 	}
 	l.mu.Unlock()
 	for _, c := range conns {
-		c.close(false)
+		_ = c.close(false)
 	}
 }
 

@@ -151,6 +151,7 @@ func (b *body) frame() error {
 		if b.left, b.state = int64(size), chunkData; size == 0 {
 			b.state = chunkTrailer
 		}
+	case chunkData: // has no lines
 	case chunkTrailer:
 		if len(line) == 0 {
 			b.done = true

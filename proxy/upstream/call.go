@@ -328,7 +328,7 @@ func (c *Call) Read(p []byte, wait time.Duration) (int, error) {
 		c.until = until
 	}
 	n, err := c.body.read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = c.readError(err)
 	}
 	return n, err

@@ -80,7 +80,7 @@ func readAll(t *testing.T, c *Call) string {
 	for {
 		n, err := c.Read(buf, 10*time.Second)
 		all = append(all, buf[:n]...)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return string(all)
 		}
 		if err != nil {
@@ -132,7 +132,7 @@ func TestBodies(t *testing.T) {
 				n, err = call.Read(buf, 10*time.Second)
 				got = append(got, buf[:n]...)
 			}
-			if string(got) != tt.want || (err != io.EOF) != tt.fails {
+			if string(got) != tt.want || errors.Is(err, io.EOF) == tt.fails {
 				t.Errorf("got %q, %v; want %q, failure %v", got, err, tt.want, tt.fails)
 			}
 			call.Close()
@@ -207,7 +207,7 @@ func FuzzChunks(f *testing.F) {
 		}
 		a, aerr := read(1)
 		b, berr := read(1 << 12)
-		if a != b || (aerr == io.EOF) != (berr == io.EOF) {
+		if a != b || errors.Is(aerr, io.EOF) != errors.Is(berr, io.EOF) {
 			t.Fatalf("cut into bytes: %q %v; whole: %q %v", a, aerr, b, berr)
 		}
 	})
@@ -393,8 +393,7 @@ func TestTLSIsVerified(t *testing.T) {
 
 	var call Call
 	err := newTransport(t).Do(context.Background(), &call, o, head(0), nil, false)
-	var unknown x509.UnknownAuthorityError
-	if !errors.As(err, &unknown) {
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); !unknown {
 		t.Errorf("unknown authority: err = %v", err)
 	}
 	tr := newTransport(t, func(opts *Options) { opts.RootCAs = roots })

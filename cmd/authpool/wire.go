@@ -176,7 +176,7 @@ func newAgentsFromConfig(c config.Agents, dir *statedir.Dir) *proxy.Agents {
 const (
 	upstreamKeepAlive = 90 * time.Second
 	upstreamIdle      = 256      // unused connections kept for each origin
-	upstreamHead      = 64 << 10 // bytes of an answer's head
+	upstreamHead      = 16 << 10 // bytes of an answer's head; every answer under way holds a buffer of this size
 )
 
 func newTransportFromConfig(c config.Timeouts) *upstream.Transport {

@@ -30,7 +30,7 @@ type exchange struct {
 	family   provider.Family // in whose shape errors are told
 	info     provider.Call
 	request  upstreamRequest
-	leave    leaveContext
+	leave    *leaveContext
 	onLeave  func(closed bool) // ex.left, made once
 
 	// The attempts.
@@ -70,7 +70,7 @@ type exchange struct {
 }
 
 func newExchange(s *Server) *exchange {
-	ex := &exchange{s: s}
+	ex := &exchange{s: s, leave: new(leaveContext)}
 	ex.onLeave = ex.left
 	return ex
 }
@@ -92,7 +92,7 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }
 func (ex *exchange) begin(deps *Deps, conn *agentconn.Conn) {
 	ex.deps, ex.conn = deps, conn
 	ex.start = time.Now()
-	ex.leave.reset()
+	ex.leave = ex.leave.next()
 	ex.call.Reset()
 	if conn != nil {
 		conn.OnLeave(ex.onLeave)

@@ -6,19 +6,25 @@ import (
 	"time"
 )
 
-// leaveContext is a context.Context that ends when the agent leaves. It is
-// reused from request to request, and makes its channel only when somebody
-// waits for it: most requests never do.
+// leaveContext is a context.Context that ends when the agent leaves. It makes
+// its channel only when somebody waits for it: most requests never do, and then
+// it serves the next request too. One whose channel was given out is never used
+// again, since whoever waits reads the error at any time after.
 type leaveContext struct {
 	mu   sync.Mutex
 	done chan struct{}
 	err  error
 }
 
-func (c *leaveContext) reset() {
+// next returns a context for the next request: c itself, if nobody has it.
+func (c *leaveContext) next() *leaveContext {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.done, c.err = nil, nil
+	if c.done != nil {
+		return new(leaveContext)
+	}
+	c.err = nil
+	return c
 }
 
 // cancel ends the context.

@@ -3,8 +3,10 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -450,6 +452,63 @@ func TestUsageChunkOutOfAMeasuredAnswer(t *testing.T) {
 	for _, e := range r.waitEvents(2) {
 		if e.Tokens.Output != 3 {
 			t.Errorf("event %+v", e)
+		}
+	}
+}
+
+// Agents that leave in the middle of a request, and take their descriptors'
+// numbers with them, disturb nobody else's.
+func TestConnectionsComeAndGo(t *testing.T) {
+	up := newUpstream(t, func(c *upstreamConn) {
+		if strings.Contains(c.body, "stream") {
+			c.sse()
+			c.chunk(msgStart + msgBlock + msgHello)
+			_, _ = io.Copy(io.Discard, c)
+			return
+		}
+		c.json(200, "", answer)
+	})
+	r := newRig(t, up.url(), 1, func(o *rigOptions) { o.quiet = true })
+	turn := func(stay bool) error {
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		br := bufio.NewReader(c)
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		if !stay {
+			_, err := io.WriteString(c, messageRequest(messageS))
+			return err
+		}
+		for range 2 {
+			if _, err := io.WriteString(c, messageRequest(message)); err != nil {
+				return err
+			}
+			resp, err := http.ReadResponse(br, nil)
+			if err != nil {
+				return err
+			}
+			if b, err := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(b) != answer || err != nil {
+				return fmt.Errorf("%d %s, %w", resp.StatusCode, b, err)
+			}
+		}
+		return nil
+	}
+	const agents, turns = 16, 40
+	errs := make(chan error, agents)
+	for i := range agents {
+		go func() {
+			var all error
+			for n := range turns {
+				all = errors.Join(all, turn((i+n)%2 == 0))
+			}
+			errs <- all
+		}()
+	}
+	for range agents {
+		if err := <-errs; err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -182,7 +182,7 @@ func (s *service) openServers(ctx context.Context) error {
 	}
 	sources := &sources{pool: s.pool, db: s.db, usage: s.usage, recorder: s.recorder, log: s.log}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric())
+	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
 	s.admin = admin.New(admin.Options{
 		Token:   token,
 		Ready:   s.ready,

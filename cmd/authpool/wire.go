@@ -29,7 +29,7 @@ const snapshotFile = "redis.snapshot"
 // here and nowhere else.
 func newRedisFromConfig(ctx context.Context, c config.Redis, dir *statedir.Dir, log *slog.Logger) (*redisdb.DB, error) {
 	opts := redisdb.Options{
-		Mode:      redisdb.Mode(c.Topology()),
+		Mode:      redisdb.Mode(c.Mode), // empty: what the URL and the addresses say
 		Addresses: c.Addresses,
 		Master:    c.Master,
 		Username:  c.Username,
@@ -43,7 +43,6 @@ func newRedisFromConfig(ctx context.Context, c config.Redis, dir *statedir.Dir, 
 			return nil, fmt.Errorf("redis.url: %w", err)
 		}
 		opts.URL = redisdb.NewSecret(url.Reveal())
-		opts.Mode = redisdb.Mode(c.Mode) // what is behind the reference decides
 	case c.URL != "":
 		opts.URL = redisdb.NewSecret(c.URL)
 	}
@@ -160,7 +159,9 @@ func newPoolFromConfig(c *config.Config, bindings pool.Bindings, log *slog.Logge
 		Wait:        time.Duration(c.Failover.Wait),
 		IdleTimeout: time.Duration(c.Sessions.IdleTimeout),
 		Affinity:    time.Duration(c.Sessions.Affinity),
-		Logger:      log,
+
+		SpreadChildren: c.Sessions.Children == "spread",
+		Logger:         log,
 	}, subs, bindings), nil
 }
 

@@ -63,8 +63,10 @@ func TestRecordings(t *testing.T) {
 		for i := range o.providers {
 			o.providers[i].AskUsage = false // the recorded answers are to the recorded requests
 		}
-		for _, extra := range []string{"azure", "groq", "deepseek", "mistral", "xai", "openrouter", "perplexity", "together", "cerebras",
-			"huggingface", "zai", "vercel-gateway", "bedrock-mantle", "ollama", "voyage", "gemini"} {
+		for _, extra := range []string{
+			"azure", "groq", "deepseek", "mistral", "xai", "openrouter", "perplexity", "together", "cerebras",
+			"huggingface", "zai", "vercel-gateway", "bedrock-mantle", "ollama", "voyage", "gemini",
+		} {
 			family := provider.OpenAI
 			if extra == "azure" {
 				family = provider.Azure

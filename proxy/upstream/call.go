@@ -259,12 +259,12 @@ func (c *Call) readHead(wait time.Duration) error {
 // parseHead reads heads until a final one; informational ones (1xx) are
 // skipped.
 func (c *Call) parseHead() error {
-	for {
+	for begun := false; ; begun = true {
 		c.Header.Reset()
 		c.Header.DisableNormalizing()
 		c.Header.SetNoDefaultContentType(true)
 		if err := c.Header.Read(c.br); err != nil {
-			return &Error{Op: "read the answer of", Addr: c.c.origin.Addr, Sent: true, Err: c.headError(err)}
+			return &Error{Op: "read the answer of", Addr: c.c.origin.Addr, Sent: true, Err: c.headError(err, begun)}
 		}
 		switch code := c.Header.StatusCode(); {
 		case code >= 200:
@@ -283,15 +283,17 @@ var (
 )
 
 // headError words why a head could not be read. What fasthttp says of a head
-// quotes it, and a head may repeat the credential: that goes no further.
-func (c *Call) headError(err error) error {
+// quotes it, and a head may repeat the credential: that goes no further. begun
+// says that an informational head came before: then the request has arrived, and
+// is not to be sent again behind the caller's back.
+func (c *Call) headError(err error, begun bool) error {
 	var small *fasthttp.ErrSmallBuffer
 	switch {
 	case errors.As(err, &small):
 		return errHeadSize
 	case errors.Is(err, fasthttp.ErrTimeout), errors.Is(err, os.ErrDeadlineExceeded):
 		return os.ErrDeadlineExceeded
-	case c.br.Buffered() == 0 && (errors.Is(err, io.EOF) || isReset(err)):
+	case !begun && c.br.Buffered() == 0 && (errors.Is(err, io.EOF) || isReset(err)):
 		return errNoAnswer
 	case errors.Is(err, io.EOF), isReset(err):
 		return io.ErrUnexpectedEOF

@@ -29,7 +29,7 @@ func TestBrokenHeads(t *testing.T) {
 		{"cut", "HTTP/1.1 200 OK\r\nX-Key: " + canary, errHead},
 		{"another protocol", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: " + canary + "\r\n\r\n", errSwitched},
 		{"nothing", "", errNoAnswer},
-		{"informational and then nothing", "HTTP/1.1 103 Early Hints\r\nLink: " + canary + "\r\n\r\n", errNoAnswer},
+		{"informational and then nothing", "HTTP/1.1 103 Early Hints\r\nLink: " + canary + "\r\n\r\n", io.ErrUnexpectedEOF},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

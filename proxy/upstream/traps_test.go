@@ -151,7 +151,7 @@ func TestTrapAnswerBeforeTheEndOfTheUpload(t *testing.T) {
 // Trap: HostClient sends a request again by itself. Once a byte of an answer has
 // come the provider has worked on it, on a kept connection as well.
 func TestTrapNothingIsSentTwiceOnceAnswered(t *testing.T) {
-	for _, partial := range []string{"H", "HTTP/1.1 200 OK\r\nContent-Le"} {
+	for _, partial := range []string{"H", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 100 Continue\r\n\r\n"} {
 		var second atomic.Bool
 		o := rawServer(t,
 			func(c net.Conn) {

@@ -42,16 +42,16 @@ func newRedisFromConfig(ctx context.Context, c config.Redis, dir *statedir.Dir, 
 		if err != nil {
 			return nil, fmt.Errorf("redis.url: %w", err)
 		}
-		opts.URL = redisdb.NewSecret(url.Reveal())
+		opts.URL = url
 	case c.URL != "":
-		opts.URL = redisdb.NewSecret(c.URL)
+		opts.URL = credential.NewSecret(c.URL)
 	}
 	if c.Password != "" {
 		password, err := resolve(ctx, c.Password)
 		if err != nil {
 			return nil, fmt.Errorf("redis.password: %w", err)
 		}
-		opts.Password = redisdb.NewSecret(password.Reveal())
+		opts.Password = password
 	}
 	opts.Embedded = embedded.Options{
 		Snapshot:     filepath.Join(dir.Path(), snapshotFile),

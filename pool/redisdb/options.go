@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
+	"github.com/authpool/authpool/pool/credential"
 	"github.com/authpool/authpool/pool/redisdb/embedded"
 )
 
@@ -34,9 +35,9 @@ type Options struct {
 	Mode Mode
 	// URL is "embedded" or redis[s]://[user[:password]@]host[:port][,host[:port]…][/db][?master=NAME&mode=MODE],
 	// or unix:///path. rediss means TLS, verified against the system's roots, to
-	// every node. It is a Secret because a URL that comes from the environment may
+	// every node. It is a secret because a URL that comes from the environment may
 	// carry a password.
-	URL Secret
+	URL credential.Secret
 	// Addresses are host:port of the servers, the sentinels or the cluster's
 	// nodes. Give these or URL.
 	Addresses []string
@@ -45,7 +46,7 @@ type Options struct {
 	// Username and Password log in to the data servers, not to sentinels. They
 	// win over the URL's.
 	Username string
-	Password Secret
+	Password credential.Secret
 	// Prefix is the first part of every key; only the probe's key is made here.
 	// Empty means "authpool".
 	Prefix string
@@ -82,7 +83,7 @@ type plan struct {
 func (o Options) plan() (plan, error) {
 	p := plan{mode: o.Mode, addrs: o.Addresses, master: o.Master}
 	switch {
-	case o.URL.text == string(Embedded):
+	case o.URL.Reveal() == string(Embedded):
 		if p.mode == "" {
 			p.mode = Embedded
 		}
@@ -90,7 +91,7 @@ func (o Options) plan() (plan, error) {
 		if len(o.Addresses) > 0 {
 			return plan{}, errors.New("redis.url and redis.addresses are both set: give one of the two")
 		}
-		if err := p.readURL(o.URL.text); err != nil {
+		if err := p.readURL(o.URL.Reveal()); err != nil {
 			return plan{}, err
 		}
 	}
@@ -98,7 +99,7 @@ func (o Options) plan() (plan, error) {
 		p.username = o.Username
 	}
 	if !o.Password.Empty() {
-		p.password = o.Password.text
+		p.password = o.Password.Reveal()
 	}
 	if p.mode == "" {
 		p.mode = p.impliedMode()

@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/authpool/authpool/pool/credential"
 )
 
 func TestPlan(t *testing.T) {
-	url := NewSecret
+	url := credential.NewSecret
 	tests := []struct {
 		name string
 		opts Options
@@ -71,23 +73,23 @@ func TestWrongOptions(t *testing.T) {
 		{Options{Addresses: []string{"a"}}, "redis.addresses"},
 		{Options{Mode: Sentinel, Addresses: []string{"a:1"}}, "redis.master"},
 		{Options{Mode: Single, Master: "m", Addresses: []string{"a:1"}}, "redis.master"},
-		{Options{URL: NewSecret("redis://a:1"), Addresses: []string{"a:1"}}, "redis.url"},
-		{Options{URL: NewSecret("redis://u:" + secret + "@")}, "redis.url"},
-		{Options{URL: NewSecret("redis://u:%zz" + secret + "@h")}, "redis.url"},
-		{Options{URL: NewSecret("redis://u:" + secret + "@h/x")}, "redis.url"},
-		{Options{URL: NewSecret("redis://u:" + secret + "@h?db=1")}, "redis.url"},
-		{Options{URL: NewSecret("redis://::1")}, "redis.url"},
-		{Options{URL: NewSecret("http://u:" + secret + "@h")}, "redis.url"},
-		{Options{URL: NewSecret(secret)}, "redis.url"},
-		{Options{URL: NewSecret("unix://run/redis.sock")}, "redis.url"},
-		{Options{URL: NewSecret("redis://a:1/2?mode=cluster")}, "redis.url"},
-		{Options{Mode: Single, URL: NewSecret("redis://a:1?mode=cluster")}, "redis.mode"},
-		{Options{Master: "m", URL: NewSecret("redis://a:1?master=n")}, "redis.master"},
+		{Options{URL: credential.NewSecret("redis://a:1"), Addresses: []string{"a:1"}}, "redis.url"},
+		{Options{URL: credential.NewSecret("redis://u:" + secret + "@")}, "redis.url"},
+		{Options{URL: credential.NewSecret("redis://u:%zz" + secret + "@h")}, "redis.url"},
+		{Options{URL: credential.NewSecret("redis://u:" + secret + "@h/x")}, "redis.url"},
+		{Options{URL: credential.NewSecret("redis://u:" + secret + "@h?db=1")}, "redis.url"},
+		{Options{URL: credential.NewSecret("redis://::1")}, "redis.url"},
+		{Options{URL: credential.NewSecret("http://u:" + secret + "@h")}, "redis.url"},
+		{Options{URL: credential.NewSecret(secret)}, "redis.url"},
+		{Options{URL: credential.NewSecret("unix://run/redis.sock")}, "redis.url"},
+		{Options{URL: credential.NewSecret("redis://a:1/2?mode=cluster")}, "redis.url"},
+		{Options{Mode: Single, URL: credential.NewSecret("redis://a:1?mode=cluster")}, "redis.mode"},
+		{Options{Master: "m", URL: credential.NewSecret("redis://a:1?master=n")}, "redis.master"},
 	}
 	for _, tt := range tests {
 		_, err := Open(t.Context(), tt.opts)
 		if err == nil || !strings.HasPrefix(err.Error(), tt.key+":") && !strings.HasPrefix(err.Error(), tt.key+" ") {
-			t.Errorf("%q: got %v, want a fault of %s", tt.opts.URL.text, err, tt.key)
+			t.Errorf("%q: got %v, want a fault of %s", tt.opts.URL.Reveal(), err, tt.key)
 			continue
 		}
 		if strings.Contains(err.Error(), secret) {
@@ -97,7 +99,7 @@ func TestWrongOptions(t *testing.T) {
 }
 
 func TestSecretsDoNotPrint(t *testing.T) {
-	opts := Options{URL: NewSecret("redis://u:canary-1@h"), Password: NewSecret("canary-2")}
+	opts := Options{URL: credential.NewSecret("redis://u:canary-1@h"), Password: credential.NewSecret("canary-2")}
 	text, err := json.Marshal(opts.Password)
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/authpool/authpool/pool/credential"
 	"github.com/authpool/authpool/pool/redisdb/redistest"
 )
 
@@ -19,7 +20,7 @@ const soon = time.Second
 
 func TestServerStopsAndComesBack(t *testing.T) {
 	server := redistest.NewServer(t)
-	db := open(t, Options{URL: NewSecret(server.URL())})
+	db := open(t, Options{URL: credential.NewSecret(server.URL())})
 	ctx := t.Context()
 	if !db.Healthy() || db.Mode() != "single" {
 		t.Fatalf("healthy %t, mode %s", db.Healthy(), db.Mode())
@@ -57,7 +58,7 @@ func TestOpenWhileAway(t *testing.T) {
 	server := redistest.NewServer(t)
 	server.Stop()
 	start := time.Now()
-	db := open(t, Options{URL: NewSecret(server.URL())})
+	db := open(t, Options{URL: credential.NewSecret(server.URL())})
 	if took := time.Since(start); took > 3*soon {
 		t.Errorf("opening took %v", took)
 	}
@@ -76,7 +77,7 @@ func TestOpenWhileAway(t *testing.T) {
 // not the library's 5 s, and the next ones nothing.
 func TestFrozenServer(t *testing.T) {
 	server := redistest.NewServer(t)
-	db := open(t, Options{URL: NewSecret(server.URL())})
+	db := open(t, Options{URL: credential.NewSecret(server.URL())})
 	up := ups(db)
 	server.Pause()
 	start := time.Now()
@@ -127,7 +128,7 @@ func TestSilentListener(t *testing.T) {
 // healthy between two writes.
 func TestReplicaIsAway(t *testing.T) {
 	server := redistest.NewServer(t)
-	db := open(t, Options{URL: NewSecret(server.URL())})
+	db := open(t, Options{URL: credential.NewSecret(server.URL())})
 	ctx := t.Context()
 	up := ups(db)
 	if err := server.Client().SlaveOf(ctx, "127.0.0.1", "1").Err(); err != nil {
@@ -170,7 +171,7 @@ func TestReplicaIsAway(t *testing.T) {
 
 func TestOffset(t *testing.T) {
 	server := redistest.NewServer(t)
-	db := open(t, Options{URL: NewSecret(server.URL())})
+	db := open(t, Options{URL: credential.NewSecret(server.URL())})
 	if off := db.Offset(); off.Abs() > time.Second || off == 0 {
 		t.Errorf("the clock of this machine is %v off itself", off)
 	}
@@ -181,10 +182,10 @@ func TestUnknownPasswordIsAway(t *testing.T) {
 	if err := server.Client().ConfigSet(t.Context(), "requirepass", "right").Err(); err != nil {
 		t.Fatal(err)
 	}
-	if db := open(t, Options{URL: NewSecret(server.URL()), Password: NewSecret("wrong")}); db.Healthy() {
+	if db := open(t, Options{URL: credential.NewSecret(server.URL()), Password: credential.NewSecret("wrong")}); db.Healthy() {
 		t.Error("healthy with a wrong password")
 	}
-	if db := open(t, Options{URL: NewSecret(server.URL()), Password: NewSecret("right")}); !db.Healthy() {
+	if db := open(t, Options{URL: credential.NewSecret(server.URL()), Password: credential.NewSecret("right")}); !db.Healthy() {
 		t.Error("unhealthy with the right password")
 	}
 }

@@ -24,12 +24,3 @@ const (
 
 // Error implements error.
 func (r *Refusal) Error() string { return strconv.Itoa(r.Status) + " " + r.Code + ": " + r.Message }
-
-// NoSubscription is the refusal of a request to a provider that has no
-// subscription at all (contract "Routing").
-func NoSubscription(p *Provider) *Refusal {
-	return &Refusal{
-		Status: 404, Code: CodeNoSubscription, Family: p.Family,
-		Message: "no subscription for provider " + strconv.Quote(p.Name),
-	}
-}

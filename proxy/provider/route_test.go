@@ -157,13 +157,6 @@ func TestRouteToAnUndeclaredProvider(t *testing.T) {
 	}
 }
 
-func TestNoSubscription(t *testing.T) {
-	got := provider.NoSubscription(registry.Provider("groq"))
-	if got.Status != 404 || got.Message != `no subscription for provider "groq"` {
-		t.Errorf("got %v", got)
-	}
-}
-
 func TestNewRegistryRefuses(t *testing.T) {
 	tests := []struct {
 		options provider.Options

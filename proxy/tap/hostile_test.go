@@ -12,8 +12,9 @@ import (
 )
 
 // FuzzDecode gives broken compressed bytes to every decoder: they go on as they
-// came, and whether they can be decoded, and to what, does not depend on how
-// they were cut.
+// came, and what they decode to does not depend on how they were cut. Only how
+// soon a decoder of a library sees that something is broken does, so that of two
+// ways of cutting one may show less than the other, but never something else.
 func FuzzDecode(f *testing.F) {
 	names := []string{"gzip", "deflate", "br", "zstd", "gzip,br", "zstd,deflate"}
 	for i, name := range []string{"gzip", "deflate", "br", "zstd"} {
@@ -33,7 +34,12 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("%s: blind %d times, closed %d", name, copies[j].blind, copies[j].closed)
 			}
 		}
-		if copies[0].blind != copies[1].blind || copies[0].blind == 0 && !bytes.Equal(copies[0].text, copies[1].text) {
+		sighted := copies[0].blind+copies[1].blind == 0
+		short, long := copies[0].text, copies[1].text
+		if len(short) > len(long) {
+			short, long = long, short
+		}
+		if !bytes.HasPrefix(long, short) || sighted && len(short) != len(long) {
 			t.Fatalf("%s: whole gives %q (blind %d), cut %q (blind %d)", name, copies[0].text, copies[0].blind, copies[1].text, copies[1].blind)
 		}
 	})

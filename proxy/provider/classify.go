@@ -2,6 +2,7 @@ package provider
 
 import (
 	"iter"
+	"strconv"
 	"sync"
 	"time"
 
@@ -30,6 +31,9 @@ type Answer struct {
 // Failure is an error inside a stream, as its event tells it.
 type Failure struct {
 	Type, Code, Message string
+	// ResetsAt is when the limit opens again, in epoch seconds, where the event
+	// says so (Codex); else 0.
+	ResetsAt int64
 }
 
 // Classify decides what an answer means for the subscription that got it. It is
@@ -51,6 +55,9 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 	switch {
 	case a.Failure != nil:
 		s.typ, s.code, s.message = a.Failure.Type, a.Failure.Code, a.Failure.Message
+		if a.Failure.ResetsAt > 0 {
+			s.resetsAt = strconv.FormatInt(a.Failure.ResetsAt, 10)
+		}
 		s.Status = s.statusOfError()
 	case a.Status < 400:
 		if a.Status < 200 || a.Status > 299 || !isErrorBody(a.Body) {

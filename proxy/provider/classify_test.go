@@ -464,6 +464,7 @@ func TestClassifyStreamFailures(t *testing.T) {
 		{provider.Failure{Code: "rate_limit_exceeded", Message: "Please try again in 5.289s."}, "throttled", ratelimit.Limited, 5289 * time.Millisecond},
 		{provider.Failure{Code: "insufficient_quota"}, "openai-quota", ratelimit.Quota, none},
 		{provider.Failure{Code: "usage_limit_reached"}, "codex-window", ratelimit.Limited, none},
+		{provider.Failure{Code: "usage_limit_reached", ResetsAt: 1795352400}, "codex-window", ratelimit.Limited, time.Hour},
 		{provider.Failure{Code: "usage_not_included"}, "codex-plan", ratelimit.Auth, none},
 		{provider.Failure{Code: "context_length_exceeded"}, "client-error", ratelimit.ClientError, none},
 		{provider.Failure{Code: "server_is_overloaded"}, "overloaded", ratelimit.Overloaded, none},

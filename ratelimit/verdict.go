@@ -92,4 +92,7 @@ type Window struct {
 	Status      string    // "allowed", "allowed_warning", "rejected" or ""
 	Reset       time.Time // zero when not told
 	Seen        time.Time // when the answer was received
+	// Claim is the provider's word for this window where it names it as the one
+	// that decides ("five_hour"); else "".
+	Claim string
 }

@@ -84,11 +84,11 @@ func (w *windowsWriter) write(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, windowsLimit)
 	defer cancel()
 	for _, s := range w.status() {
-		windows := providerWindows(s.Windows)
+		windows, ruling := providerWindows(s.Windows)
 		if slices.Equal(windows, w.told[s.ID]) {
 			continue
 		}
-		if err := w.observe(ctx, s.ID, "", windows); err != nil {
+		if err := w.observe(ctx, s.ID, ruling, windows); err != nil {
 			if ctx.Err() == nil {
 				w.log.Warn("the providers' windows in Redis are out of date", "error", err)
 			}
@@ -99,15 +99,20 @@ func (w *windowsWriter) write(ctx context.Context) {
 	}
 }
 
-// providerWindows brings the pool's view into the store's words.
-func providerWindows(told []ratelimit.Window) []usage.ProviderWindow {
-	var windows []usage.ProviderWindow
+// providerWindows brings the pool's view into the store's words, with the
+// provider's own word for the window that decides, by the newest answer.
+func providerWindows(told []ratelimit.Window) (windows []usage.ProviderWindow, ruling string) {
+	var newest time.Time
 	for _, w := range told {
-		if w.Kind == "provider" {
-			windows = append(windows, usage.ProviderWindow{
-				Name: w.Name, Utilization: w.Utilization, Status: w.Status, Reset: w.Reset, Seen: w.Seen,
-			})
+		if w.Kind != "provider" {
+			continue
+		}
+		windows = append(windows, usage.ProviderWindow{
+			Name: w.Name, Utilization: w.Utilization, Status: w.Status, Reset: w.Reset, Seen: w.Seen,
+		})
+		if w.Claim != "" && w.Seen.After(newest) {
+			ruling, newest = w.Claim, w.Seen
 		}
 	}
-	return windows
+	return windows, ruling
 }

@@ -39,6 +39,7 @@ func TestWindowsInRedis(t *testing.T) {
 		h.Set("Anthropic-Ratelimit-Unified-7d-Utilization", "0.8")
 		h.Set("Anthropic-Ratelimit-Unified-7d-Reset", strconv.FormatInt(reset["7d"].Unix(), 10))
 		h.Set("Anthropic-Ratelimit-Unified-7d-Status", "allowed_warning")
+		h.Set("Anthropic-Ratelimit-Unified-Representative-Claim", "seven_day_opus")
 		h.Set("Anthropic-Ratelimit-Requests-Limit", "50")
 		h.Set("Anthropic-Ratelimit-Requests-Remaining", "49")
 		_, _ = io.WriteString(w, `{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5","content":[],"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}`)
@@ -110,7 +111,7 @@ subscriptions:
 		delete(got, name+":seen")
 		delete(got, name+":reset")
 	}
-	want := map[string]string{"5h:util": "250000", "5h:status": "allowed", "7d:util": "800000", "7d:status": "allowed_warning"}
+	want := map[string]string{"5h:util": "250000", "5h:status": "allowed", "7d:util": "800000", "7d:status": "allowed_warning", "claim": "seven_day_opus"}
 	if !maps.Equal(got, want) {
 		t.Errorf("Redis holds %v, want %v", got, want)
 	}

@@ -316,6 +316,8 @@ func (l *limits) windows(dst []ratelimit.Window, now time.Time) []ratelimit.Wind
 		window := ratelimit.Window{Name: w.window(), Kind: "provider", Utilization: used, Status: status(w.status), Seen: now}
 		if w.kind == bucketLimit {
 			window.Kind = "bucket"
+		} else if claim, of := claimed(l.unifiedClaim); of == window.Name {
+			window.Claim = claim
 		}
 		if wait, ok := w.wait(clock); ok {
 			window.Reset = now.Add(wait)
@@ -323,6 +325,25 @@ func (l *limits) windows(dst []ratelimit.Window, now time.Time) []ratelimit.Wind
 		dst = append(dst, window)
 	}
 	return dst
+}
+
+// claimed returns anthropic-ratelimit-unified-representative-claim and the name
+// of the window that it is about; both empty for what is none of them (overage
+// is not a window, providers.md 4.1).
+func claimed(text []byte) (claim, window string) {
+	switch string(text) {
+	case "five_hour":
+		return "five_hour", "5h"
+	case "seven_day":
+		return "seven_day", "7d"
+	case "seven_day_opus":
+		return "seven_day_opus", "7d"
+	case "seven_day_sonnet":
+		return "seven_day_sonnet", "7d"
+	case "seven_day_overage_included":
+		return "seven_day_overage_included", "7d_oi"
+	}
+	return "", ""
 }
 
 // status returns the state of a window as the headers name it, without

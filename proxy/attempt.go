@@ -32,7 +32,7 @@ import (
 func (ex *exchange) obtain() *refusal {
 	preq := ex.poolRequest()
 	for {
-		lease, err := ex.deps.Pool.Acquire(ex.leave, &preq)
+		lease, err := ex.s.deps.Pool.Acquire(ex.leave, &preq)
 		if err != nil {
 			return ex.noLease(err)
 		}
@@ -99,7 +99,7 @@ func (ex *exchange) try() ratelimit.Verdict {
 		return ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription, Wait: -1, Row: "credential unusable"}
 	}
 	isHead := string(req.head.Method) == http.MethodHead
-	err = ex.deps.Transport.Do(ex.leave, &ex.call, ex.s.origin(ex.provider), head, req.body[:req.n], isHead)
+	err = ex.s.deps.Transport.Do(ex.leave, &ex.call, ex.s.origin(ex.provider), head, req.body[:req.n], isHead)
 	// The head holds the credential, and its buffer outlives the request.
 	clear(ex.headBuf)
 	if err != nil {

@@ -18,8 +18,7 @@ import (
 // handler share. It is used by the connection's goroutine alone, except for
 // left, and goes back to its pool when the answer has ended.
 type exchange struct {
-	s    *Server
-	deps *Deps // as they were when the request came
+	s *Server
 
 	// The request.
 	id       string
@@ -89,8 +88,8 @@ func (ex *exchange) left(closed bool) {
 var buffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}
 
 // begin makes ex ready for a request.
-func (ex *exchange) begin(deps *Deps, conn *agentconn.Conn) {
-	ex.deps, ex.conn = deps, conn
+func (ex *exchange) begin(conn *agentconn.Conn) {
+	ex.conn = conn
 	ex.start = time.Now()
 	ex.leave = ex.leave.next()
 	ex.call.Reset()
@@ -111,7 +110,7 @@ func (ex *exchange) end() {
 	}
 	clear(ex.mask[0])
 	// What is reused is kept by name; everything else begins anew.
-	ex.deps, ex.id, ex.conn, ex.agent, ex.provider, ex.family = nil, "", nil, "", nil, 0
+	ex.id, ex.conn, ex.agent, ex.provider, ex.family = "", nil, "", nil, 0
 	ex.info, ex.request = provider.Call{}, upstreamRequest{}
 	ex.attempts, ex.executed, ex.refused, ex.kept = 0, 0, 0, nil
 	ex.lease, ex.failure, ex.judged, ex.status, ex.stream = nil, nil, false, 0, false

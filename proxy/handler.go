@@ -25,7 +25,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	}
 	requestsInFlight.Inc()
 	ex := s.exchanges.Get().(*exchange)
-	ex.begin(s.deps.Load(), agentconn.From(ctx.Conn()))
+	ex.begin(agentconn.From(ctx.Conn()))
 	if s.draining.Load() {
 		ctx.SetConnectionClose()
 	}
@@ -66,7 +66,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	headers := provider.Headers(h.RawHeaders())
 	target, direct := splitTarget(h.RequestURI(), h.Host())
 	path, query, _ := bytes.Cut(target, []byte{'?'})
-	route, rerr := ex.deps.Providers.Route(path, headers)
+	route, rerr := ex.s.deps.Providers.Route(path, headers)
 	ex.family = familyOf(route, rerr)
 	if no := ex.front(ctx, headers, target, direct); no != nil {
 		ctx.SetConnectionClose()
@@ -75,7 +75,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	if rerr == nil {
 		ex.provider = route.Provider
 	}
-	agent, err := ex.deps.Agents.Identify(provider.AgentTokens(headers, query))
+	agent, err := ex.s.deps.Agents.Identify(provider.AgentTokens(headers, query))
 	if err != nil {
 		return &refusal{status: fasthttp.StatusUnauthorized, code: codeUnauthorized, message: tokenHelp(err)}
 	}
@@ -222,7 +222,7 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	family := provider.OpenAI
 	headers := provider.Headers(ctx.Request.Header.RawHeaders())
 	path, query, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte{'?'})
-	d := s.deps.Load()
+	d := &s.deps
 	if len(path) > 0 && path[0] == '/' {
 		family = familyOf(d.Providers.Route(path, headers))
 	}
@@ -255,7 +255,7 @@ func (s *Server) headReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig 
 		return fasthttp.RequestConfig{}
 	}
 	_, query, _ := bytes.Cut(h.RequestURI(), []byte{'?'})
-	if _, err := s.deps.Load().Agents.Identify(provider.AgentTokens(h.RawHeaders(), query)); err != nil {
+	if _, err := s.deps.Agents.Identify(provider.AgentTokens(h.RawHeaders(), query)); err != nil {
 		return fasthttp.RequestConfig{MaxRequestBodySize: strangerBody}
 	}
 	return fasthttp.RequestConfig{}

@@ -238,7 +238,8 @@ type rigOptions struct {
 	providers []provider.Options
 	subs      []pool.Subscription
 	listener  net.Listener
-	quiet     bool // log and record nothing
+	quiet     bool        // log and record nothing
+	deps      func(*Deps) // changes what the server works with
 }
 
 // key returns the credential of the nth subscription of a family.
@@ -291,9 +292,13 @@ func newRig(t testing.TB, base string, n int, change ...func(*rigOptions)) *rig 
 	if o.quiet {
 		recorder = noRecorder{}
 	}
-	r.server = New(o.opts, Deps{
+	deps := Deps{
 		Providers: reg, Pool: r.pool, Agents: o.agents, Recorder: recorder, Prices: noPrices{}, Transport: tr, Log: logger,
-	})
+	}
+	if o.deps != nil {
+		o.deps(&deps)
+	}
+	r.server = New(o.opts, deps)
 	ln := o.listener
 	if ln == nil {
 		if ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {

@@ -254,7 +254,7 @@ func TestHTTP10EndsInTheGrace(t *testing.T) {
 	_, _ = c.Read(make([]byte, 1))
 	done := make(chan error)
 	go func() { done <- r.server.Shutdown(context.Background()) }()
-	for !r.server.Draining() {
+	for !r.server.draining.Load() {
 		runtime.Gosched()
 	}
 	select {

@@ -35,7 +35,7 @@ func (ex *exchange) open() {
 	}
 	e := ex.event()
 	ex.price(&e)
-	if err := ex.deps.Recorder.Open(e); err != nil {
+	if err := ex.s.deps.Recorder.Open(e); err != nil {
 		ex.recordFailed(err)
 	}
 }
@@ -70,14 +70,14 @@ func (ex *exchange) settle(cut bool) {
 	ex.price(&e)
 	ex.tokens = e.Tokens
 	ex.estimated = e.Estimated
-	if err := ex.deps.Recorder.Add(e); err != nil {
+	if err := ex.s.deps.Recorder.Add(e); err != nil {
 		ex.recordFailed(err)
 	}
 }
 
 func (ex *exchange) price(e *usage.Event) {
-	nano, known := ex.deps.Prices.Cost(e.Provider, e.Model, e.Tokens)
-	e.CostNanoUSD, e.Unpriced, e.PriceVersion = nano, !known, ex.deps.Prices.Version()
+	nano, known := ex.s.deps.Prices.Cost(e.Provider, e.Model, e.Tokens)
+	e.CostNanoUSD, e.Unpriced, e.PriceVersion = nano, !known, ex.s.deps.Prices.Version()
 }
 
 // recordFailed makes lost usage loud; the answer goes on.

@@ -71,7 +71,7 @@ type Deps struct {
 // Server is the data plane. It is safe for concurrent use.
 type Server struct {
 	opts Options
-	deps atomic.Pointer[Deps]
+	deps Deps
 	fast *fasthttp.Server
 
 	exchanges sync.Pool
@@ -94,8 +94,7 @@ const keptBody = 1 << 20
 // New returns a Server that serves nothing yet.
 func New(opts Options, deps Deps) *Server {
 	fasthttp.SetBodySizePoolLimit(keptBody, keptBody) // one for the process
-	s := &Server{opts: opts, log: deps.Log}
-	s.deps.Store(&deps)
+	s := &Server{opts: opts, deps: deps, log: deps.Log}
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.fast = &fasthttp.Server{
 		Handler:                       s.handle,
@@ -114,16 +113,6 @@ func New(opts Options, deps Deps) *Server {
 		Logger:                        fastLogger{deps.Log},
 	}
 	return s
-}
-
-// Swap replaces what new requests work with; requests under way keep theirs.
-// Log and Transport stay as they were at New.
-func (s *Server) Swap(change func(Deps) Deps) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d := change(*s.deps.Load())
-	s.deps.Store(&d)
-	s.origins.Clear() // those of providers that are no more
 }
 
 // Serve answers the agents that connect to ln until Shutdown, and returns nil
@@ -154,9 +143,6 @@ func (s *Server) enter() bool {
 	s.inFlight.Add(1)
 	return true
 }
-
-// Draining tells whether Shutdown has begun.
-func (s *Server) Draining() bool { return s.draining.Load() }
 
 // Shutdown stops in the order that loses nothing: no new connections, every
 // answer says `Connection: close`, answers under way may end until ctx does,

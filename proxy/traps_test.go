@@ -613,24 +613,31 @@ func TestTrapPanicEndsOneRequestOnly(t *testing.T) {
 	}
 }
 
-// brittleRecorder panics while the answer's body is written.
-type brittleRecorder struct{ *fakeRecorder }
+// brittleRecorder panics while the first answer's body is written.
+type brittleRecorder struct {
+	Recorder
+	used *atomic.Bool
+}
 
-func (brittleRecorder) Add(usage.Event) error { panic("out of order") }
+func (r brittleRecorder) Add(e usage.Event) error {
+	if !r.used.Swap(true) {
+		panic("out of order")
+	}
+	return r.Recorder.Add(e)
+}
 
 // The same while a body is written: the library only logs that, and what the
 // request holds must be given back all the same.
 func TestTrapPanicInABodyGivesEverythingBack(t *testing.T) {
 	up := newUpstream(t, func(c *upstreamConn) { c.json(200, "", answer) })
-	r := newRig(t, up.url(), 1)
-	good := r.recorder
-	r.server.Swap(func(d Deps) Deps { d.Recorder = brittleRecorder{good}; return d })
+	r := newRig(t, up.url(), 1, func(o *rigOptions) {
+		o.deps = func(d *Deps) { d.Recorder = brittleRecorder{d.Recorder, new(atomic.Bool)} }
+	})
 	c := r.dial()
 	fmt.Fprintf(c, "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nx-api-key: %s\r\nContent-Length: %d\r\n\r\n%s", testToken, len(message), message)
 	if got, err := io.ReadAll(c); strings.HasSuffix(string(got), answer) {
 		t.Errorf("an answer that was not recorded ended well: %q, %v", got, err)
 	}
-	r.server.Swap(func(d Deps) Deps { d.Recorder = good; return d })
 	if status, _, body := r.post("/v1/messages", message); status != 200 {
 		t.Errorf("the next request: %d %s", status, body)
 	}

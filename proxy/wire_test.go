@@ -292,10 +292,9 @@ func TestPanic(t *testing.T) {
 		}
 		c.json(200, "", answer)
 	})
-	r := newRig(t, up.url(), 1)
 	var broken atomic.Bool
 	broken.Store(true)
-	r.server.Swap(func(d Deps) Deps { d.Prices = panicPrices{broken: &broken}; return d })
+	r := newRig(t, up.url(), 1, func(o *rigOptions) { o.deps = func(d *Deps) { d.Prices = panicPrices{broken: &broken} } })
 	for _, body := range []string{message, messageS, message} {
 		c := r.dial()
 		_, _ = io.WriteString(c, messageRequest(body))

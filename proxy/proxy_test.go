@@ -288,7 +288,7 @@ func TestAgentLeavesInSilence(t *testing.T) {
 			})
 			r := newRig(t, up.url(), 1, func(o *rigOptions) { o.opts.Hold = 30 * time.Second })
 			c := r.dial()
-			fmt.Fprintf(c, "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nx-api-key: %s\r\nContent-Length: %d\r\n\r\n%s", testToken, len(messageS), messageS)
+			_, _ = io.WriteString(c, messageRequest(messageS))
 			<-arrived
 			if tt.name == "in the stream" {
 				_, _ = c.Read(make([]byte, 1))
@@ -319,7 +319,7 @@ func TestDrainOnLeave(t *testing.T) {
 	})
 	r := newRig(t, up.url(), 1, func(o *rigOptions) { o.opts.DrainOnLeave = true })
 	c := r.dial()
-	fmt.Fprintf(c, "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nx-api-key: %s\r\nContent-Length: %d\r\n\r\n%s", testToken, len(messageS), messageS)
+	_, _ = io.WriteString(c, messageRequest(messageS))
 	_, _ = c.Read(make([]byte, 1))
 	_ = c.Close()
 	close(goOn)
@@ -547,7 +547,7 @@ func TestKeepAlive(t *testing.T) {
 	c := r.dial()
 	br := bufio.NewReader(c)
 	for i := range 3 {
-		fmt.Fprintf(c, "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nx-api-key: %s\r\nContent-Length: %d\r\n\r\n%s", testToken, len(message), message)
+		_, _ = io.WriteString(c, messageRequest(message))
 		resp, err := http.ReadResponse(br, nil)
 		if err != nil {
 			t.Fatalf("request %d: %v", i, err)

@@ -391,7 +391,7 @@ func TestTrapAgentLeavesBehindAPipelinedRequest(t *testing.T) {
 	})
 	r := newRig(t, up.url(), 1)
 	c := r.dial()
-	fmt.Fprintf(c, "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nx-api-key: %s\r\nContent-Length: %d\r\n\r\n%s", testToken, len(message), message)
+	_, _ = io.WriteString(c, messageRequest(message))
 	<-arrived
 	fmt.Fprint(c, "GET /v1/models HTTP/1.1\r\n")
 	left := time.Now()
@@ -634,7 +634,7 @@ func TestTrapPanicInABodyGivesEverythingBack(t *testing.T) {
 		o.deps = func(d *Deps) { d.Recorder = brittleRecorder{d.Recorder, new(atomic.Bool)} }
 	})
 	c := r.dial()
-	fmt.Fprintf(c, "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nx-api-key: %s\r\nContent-Length: %d\r\n\r\n%s", testToken, len(message), message)
+	_, _ = io.WriteString(c, messageRequest(message))
 	if got, err := io.ReadAll(c); strings.HasSuffix(string(got), answer) {
 		t.Errorf("an answer that was not recorded ended well: %q, %v", got, err)
 	}

@@ -210,7 +210,7 @@ func (noRecorder) Add(usage.Event) error  { return nil }
 
 type noPrices struct{}
 
-func (noPrices) Cost(string, string, usage.Tokens) (int64, bool) { return 0, false }
+func (noPrices) Cost(string, string, usage.Tokens, usage.Service) (int64, bool) { return 0, false }
 func (noPrices) Version() string                                 { return "none" }
 
 type fixedKey string

@@ -34,7 +34,7 @@ func (ex *exchange) open() {
 		return
 	}
 	e := ex.event()
-	ex.price(&e)
+	ex.price(&e, ex.meter.Result().Service)
 	if err := ex.s.deps.Recorder.Open(e); err != nil {
 		ex.recordFailed(err)
 	}
@@ -67,7 +67,7 @@ func (ex *exchange) settle(cut bool) {
 			e.Tokens.Output = max(e.Tokens.Output, ex.meter.EstimateOutput())
 		}
 	}
-	ex.price(&e)
+	ex.price(&e, ex.meter.Result().Service)
 	ex.tokens = e.Tokens
 	ex.estimated = e.Estimated
 	if err := ex.s.deps.Recorder.Add(e); err != nil {
@@ -75,8 +75,8 @@ func (ex *exchange) settle(cut bool) {
 	}
 }
 
-func (ex *exchange) price(e *usage.Event) {
-	nano, known := ex.s.deps.Prices.Cost(e.Provider, e.Model, e.Tokens)
+func (ex *exchange) price(e *usage.Event, s usage.Service) {
+	nano, known := ex.s.deps.Prices.Cost(e.Provider, e.Model, e.Tokens, s)
 	e.CostNanoUSD, e.Unpriced, e.PriceVersion = nano, !known, ex.s.deps.Prices.Version()
 }
 

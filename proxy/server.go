@@ -52,7 +52,7 @@ type Recorder interface {
 // Prices tells what tokens cost; *price.Table is one.
 type Prices interface {
 	// Cost returns nano-dollars, and false when the model is not known.
-	Cost(provider, model string, t usage.Tokens) (int64, bool)
+	Cost(provider, model string, t usage.Tokens, s usage.Service) (int64, bool)
 	// Version names the table, so that a later correction of it can be told.
 	Version() string
 }

@@ -393,7 +393,7 @@ func TestShutdownWhileDraining(t *testing.T) {
 // panicPrices fails as only a bug does.
 type panicPrices struct{ broken *atomic.Bool }
 
-func (p panicPrices) Cost(string, string, usage.Tokens) (int64, bool) {
+func (p panicPrices) Cost(string, string, usage.Tokens, usage.Service) (int64, bool) {
 	if p.broken.Load() {
 		panic("prices")
 	}

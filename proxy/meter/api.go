@@ -10,15 +10,28 @@ type API uint8
 
 // The dialects. None means that an answer is never billable and not watched.
 const (
-	None                 API = iota
-	AnthropicMessages        // POST /v1/messages, JSON and SSE
-	AnthropicComplete        // POST /v1/complete (legacy): tells no usage
-	OpenAIChat               // POST /v1/chat/completions and everything compatible
-	OpenAICompletions        // POST /v1/completions
-	OpenAIResponses          // POST /v1/responses, and /compact
-	OpenAIEmbeddings         // POST /v1/embeddings
-	OpenAIImages             // POST /v1/images/...
-	OpenAITranscriptions     // POST /v1/audio/transcriptions and /translations
-	OpenAISpeech             // POST /v1/audio/speech
-	OpenAIOther              // billable, but tells no usage in its answer (videos, fine-tuning, ...)
+	None                  API = iota
+	AnthropicMessages         // POST /v1/messages, JSON and SSE
+	AnthropicComplete         // POST /v1/complete (legacy): tells no usage
+	OpenAIChat                // POST /v1/chat/completions and everything compatible
+	OpenAICompletions         // POST /v1/completions
+	OpenAIResponses           // POST /v1/responses, and /compact
+	OpenAIEmbeddings          // POST /v1/embeddings
+	OpenAIImages              // POST /v1/images/...
+	OpenAITranscriptions      // POST /v1/audio/transcriptions and /translations
+	OpenAISpeech              // POST /v1/audio/speech
+	OpenAIOther               // billable, but tells no usage in its answer (videos, fine-tuning, ...)
+	GeminiGenerate            // Gemini and Vertex: :generateContent and :streamGenerateContent, JSON, JSON array and SSE
+	GeminiEmbed               // Gemini and Vertex: :embedContent, :batchEmbedContents
+	VertexPredict             // Vertex: :predict of embedding models
+	BedrockInvoke             // Bedrock: /model/ID/invoke and invoke-with-response-stream
+	BedrockConverse           // Bedrock: /model/ID/converse and converse-stream
+	CohereChat                // Cohere: /v1/chat and /v2/chat
+	CohereGenerate            // Cohere: /v1/generate (legacy)
+	CohereEmbed               // Cohere: /v1/embed and /v2/embed
+	Rerank                    // Cohere, Voyage, Together: /rerank
+	OllamaChat                // Ollama: /api/chat and /api/generate, JSON and NDJSON
+	OllamaEmbed               // Ollama: /api/embed and /api/embeddings
+	AnthropicBatchResults     // GET /v1/messages/batches/ID/results, one JSON text a line
+	OpenAIBatchOutput         // GET /v1/files/ID/content of a batch's output, one JSON text a line
 )

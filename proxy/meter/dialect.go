@@ -33,6 +33,8 @@ var dialects = [...]*dialect{
 	OpenAITranscriptions: &openAITranscriptions,
 	OpenAISpeech:         &openAISpeech,
 	OpenAIOther:          nil,
+
+	OpenAIBatchOutput: nil,
 }
 
 // slot is what a value at a place means.
@@ -78,13 +80,6 @@ const (
 	failStatus
 	failResets
 )
-
-const (
-	firstUnit = webSearches
-	numUnits  = len(unitNames) + 1 // and images
-)
-
-var unitNames = [...]string{"web_search_requests", "web_fetch_requests", "seconds"}
 
 // counts are numbers as told, by slot; -1 where none was.
 type counts [numCounts]int64

@@ -1,6 +1,8 @@
 package meter
 
 import (
+	"iter"
+
 	"github.com/authpool/authpool/proxy/jsonscan"
 	"github.com/authpool/authpool/proxy/tap"
 	"github.com/authpool/authpool/ratelimit/usage"
@@ -13,6 +15,12 @@ type Options struct {
 	Stream bool
 	// Model is the model asked for, told when the answer names none.
 	Model string
+	// Headers are those of the answer, for dialects that tell usage there; they
+	// are read during Reset only. May be nil.
+	Headers iter.Seq2[[]byte, []byte]
+	// Item is called with each finished request that a batch's results tell of,
+	// while Write runs. It is needed for those dialects and unused for others.
+	Item func(Item)
 }
 
 // Meter reads one answer at a time. It is a tap.Sink: it is given the decoded
@@ -46,7 +54,6 @@ type Meter struct {
 	model    string
 	others   []ModelTokens
 	extra    usage.Tokens // of iterations that the counts leave out
-	units    [numUnits]Unit
 }
 
 var _ tap.Sink = (*Meter)(nil)
@@ -247,22 +254,16 @@ func (m *Meter) Result() Result {
 		r.Tokens = m.dialect.normal(&m.counts).Add(m.extra)
 		r.Others = m.others
 	}
-	r.Units = m.listUnits()
+	r.Units = m.unitsTold()
 	return r
 }
 
-func (m *Meter) listUnits() []Unit {
-	list := m.units[:0]
-	for i, name := range unitNames {
-		if n := m.counts[firstUnit+slot(i)]; n > 0 {
-			list = append(list, Unit{name, n})
-		}
+// unitsTold returns what was told of usage that is not tokens.
+func (m *Meter) unitsTold() usage.Units {
+	return usage.Units{
+		WebSearches: m.counts.at(webSearches),
+		WebFetches:  m.counts.at(webFetches),
+		Seconds:     m.counts.at(seconds),
+		Images:      m.images,
 	}
-	if m.images > 0 {
-		list = append(list, Unit{"images", m.images})
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	return list
 }

@@ -39,7 +39,6 @@ func told(m *meter.Meter) reading {
 		Result: m.Result(), Content: m.HasContent(), Terminal: m.Terminal(),
 		Input: m.InputKnown(), Estimate: m.EstimateOutput(),
 	}
-	r.Result.Units = append([]meter.Unit(nil), r.Result.Units...)
 	if f, failed := m.Failure(); failed {
 		r.Failure = &f
 	}

@@ -181,12 +181,8 @@ func checkRecorded(t *testing.T, rec *recording, r meter.Result) {
 		same("input with iterations", all.Input, e.IterationsInput)
 		same("output with iterations", all.Output, e.IterationsOutput)
 	}
-	units := map[string]int64{}
-	for _, u := range r.Units {
-		units[u.Name] = u.Count
-	}
-	same("web searches", units["web_search_requests"], e.WebSearchRequests)
-	same("seconds", units["seconds"], e.RawUsage.Seconds)
+	same("web searches", r.Units.WebSearches, e.WebSearchRequests)
+	same("seconds", r.Units.Seconds, e.RawUsage.Seconds)
 }
 
 func deref(n *int64) any {

@@ -33,8 +33,10 @@ type Result struct {
 	// a background response that was only accepted, or a failure before
 	// anything was generated.
 	Billable bool
-	// Units is usage that is not counted in tokens. Usually empty.
-	Units []Unit
+	// Units is usage that is not counted in tokens. Usually zero.
+	Units usage.Units
+	// Service is how the answer was served, where that has a price of its own.
+	Service usage.Service
 	// Raw is the usage as the provider tells it.
 	Raw Raw
 }
@@ -45,11 +47,13 @@ type ModelTokens struct {
 	Tokens usage.Tokens
 }
 
-// Unit is usage that is not counted in tokens: web_search_requests,
-// web_fetch_requests, seconds (of audio, rounded up), images.
-type Unit struct {
-	Name  string
-	Count int64
+// Item is one finished request of a batch, as a line of the batch's results
+// tells it.
+type Item struct {
+	// CustomID names the request within its batch; the agent has chosen it.
+	CustomID string
+	// Result is what the line says. Its slices are valid until Item returns.
+	Result Result
 }
 
 // Raw holds an answer's numbers as the provider tells them, before they are

@@ -107,8 +107,8 @@ func render(r reading) string {
 	for _, o := range x.Others {
 		fmt.Fprintf(&b, "other: %s\n", tokens(o))
 	}
-	for _, u := range x.Units {
-		fmt.Fprintf(&b, "unit: %s=%d\n", u.Name, u.Count)
+	for name, n := range x.Units.All() {
+		fmt.Fprintf(&b, "unit: %s=%d\n", name, n)
 	}
 	fmt.Fprintf(&b, "raw: input=%d output=%d total=%d cache_read=%d cache_write=%d cache_write_5m=%d cache_write_1h=%d reasoning=%d\n",
 		x.Raw.Input, x.Raw.Output, x.Raw.Total, x.Raw.CacheRead, x.Raw.CacheWrite, x.Raw.CacheWrite5m, x.Raw.CacheWrite1h, x.Raw.Reasoning)

@@ -42,7 +42,7 @@ models:
 			}
 			f := func(provider, model string, tokens usage.Tokens, want int64) {
 				t.Helper()
-				if got, ok := table.Cost(provider, model, tokens); got != want || !ok {
+				if got, ok := table.Cost(provider, model, tokens, usage.Service{}); got != want || !ok {
 					t.Errorf("%s %s: got %d, %v; want %d", provider, model, got, ok, want)
 				}
 			}
@@ -64,7 +64,7 @@ func TestLoadEmptyFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := table.Cost("openai", "gpt-4o", usage.Tokens{Input: 1}); !ok {
+	if _, ok := table.Cost("openai", "gpt-4o", usage.Tokens{Input: 1}, usage.Service{}); !ok {
 		t.Error("the embedded prices are gone")
 	}
 }

@@ -72,7 +72,7 @@ func (t *Table) Lookup(provider, model string) (Rate, bool) {
 // Cost returns what tokens of model cost at provider in nano-dollars. ok is
 // false when the table has no such model: the cost is then 0 and the usage is to
 // be recorded as unpriced.
-func (t *Table) Cost(provider, model string, tokens usage.Tokens) (nano int64, ok bool) {
+func (t *Table) Cost(provider, model string, tokens usage.Tokens, _ usage.Service) (nano int64, ok bool) {
 	r, ok := t.rates[key{provider, model}]
 	if !ok {
 		return 0, false

@@ -15,7 +15,7 @@ func TestLookup(t *testing.T) {
 	// The cost of a million input tokens, split so that no tier is met.
 	f := func(provider, model string, wantNano int64, wantOK bool) {
 		t.Helper()
-		nano, ok := table.Cost(provider, model, usage.Tokens{Input: 1000})
+		nano, ok := table.Cost(provider, model, usage.Tokens{Input: 1000}, usage.Service{})
 		if nano != wantNano || ok != wantOK {
 			t.Errorf("%s %s: got %d nano, %v; want %d, %v", provider, model, nano, ok, wantNano, wantOK)
 		}
@@ -76,7 +76,7 @@ func BenchmarkCost(b *testing.B) {
 	tokens := usage.Tokens{Input: 1200, Output: 800, CacheRead: 90_000, CacheWrite5m: 2000}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, ok := table.Cost("anthropic", "claude-sonnet-4-5", tokens); !ok {
+		if _, ok := table.Cost("anthropic", "claude-sonnet-4-5", tokens, usage.Service{}); !ok {
 			b.Fatal("the model has no price")
 		}
 	}

@@ -16,7 +16,7 @@ package usage
 
 // Event is one billable answer: what it used, of which subscription, for whom.
 // Exactly one Event is recorded for each answer, also for one that was cut
-// short or that told no usage.
+// short or that told no usage; Further and Batch say where an answer has more.
 //
 // The names are already cleaned (contract "Words"): they can stand in a Redis
 // key or field as they are.
@@ -29,9 +29,17 @@ type Event struct {
 	Session      string
 	Model        string // the model that served, as the answer names it
 	Tokens       Tokens
+	Units        Units
 	CostNanoUSD  int64  // nano-dollars; 0 when Unpriced
 	PriceVersion string // version of the price table that gave CostNanoUSD, so that a later correction can be told
 	Unpriced     bool   // the price table does not know the model
 	Estimated    bool   // the answer was cut before its final usage
 	Unknown      bool   // the answer told no usage at all: Tokens is not to be trusted
+	// Further says that this is the share of one more model in an answer that
+	// has an Event of its own: it adds tokens and cost, but no request.
+	Further bool
+	// Batch and Item name a request of a provider's batch, whose result may be
+	// read any number of times and by any process: it is counted once for each
+	// subscription, Batch and Item. Both are empty for everything else.
+	Batch, Item string
 }

@@ -1,5 +1,7 @@
 package usage
 
+import "iter"
+
 // Tokens is the usage of one answer in the one normal form that every dialect
 // is brought to. All fields are counts of tokens and never negative.
 //
@@ -36,4 +38,66 @@ func (t Tokens) Add(u Tokens) Tokens {
 		CacheWrite1h: t.CacheWrite1h + u.CacheWrite1h,
 		Reasoning:    t.Reasoning + u.Reasoning,
 	}
+}
+
+// Units is usage that is not counted in tokens. Providers charge for it apart;
+// it has no part in a total of tokens.
+type Units struct {
+	WebSearches int64 // web_search_requests: searches that the provider made
+	WebFetches  int64 // web_fetch_requests: pages that it fetched
+	Seconds     int64 // seconds of audio, rounded up
+	Images      int64 // images made
+	SearchUnits int64 // search_units of reranking
+}
+
+// Add returns the sum of u and v, unit by unit.
+func (u Units) Add(v Units) Units {
+	return Units{
+		WebSearches: u.WebSearches + v.WebSearches,
+		WebFetches:  u.WebFetches + v.WebFetches,
+		Seconds:     u.Seconds + v.Seconds,
+		Images:      u.Images + v.Images,
+		SearchUnits: u.SearchUnits + v.SearchUnits,
+	}
+}
+
+// All yields every unit that is not zero, by the name that it has in Redis, in
+// metrics and in the API.
+func (u Units) All() iter.Seq2[string, int64] {
+	return func(yield func(string, int64) bool) {
+		for _, unit := range [...]struct {
+			name  string
+			count int64
+		}{
+			{"web_search_requests", u.WebSearches},
+			{"web_fetch_requests", u.WebFetches},
+			{"seconds", u.Seconds},
+			{"images", u.Images},
+			{"search_units", u.SearchUnits},
+		} {
+			if unit.count != 0 && !yield(unit.name, unit.count) {
+				return
+			}
+		}
+	}
+}
+
+// Tier is the class of service that an answer was served in.
+type Tier uint8
+
+// The tiers. Providers name them alike (service_tier).
+const (
+	TierStandard Tier = iota // also when the answer names none
+	TierBatch
+	TierFlex
+	TierPriority
+	TierOther // a name that is not known here
+)
+
+// Service is how an answer was served, as far as that changes its price. The
+// zero Service is the usual one.
+type Service struct {
+	Tier Tier
+	Fast bool // Anthropic: speed is "fast"
+	US   bool // Anthropic: inference_geo is "us"
 }

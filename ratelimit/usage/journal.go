@@ -249,6 +249,9 @@ func (j *Journal) index(seg *segment, r record, open map[string]Event) error {
 		delete(j.open, string(r.id))
 		delete(open, string(r.id))
 	}
+	if r.kind == recordVoid {
+		return nil
+	}
 	t := j.tails[string(r.subscription)]
 	if t == nil {
 		t = &tail{}
@@ -292,7 +295,7 @@ func (j *Journal) append(kind byte, e *Event) error {
 		err = j.write()
 	}
 	if err != nil {
-		if kind == recordEvent {
+		if kind != recordOpen {
 			// The answer has ended all the same: its open record must not
 			// keep a segment for ever.
 			j.setOpen(e.ID, nil)
@@ -300,9 +303,12 @@ func (j *Journal) append(kind byte, e *Event) error {
 		return fmt.Errorf("cannot write the usage journal: %w", err)
 	}
 	seg := j.newest()
-	if kind == recordOpen {
+	switch kind {
+	case recordOpen:
 		j.setOpen(e.ID, seg)
-	} else {
+	case recordVoid:
+		j.setOpen(e.ID, nil)
+	default:
 		j.setOpen(e.ID, nil)
 		t.last = number
 		if t.segment != seg {

@@ -116,7 +116,7 @@ func TestDamagedSegment(t *testing.T) {
 }
 
 // TestOpenAnswers: what was open without an end when the process died becomes an
-// estimated event, once.
+// estimated event, once; what came to nothing becomes none.
 func TestOpenAnswers(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
 		dir := filepath.Join(t.TempDir(), "journal")
@@ -127,12 +127,15 @@ func TestOpenAnswers(t *testing.T) {
 			e.ID, e.Subscription, e.Tokens = id, "team-a", usage.Tokens{Output: output}
 			return e
 		}
-		for _, e := range []usage.Event{open("ended", 1), open("cut", 10), open("cut", 100), open("cut too", 1000)} {
+		for _, e := range []usage.Event{open("ended", 1), open("void", 5), open("cut", 10), open("cut", 100), open("cut too", 1000)} {
 			if err := r.Open(e); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if err := r.Add(open("ended", 10_000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Void("void"); err != nil {
 			t.Fatal(err)
 		}
 		stop(t, r)

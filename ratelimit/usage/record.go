@@ -29,6 +29,7 @@ const (
 const (
 	recordEvent byte = 1 // a finished answer, numbered
 	recordOpen  byte = 2 // an answer under way: its usage so far
+	recordVoid  byte = 3 // an answer under way that came to nothing: only its id
 )
 
 // The flags of an event.
@@ -130,7 +131,7 @@ func parseRecord(payload []byte) (record, error) {
 	r := record{kind: d.byte(), number: int64(d.uvarint()), subscription: d.bytes(), id: d.bytes()}
 	r.rest = d.b
 	switch {
-	case d.bad, r.kind != recordEvent && r.kind != recordOpen, r.number < 0, r.number > maxNumber, (r.kind == recordOpen) != (r.number == 0):
+	case d.bad, r.kind < recordEvent, r.kind > recordVoid, r.number < 0, r.number > maxNumber, (r.kind == recordEvent) != (r.number > 0):
 		return record{}, errRecord
 	}
 	return r, nil

@@ -129,6 +129,12 @@ func (r *Recorder) Open(e Event) error {
 	return r.journal.append(recordOpen, &e)
 }
 
+// Void says that an answer that was opened has come to nothing: the provider
+// refused the request, or it was never sent. Nothing is counted for it.
+func (r *Recorder) Void(id string) error {
+	return r.journal.append(recordVoid, &Event{ID: id})
+}
+
 // Pending returns how many added events are not known to be in Redis.
 func (r *Recorder) Pending() int64 { return r.journal.appended.Load() - r.acked.Load() }
 

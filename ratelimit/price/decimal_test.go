@@ -44,3 +44,24 @@ func TestParsePicoIsExact(t *testing.T) {
 		}
 	})
 }
+
+func TestParseFactor(t *testing.T) {
+	ok := func(in string, want ratio) {
+		t.Helper()
+		if got, err := parseFactor(in); err != nil || got != want {
+			t.Errorf("%q: got %d, %v; want %d", in, got, err, want)
+		}
+	}
+	ok("1.1", ratio{11, 10})
+	ok("6", ratio{6, 1})
+	ok("0.5", ratio{1, 2})
+	ok("0.500", ratio{1, 2})
+	ok("0", ratio{0, 1})
+	ok("999.999", ratio{999_999, 1000})
+
+	for _, in := range []string{"", "-1", "1e3", ".5", "1.", "50%", "0.0001", "1000"} {
+		if got, err := parseFactor(in); err == nil {
+			t.Errorf("%q: got %d, want an error", in, got)
+		}
+	}
+}

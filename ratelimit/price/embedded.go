@@ -11,7 +11,8 @@ import (
 // embedded holds facts from LiteLLM's model_prices_and_context_window.json (MIT
 // licence, github.com/BerriAI/litellm); its "meta" says which copy, which unit
 // and what the fields mean. Not used here: "rsn", which equals "out" in every
-// row that has it, "mult", and the sizes.
+// row that has it, and the sizes. Not from LiteLLM is "services": factors that a
+// provider states for all its models, each with the page that states them.
 //
 //go:embed prices.json
 var embedded []byte
@@ -26,6 +27,15 @@ type embeddedRow struct {
 		Above int64 `json:"above"`
 		embeddedPrices
 	} `json:"tiers"`
+	Factors embeddedFactors `json:"mult"`
+}
+
+type embeddedFactors struct {
+	Fast     json.Number `json:"fast"`
+	US       json.Number `json:"us"`
+	Batch    json.Number `json:"batch"`
+	Flex     json.Number `json:"flex"`
+	Priority json.Number `json:"priority"`
 }
 
 type embeddedPrices struct {
@@ -64,6 +74,10 @@ func parseEmbedded(data []byte) (*Table, error) {
 		Meta struct {
 			Version string `json:"version"`
 		} `json:"meta"`
+		Services []struct {
+			Provider string `json:"p"`
+			embeddedFactors
+		} `json:"services"`
 		Models []embeddedRow `json:"models"`
 	}
 	if err := json.Unmarshal(data, &file); err != nil {
@@ -72,7 +86,18 @@ func parseEmbedded(data []byte) (*Table, error) {
 	if file.Meta.Version == "" {
 		return nil, errors.New("meta has no version")
 	}
-	t := &Table{version: file.Meta.Version, rates: make(map[key]Rate, 2*len(file.Models))}
+	t := &Table{
+		version:  file.Meta.Version,
+		rates:    make(map[key]Rate, 2*len(file.Models)),
+		services: make(map[string]factors, len(file.Services)),
+	}
+	for _, service := range file.Services {
+		f, err := service.parse()
+		if err != nil {
+			return nil, fmt.Errorf("services of %s: %w", service.Provider, err)
+		}
+		t.services[service.Provider] = f
+	}
 	short := make(map[key]Rate, len(file.Models))
 	for _, row := range file.Models {
 		f, ok := families[row.Provider]
@@ -83,6 +108,7 @@ func parseEmbedded(data []byte) (*Table, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", row.ID, err)
 		}
+		rate.factors = rate.factors.or(t.services[f.provider])
 		t.rates[key{f.provider, row.ID}] = rate
 		if model, ok := strings.CutPrefix(row.ID, f.prefix); ok {
 			// Two families of one provider may share a model: the
@@ -114,7 +140,26 @@ func (r *embeddedRow) rate(provider string) (Rate, error) {
 		}
 		tiers = append(tiers, tier{t.Above, p})
 	}
-	return newRate(provider, base, tiers), nil
+	f, err := r.Factors.parse()
+	if err != nil {
+		return Rate{}, fmt.Errorf("mult: %w", err)
+	}
+	return newRate(provider, base, tiers, f), nil
+}
+
+func (e *embeddedFactors) parse() (factors, error) {
+	var f factors
+	for c, digits := range [classes]json.Number{e.Fast, e.US, e.Batch, e.Flex, e.Priority} {
+		if digits == "" {
+			continue
+		}
+		r, err := parseFactor(digits.String())
+		if err != nil {
+			return factors{}, fmt.Errorf("%s: %w", classFields[c], err)
+		}
+		f[c] = r
+	}
+	return f, nil
 }
 
 func (e *embeddedPrices) prices() (prices, error) {

@@ -28,6 +28,9 @@ import (
 //	    cache_read: 0.3            # the three cache prices may be left out:
 //	    cache_write_5m: 3.75       # see Rate for what is assumed then
 //	    cache_write_1h: 6
+//	    fast: 6                    # optional: what the whole sum is multiplied by for an
+//	    us: 1.1                    # answer served so, plain decimals with at most three
+//	    batch: 0.5                 # places; also flex and priority
 //	    tiers:                     # optional: prices of the whole request when its
 //	      - above: 200000          # prompt side has more tokens than that
 //	        input: 6
@@ -35,7 +38,9 @@ import (
 //
 // input and output must be there: free is written 0. A price left out of a tier is
 // that of the row. A row replaces the embedded one of the same provider and model
-// as a whole.
+// as a whole, its factors too; only factors that the provider states for all its
+// models hold on where the row has none. A class without a factor is not priced:
+// see Table.Cost.
 type Override struct {
 	rates map[key]Rate
 	hash  string
@@ -47,10 +52,19 @@ type overrideFile struct {
 }
 
 type overrideRow struct {
-	Provider string         `yaml:"provider"`
-	Model    string         `yaml:"model"`
-	Prices   overridePrices `yaml:",inline"`
-	Tiers    []overrideTier `yaml:"tiers"`
+	Provider string          `yaml:"provider"`
+	Model    string          `yaml:"model"`
+	Prices   overridePrices  `yaml:",inline"`
+	Factors  overrideFactors `yaml:",inline"`
+	Tiers    []overrideTier  `yaml:"tiers"`
+}
+
+type overrideFactors struct {
+	Fast     digits `yaml:"fast"`
+	US       digits `yaml:"us"`
+	Batch    digits `yaml:"batch"`
+	Flex     digits `yaml:"flex"`
+	Priority digits `yaml:"priority"`
 }
 
 type overrideTier struct {
@@ -146,7 +160,22 @@ func (o *Override) add(row overrideRow, at string, faults *faultList) {
 		}
 		tiers = append(tiers, tier{t.Above, t.Prices.parse(at, faults)})
 	}
-	o.rates[k] = newRate(row.Provider, base, tiers)
+	o.rates[k] = newRate(row.Provider, base, tiers, row.Factors.parse(at, faults))
+}
+
+func (f *overrideFactors) parse(at string, faults *faultList) factors {
+	var out factors
+	for c, d := range [classes]digits{f.Fast, f.US, f.Batch, f.Flex, f.Priority} {
+		if d == "" {
+			continue
+		}
+		r, err := parseFactor(string(d))
+		if err != nil {
+			faults.add(at, classFields[c], err.Error())
+		}
+		out[c] = r
+	}
+	return out
 }
 
 func (p *overridePrices) digits() [kinds]digits {

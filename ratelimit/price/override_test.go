@@ -59,6 +59,32 @@ models:
 	}
 }
 
+func TestOverrideClasses(t *testing.T) {
+	table, err := price.Load(write(t, "prices.yaml", `models:
+  - {provider: local-vllm, model: qwen, input: 1, output: 1, fast: 2.5, us: "1.1", batch: 0.25, flex: 0.75, priority: 3}
+  - {provider: anthropic, model: claude-opus-4-6, input: 5, output: 25}
+  - {provider: anthropic, model: claude-haiku-4-5, input: 1, output: 5, batch: 0.4}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := func(provider, model string, s usage.Service, want int64, wantOK bool) {
+		t.Helper()
+		if got, ok := table.Cost(provider, model, usage.Tokens{Input: 1000}, s); got != want || ok != wantOK {
+			t.Errorf("%s %s %+v: got %d, %v; want %d, %v", provider, model, s, got, ok, want, wantOK)
+		}
+	}
+	f("local-vllm", "qwen", usage.Service{Fast: true}, 2_500_000, true)
+	f("local-vllm", "qwen", usage.Service{US: true, Tier: usage.TierBatch}, 275_000, true)
+	f("local-vllm", "qwen", usage.Service{Tier: usage.TierFlex}, 750_000, true)
+	f("local-vllm", "qwen", usage.Service{Tier: usage.TierPriority}, 3_000_000, true)
+	// The row replaces the embedded one as a whole, but what the provider states
+	// for all its models holds on.
+	f("anthropic", "claude-opus-4-6", usage.Service{Fast: true}, 5_000_000, false)
+	f("anthropic", "claude-opus-4-6", usage.Service{Tier: usage.TierBatch}, 2_500_000, true)
+	f("anthropic", "claude-haiku-4-5", usage.Service{Tier: usage.TierBatch}, 400_000, true)
+}
+
 func TestLoadEmptyFile(t *testing.T) {
 	table, err := price.Load(write(t, "prices.yaml", "# nothing yet\n"))
 	if err != nil {
@@ -107,6 +133,19 @@ func TestLoadFaults(t *testing.T) {
 		`:10:12: models[1].output: is missing: US dollars per million tokens, 0 when free`,
 		`:12:26: models[3].model: b at a has a row already`,
 		`:12:78: models[3].tiers[1].above: 5 has a tier already`,
+	)
+	f("factors", `models:
+  - {provider: a, model: b, input: 1, output: 1, fast: 6x}
+  - provider: a
+    model: c
+    input: 1
+    output: 1
+    batch: 0.0005
+    priority: ""
+`,
+		`:2:56: models[0].fast: "6x" is not a plain decimal such as 0.3`,
+		`:7:12: models[1].batch: "0.0005" is no factor: at most 3 digits before and after the point`,
+		`:8:15: models[1].priority: "\"\"" is not a plain decimal such as 0.3`,
 	)
 	f("unknown key", "models:\n  - {provider: a, model: b, input: 1, output: 1, prompt: 3}\n", `:2:50: unknown field "prompt"`)
 	f("wrong shape", "models: 3\n", `:1:9: int was used where sequence is expected`)

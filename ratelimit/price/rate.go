@@ -45,6 +45,9 @@ type tier struct {
 //   - any other missing cache price is the input price, as if there were no cache;
 //   - missing input or output is free: the source leaves it out where the model
 //     has none, such as the output of an embedding.
+//
+// A factor of a class of service that the source leaves out stays unknown: see
+// Amount.
 type Rate struct {
 	base prices
 	// tiers stand in rising order. The whole request's prompt side decides,
@@ -52,28 +55,44 @@ type Rate struct {
 	tiers []tier
 	// inclusive lets a tier begin at its threshold and not one token above.
 	inclusive bool
+	factors   factors
 }
 
-// Cost returns what t costs in nano-dollars: computed exactly in pico-dollars,
-// rounded once, half to even. assumed tells that t holds tokens of a kind that
-// the source does not price for this model.
+// Amount is what an answer costs, and how sure that is.
+type Amount struct {
+	NanoUSD int64
+	// Assumed tells that the answer holds tokens of a kind that the source does
+	// not price for this model, see Rate.
+	Assumed bool
+	// Unsettled tells that the answer was served in a class (batch, priority,
+	// fast...) whose factor is not known for this model. NanoUSD leaves that
+	// factor out: it is what the standard class would cost, which is too little
+	// for a dearer class and too much for a cheaper one.
+	Unsettled bool
+}
+
+// Cost returns what t costs when served as s: computed exactly in pico-dollars,
+// the factors of s multiplied onto the sum, rounded once, half to even.
 //
 // Counts below zero count as zero; a cost beyond an int64 is the largest int64.
-func (r Rate) Cost(t usage.Tokens) (nano int64, assumed bool) {
+func (r Rate) Cost(t usage.Tokens, s usage.Service) Amount {
 	counts := [kinds]int64{t.Input, t.Output, t.CacheRead, t.CacheWrite5m, t.CacheWrite1h}
 	p := r.at(t.Prompt())
-	var hi, lo uint64
+	var out Amount
+	var sum [2]uint64 // pico-dollars, high word first: five products below 2^103 fit
 	for k, n := range counts {
 		if n <= 0 {
 			continue
 		}
-		assumed = assumed || !p.set[k]
+		out.Assumed = out.Assumed || !p.set[k]
 		h, l := bits.Mul64(uint64(n), uint64(p.pico[k]))
 		var carry uint64
-		lo, carry = bits.Add64(lo, l, 0)
-		hi, _ = bits.Add64(hi, h, carry)
+		sum[1], carry = bits.Add64(sum[1], l, 0)
+		sum[0], _ = bits.Add64(sum[0], h, carry)
 	}
-	return nanoHalfEven(hi, lo), assumed
+	factor, known := r.factors.of(s)
+	out.NanoUSD, out.Unsettled = nanoHalfEven(sum, factor), !known
+	return out
 }
 
 // at returns the prices for a request with that many prompt tokens.
@@ -88,15 +107,25 @@ func (r *Rate) at(prompt int64) *prices {
 	return p
 }
 
-// nanoHalfEven turns 128 bits of pico-dollars into nano-dollars.
-func nanoHalfEven(hi, lo uint64) int64 {
-	const pico = 1000
-	if hi >= pico {
-		return math.MaxInt64
+// nanoHalfEven multiplies 128 bits of pico-dollars, high word first, by factor and
+// turns them into nano-dollars.
+func nanoHalfEven(pico [2]uint64, factor ratio) int64 {
+	const picoInNano = 1000
+	// 128 by 64 bits is 192: the words w, highest first.
+	var w [3]uint64
+	var h, carry uint64
+	h, w[2] = bits.Mul64(pico[1], factor.num)
+	w[0], w[1] = bits.Mul64(pico[0], factor.num)
+	w[1], carry = bits.Add64(w[1], h, 0)
+	w[0] += carry
+
+	by := factor.den * picoInNano
+	if w[0] != 0 || w[1] >= by {
+		return math.MaxInt64 // the quotient has more than 64 bits
 	}
-	nano, rest := bits.Div64(hi, lo, pico)
-	if rest > pico/2 || rest == pico/2 && nano%2 == 1 {
-		nano++
+	nano, rest := bits.Div64(w[1], w[2], by)
+	if half := by / 2; rest > half || rest == half && nano%2 == 1 {
+		nano++ // by is even, so that half of it is whole
 	}
 	return int64(min(nano, math.MaxInt64))
 }

@@ -6,6 +6,10 @@
 // nano-dollars. A model that the table does not name is unpriced; its price is
 // never guessed from a part of its name.
 //
+// Only tokens are priced. What providers charge by other units (web searches,
+// seconds of audio, images, searches of a rerank: usage.Units) is counted but has
+// no part in a cost.
+//
 // Start at New or Load, then Table.Cost.
 package price
 
@@ -24,8 +28,9 @@ import (
 // Table maps models to what they cost. It is immutable and safe for concurrent
 // use.
 type Table struct {
-	version string
-	rates   map[key]Rate
+	version  string
+	rates    map[key]Rate
+	services map[string]factors // by provider: what holds for all its models
 }
 
 // key names a price: authpool's provider name and the model as the provider's
@@ -59,46 +64,61 @@ func (t *Table) Version() string { return t.version }
 
 // Lookup returns what model costs at provider. model is matched exactly, first
 // as it is and then with the provider's prefix of the LiteLLM map, so that
-// ("groq", "gemma-7b-it") finds "groq/gemma-7b-it". Nothing else is tolerated:
-// a name with a date is in the map as such, or has no price.
+// ("groq", "gemma-7b-it") finds "groq/gemma-7b-it"; then by the other names that
+// the provider itself documents for the same model (see otherName). Nothing else
+// is tolerated: a name with a date is in the map as such, or has no price.
 //
 // A provider declared in the config has prices only by an Override, whatever
-// its type: what a compatible server charges is not known here.
+// its type: what a compatible server charges is not known here. The same holds
+// for the built-in providers of which the embedded table has no rows: cohere,
+// openrouter, perplexity, together, fireworks, cerebras, huggingface, ollama,
+// voyage and zai.
 func (t *Table) Lookup(provider, model string) (Rate, bool) {
 	r, ok := t.rates[key{provider, model}]
+	if !ok {
+		if name := otherName(provider, model); name != "" {
+			r, ok = t.rates[key{provider, name}]
+		}
+	}
 	return r, ok
 }
 
-// Cost returns what tokens of model cost at provider in nano-dollars. ok is
-// false when the table has no such model: the cost is then 0 and the usage is to
-// be recorded as unpriced.
-func (t *Table) Cost(provider, model string, tokens usage.Tokens, _ usage.Service) (nano int64, ok bool) {
-	r, ok := t.rates[key{provider, model}]
+// Cost returns what tokens of model cost at provider in nano-dollars when they
+// were served as s. ok is false when that is not the full price, and the usage is
+// then to be recorded as unpriced: either the table has no such model, and the
+// cost is 0, or it has no factor for the class of service, and the cost is that of
+// the standard class (see Amount.Unsettled).
+func (t *Table) Cost(provider, model string, tokens usage.Tokens, s usage.Service) (nano int64, ok bool) {
+	r, ok := t.Lookup(provider, model)
 	if !ok {
 		return 0, false
 	}
-	nano, assumed := r.Cost(tokens)
-	if assumed {
+	a := r.Cost(tokens, s)
+	if a.Assumed {
 		assumedCosts.Inc()
 	}
-	return nano, true
+	return a.NanoUSD, !a.Unsettled
 }
 
 // With returns a table in which the rows of o win over those of t.
 func (t *Table) With(o *Override) *Table {
 	out := &Table{
-		version: t.version + "+" + o.hash,
-		rates:   make(map[key]Rate, len(t.rates)+len(o.rates)),
+		version:  t.version + "+" + o.hash,
+		rates:    make(map[key]Rate, len(t.rates)+len(o.rates)),
+		services: t.services,
 	}
 	maps.Copy(out.rates, t.rates)
-	maps.Copy(out.rates, o.rates)
+	for k, r := range o.rates {
+		r.factors = r.factors.or(t.services[k.provider])
+		out.rates[k] = r
+	}
 	return out
 }
 
 // newRate checks and completes a rate whose prices come from a source.
-func newRate(provider string, base prices, tiers []tier) Rate {
+func newRate(provider string, base prices, tiers []tier, f factors) Rate {
 	slices.SortFunc(tiers, func(a, b tier) int { return cmp.Compare(a.above, b.above) })
-	r := Rate{base: base, tiers: tiers, inclusive: provider == tierInclusive}
+	r := Rate{base: base, tiers: tiers, inclusive: provider == tierInclusive, factors: f}
 	r.fill()
 	return r
 }

@@ -30,6 +30,17 @@ func TestLookup(t *testing.T) {
 	f("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", 3_300_000, true)
 	f("bedrock", "openai.gpt-5.6-sol", 5_500_000, true)
 
+	f("bedrock", "arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-sonnet-4-5-20250929-v1:0", 3_000_000, true)
+	f("bedrock", "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-sonnet-4-5-20250929-v1:0", 3_300_000, true)
+	f("gemini", "models/gemini-2.5-pro", 1_250_000, true)
+	f("vertex", "claude-sonnet-4-5-20250929", 3_000_000, true)
+
+	f("bedrock", "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/us.anthropic.claude-sonnet-4-5-20250929-v1:0", 0, false)
+	f("bedrock", "arn:aws:sagemaker:us-east-1:123456789012:foundation-model/anthropic.claude-sonnet-4-5-20250929-v1:0", 0, false)
+	f("bedrock", "mars.anthropic.claude-sonnet-4-5-20250929-v1:0", 0, false) // a region that the map has no price for
+	f("gemini", "tunedModels/gemini-2.5-pro", 0, false)
+	f("openai", "models/gpt-4o", 0, false)
+	f("anthropic", "claude-sonnet-4-5@20250929", 0, false)
 	f("anthropic", "claude-sonnet-4-5-20991231", 0, false) // a date that is not in the map
 	f("anthropic", "claude-sonnet", 0, false)
 	f("anthropic", "Claude-Sonnet-4-5", 0, false)
@@ -42,8 +53,35 @@ func TestLookup(t *testing.T) {
 	f("", "", 0, false)
 }
 
+// TestClasses holds what the embedded data says of classes of service.
+func TestClasses(t *testing.T) {
+	table := price.New()
+	f := func(provider, model string, s usage.Service, wantNano int64, wantOK bool) {
+		t.Helper()
+		nano, ok := table.Cost(provider, model, usage.Tokens{Input: 1000}, s)
+		if nano != wantNano || ok != wantOK {
+			t.Errorf("%s %s %+v: got %d nano, %v; want %d, %v", provider, model, s, nano, ok, wantNano, wantOK)
+		}
+	}
+	f("anthropic", "claude-opus-4-6", usage.Service{}, 5_000_000, true)
+	f("anthropic", "claude-opus-4-6", usage.Service{Fast: true}, 30_000_000, true)
+	f("anthropic", "claude-opus-4-8", usage.Service{Fast: true}, 10_000_000, true)
+	f("anthropic", "claude-opus-4-6", usage.Service{US: true}, 5_500_000, true)
+	f("anthropic", "claude-opus-4-6", usage.Service{Tier: usage.TierBatch, US: true}, 2_750_000, true)
+	f("anthropic", "claude-sonnet-4-5", usage.Service{Tier: usage.TierBatch}, 1_500_000, true)
+	f("openai", "gpt-4o", usage.Service{Tier: usage.TierBatch}, 1_250_000, true)
+	f("openai", "gpt-4o", usage.Service{Tier: usage.TierFlex}, 1_250_000, true)
+
+	f("anthropic", "claude-sonnet-4-5", usage.Service{Fast: true}, 3_000_000, false)
+	f("anthropic", "claude-sonnet-4-5", usage.Service{Tier: usage.TierPriority}, 3_000_000, false)
+	f("openai", "gpt-4o", usage.Service{Tier: usage.TierPriority}, 2_500_000, false)
+	f("openai", "gpt-4o", usage.Service{Tier: usage.TierOther}, 2_500_000, false)
+	f("bedrock", "amazon.nova-pro-v1:0", usage.Service{Tier: usage.TierBatch}, 800_000, false)
+	f("anthropic", "no-such-model", usage.Service{Tier: usage.TierBatch}, 0, false)
+}
+
 func TestVersionNamesTheDate(t *testing.T) {
-	if v := price.New().Version(); !regexp.MustCompile(`^litellm-\d{4}-\d{2}-\d{2}$`).MatchString(v) {
+	if v := price.New().Version(); !regexp.MustCompile(`^litellm-\d{4}-\d{2}-\d{2}\.\d+$`).MatchString(v) {
 		t.Errorf("got %q", v)
 	}
 }
@@ -74,9 +112,10 @@ func TestReasoningIsNotPricedApart(t *testing.T) {
 func BenchmarkCost(b *testing.B) {
 	table := price.New()
 	tokens := usage.Tokens{Input: 1200, Output: 800, CacheRead: 90_000, CacheWrite5m: 2000}
+	service := usage.Service{Tier: usage.TierBatch}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, ok := table.Cost("anthropic", "claude-sonnet-4-5", tokens, usage.Service{}); !ok {
+		if _, ok := table.Cost("anthropic", "claude-sonnet-4-5", tokens, service); !ok {
 			b.Fatal("the model has no price")
 		}
 	}

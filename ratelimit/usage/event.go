@@ -21,7 +21,7 @@ package usage
 // The names are already cleaned (contract "Words"): they can stand in a Redis
 // key or field as they are.
 type Event struct {
-	ID           string // request id, UUIDv7
+	ID           string // request id, UUIDv7, and what sets apart the Events of one answer; no two Events share it
 	Time         int64  // when the final usage was read, epoch milliseconds UTC
 	Provider     string
 	Subscription string
@@ -30,16 +30,19 @@ type Event struct {
 	Model        string // the model that served, as the answer names it
 	Tokens       Tokens
 	Units        Units
-	CostNanoUSD  int64  // nano-dollars; 0 when Unpriced
+	CostNanoUSD  int64  // nano-dollars
 	PriceVersion string // version of the price table that gave CostNanoUSD, so that a later correction can be told
-	Unpriced     bool   // the price table does not know the model
+	Unpriced     bool   // CostNanoUSD is not the full price: 0 for an unknown model, the standard class's for an unknown class of service
 	Estimated    bool   // the answer was cut before its final usage
 	Unknown      bool   // the answer told no usage at all: Tokens is not to be trusted
 	// Further says that this is the share of one more model in an answer that
-	// has an Event of its own: it adds tokens and cost, but no request.
+	// has an Event of its own: it adds tokens, units and cost, but no request.
+	// Estimated and Unknown are those of requests and not counted again.
 	Further bool
 	// Batch and Item name a request of a provider's batch, whose result may be
 	// read any number of times and by any process: it is counted once for each
-	// subscription, Batch and Item. Both are empty for everything else.
+	// subscription, Batch and Item (and model, of Further ones), within 35 days
+	// after results of the Batch were last read for the first time. Names longer
+	// than 128 bytes are kept as a hash. Both are empty for everything else.
 	Batch, Item string
 }

@@ -99,6 +99,7 @@ func (ex *exchange) try() ratelimit.Verdict {
 		return ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription, Wait: -1, Row: "credential unusable"}
 	}
 	isHead := string(req.head.Method) == http.MethodHead
+	ex.sending()
 	err = ex.s.deps.Transport.Do(ex.leave, &ex.call, ex.s.origin(ex.provider), head, req.body[:req.n], isHead)
 	// The head holds the credential, and its buffer outlives the request.
 	clear(ex.headBuf)
@@ -118,7 +119,7 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 	ex.stream = isEventStream(h.ContentType())
 	ex.mask[0] = append(ex.mask[0][:0], secret...)
 	maskHead(h, ex.mask[0])
-	ex.meter.Reset(ex.info.Endpoint.API, meter.Options{Stream: ex.stream, Model: ex.info.Model})
+	ex.meter.Reset(ex.info.Endpoint.API, meter.Options{Stream: ex.stream, Model: ex.info.Model, Item: ex.onItem})
 	opts := tap.Options{
 		Encoding: string(h.ContentEncoding()),
 		Mask:     ex.mask[:],
@@ -226,16 +227,18 @@ func (ex *exchange) judge(v ratelimit.Verdict) {
 	}
 }
 
-// release ends the attempt and makes ex ready for another.
+// release ends an attempt whose answer is not shown, and makes ex ready for
+// another. The provider may bill it all the same.
 func (ex *exchange) release() {
 	ex.endTap()
+	ex.settle(true)
 	if ex.calling {
 		ex.calling = false
 		ex.call.Close()
 	}
 	ex.lease.Done(usage.Tokens{})
 	ex.lease = nil
-	ex.held, ex.ended, ex.settled, ex.opened = ex.held[:0], false, false, false
+	ex.held, ex.ended, ex.settled, ex.opened, ex.informed = ex.held[:0], false, false, false, false
 	ex.status, ex.failure, ex.cut = 0, nil, nil
 }
 

@@ -30,7 +30,12 @@ func TestSilentProvider(t *testing.T) {
 	if got, err := io.ReadAll(resp.Body); string(got) != msgStart+msgBlock+msgHello || err == nil {
 		t.Errorf("%q, %v", got, err)
 	}
-	if e := r.waitEvents(1)[0]; !e.Estimated || e.Tokens.Input != 12 || e.Tokens.Output < 1 {
+	// The provider may have worked on the first request; nobody knows.
+	events := r.waitEvents(2)
+	if e := events[0]; !e.Estimated || !e.Unknown {
+		t.Errorf("event %+v", e)
+	}
+	if e := events[1]; !e.Estimated || e.Tokens.Input != 12 || e.Tokens.Output < 1 {
 		t.Errorf("event %+v", e)
 	}
 	if !strings.Contains(r.log.text(), "end=cut") || !strings.Contains(r.log.text(), "timeout") {

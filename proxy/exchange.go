@@ -31,6 +31,7 @@ type exchange struct {
 	request  upstreamRequest
 	leave    *leaveContext
 	onLeave  func(closed bool) // ex.left, made once
+	onItem   func(meter.Item)  // ex.countItem, made once
 
 	// The attempts.
 	attempts int // sent
@@ -58,19 +59,21 @@ type exchange struct {
 	mask      [1][]byte
 	held      []byte // bytes read before the answer was begun
 	tail      []byte
-	opened    bool
+	opened    bool // the journal waits for what the attempt comes to
+	informed  bool // and knows its input
 	settled   bool
 	ended     bool
 	agentGone bool
 	broken    bool  // something panicked
 	cut       error // why the answer ended early
+	items     int   // requests of a batch that were counted
 	tokens    usage.Tokens
 	estimated bool
 }
 
 func newExchange(s *Server) *exchange {
 	ex := &exchange{s: s, leave: new(leaveContext)}
-	ex.onLeave = ex.left
+	ex.onLeave, ex.onItem = ex.left, ex.countItem
 	return ex
 }
 
@@ -116,8 +119,8 @@ func (ex *exchange) end() {
 	ex.lease, ex.failure, ex.judged, ex.status, ex.stream = nil, nil, false, 0, false
 	ex.windows, ex.headVerdict = ex.headVerdict.Windows[:0], ratelimit.Verdict{}
 	ex.held, ex.tail = ex.held[:0], ex.tail[:0]
-	ex.opened, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, nil
-	ex.tokens, ex.estimated = usage.Tokens{}, false
+	ex.opened, ex.informed, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, false, nil
+	ex.items, ex.tokens, ex.estimated = 0, usage.Tokens{}, false
 	if !ex.broken {
 		s.exchanges.Put(ex)
 	}

@@ -78,14 +78,23 @@ func (ex *exchange) panicked(p any) error {
 // wait for, and touches nothing that may panic again.
 func (ex *exchange) abandon() {
 	if ex.lease != nil {
-		if ex.calling && !ex.settled {
-			usageLost.Inc()
-		}
+		ex.giveUp()
 		ex.lease.Done(usage.Tokens{})
 	}
 	ex.tapping, ex.calling = false, false
 	ex.call.Close()
 	ex.end()
+}
+
+// giveUp records that an attempt used something, and that nobody knows what.
+func (ex *exchange) giveUp() {
+	if !ex.opened {
+		return
+	}
+	ex.opened = false
+	e := ex.event()
+	e.Estimated, e.Unknown, e.Unpriced = true, true, true
+	ex.add(e)
 }
 
 // refuse answers with r instead of a provider's answer, and ends the exchange.
@@ -106,11 +115,6 @@ func (ex *exchange) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
 	}
 	if ex.lease != nil {
 		ex.tellEcho(ex.failure)
-		// The agent gets nothing of what was read, but the provider may bill it.
-		if ex.calling {
-			ex.endTap()
-			ex.settle(true)
-		}
 		ex.release()
 	}
 	ex.log(r.status, "refused", r.code, r.message)

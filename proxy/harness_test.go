@@ -178,6 +178,7 @@ type fakeRecorder struct {
 	mu     sync.Mutex
 	opened []usage.Event
 	events []usage.Event
+	voided []string
 	added  chan struct{} // one value for each Add
 }
 
@@ -196,6 +197,13 @@ func (r *fakeRecorder) Add(e usage.Event) error {
 	return nil
 }
 
+func (r *fakeRecorder) Void(id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.voided = append(r.voided, id)
+	return nil
+}
+
 func (r *fakeRecorder) all() []usage.Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -207,11 +215,12 @@ type noRecorder struct{}
 
 func (noRecorder) Open(usage.Event) error { return nil }
 func (noRecorder) Add(usage.Event) error  { return nil }
+func (noRecorder) Void(string) error      { return nil }
 
 type noPrices struct{}
 
 func (noPrices) Cost(string, string, usage.Tokens, usage.Service) (int64, bool) { return 0, false }
-func (noPrices) Version() string                                 { return "none" }
+func (noPrices) Version() string                                                { return "none" }
 
 type fixedKey string
 

@@ -151,10 +151,6 @@ func TestFailover(t *testing.T) {
 			if status != 200 || h.Get("X-Authpool-Subscription") != "anthropic-2" || h.Get("X-Authpool-Attempts") != "2" {
 				t.Fatalf("%d by %q at attempt %q: %s", status, h.Get("X-Authpool-Subscription"), h.Get("X-Authpool-Attempts"), body)
 			}
-			events := r.waitEvents(1)
-			if len(events) != 1 || events[0].Subscription != "anthropic-2" {
-				t.Errorf("events %+v", events)
-			}
 		})
 	}
 }
@@ -270,11 +266,11 @@ func TestAgentLeavesInSilence(t *testing.T) {
 	tests := []struct {
 		name   string
 		before func(c *upstreamConn)
-		events int
+		tokens usage.Tokens
 	}{
-		{"before the head", func(c *upstreamConn) {}, 0},
-		{"while lifecycle events are held", func(c *upstreamConn) { c.sse(); c.chunk(msgStart) }, 1},
-		{"in the stream", func(c *upstreamConn) { c.sse(); c.chunk(msgStart + msgBlock + msgHello) }, 1},
+		{"before the head", func(c *upstreamConn) {}, usage.Tokens{}},
+		{"while lifecycle events are held", func(c *upstreamConn) { c.sse(); c.chunk(msgStart) }, usage.Tokens{Input: 12, CacheRead: 100, Output: 1}},
+		{"in the stream", func(c *upstreamConn) { c.sse(); c.chunk(msgStart + msgBlock + msgHello) }, usage.Tokens{Input: 12, CacheRead: 100, Output: 2}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -298,11 +294,10 @@ func TestAgentLeavesInSilence(t *testing.T) {
 			if d := (<-closed).Sub(left); d > time.Second {
 				t.Errorf("the upstream call ended after %v", d)
 			}
-			if tt.events > 0 && tt.name == "in the stream" {
-				e := r.waitEvents(1)[0]
-				if !e.Estimated || e.Tokens.Input != 12 || e.Tokens.Output < 1 {
-					t.Errorf("event %+v", e)
-				}
+			// The provider may bill it however early the agent left.
+			e := r.waitEvents(1)[0]
+			if !e.Estimated || e.Unknown != (tt.tokens == usage.Tokens{}) || e.Tokens != tt.tokens {
+				t.Errorf("event %+v", e)
 			}
 		})
 	}

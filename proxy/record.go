@@ -1,52 +1,103 @@
 package proxy
 
 import (
+	"errors"
+	"strconv"
 	"time"
 
 	"github.com/authpool/authpool/proxy/meter"
+	"github.com/authpool/authpool/proxy/upstream"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
-// event describes the answer as far as it has been read.
+// What an attempt uses goes to the journal in steps, each before the step that
+// the provider or the agent takes because of it:
+//
+//	sending  before the request goes out: from here on the provider may bill
+//	inform   once the answer has told its input
+//	settle   before the answer's last bytes go to the agent, or when there will
+//	         be none: the one event that is counted, or nothing
+//
+// Should authpool be killed, the last step that was taken is what is counted.
+
+// event describes the attempt without what its answer has told.
 func (ex *exchange) event() usage.Event {
-	r := ex.meter.Result()
-	model := r.Model
-	if model == "" {
-		model = ex.info.Model
+	id := ex.id
+	if ex.attempts > 1 {
+		id += "." + strconv.Itoa(ex.attempts) // the attempts before have events of their own
 	}
 	return usage.Event{
-		ID:           ex.id,
+		ID:           id,
 		Time:         time.Now().UnixMilli(),
 		Provider:     ex.provider.Name,
 		Subscription: ex.lease.Subscription().ID,
 		Agent:        ex.agent,
 		Session:      ex.info.Session.ID,
-		Model:        model,
-		Tokens:       r.Tokens,
+		Model:        ex.info.Model,
 	}
 }
 
-// open tells the journal that an answer is under way, once its input is known:
-// should authpool be killed, that much is counted.
-func (ex *exchange) open() {
-	ex.opened = true
-	if !ex.billable() {
+// answered is event with what the answer has told so far.
+func (ex *exchange) answered(r *meter.Result) usage.Event {
+	e := ex.event()
+	if r.Model != "" {
+		e.Model = r.Model
+	}
+	e.Tokens, e.Units = r.Tokens, r.Units
+	return e
+}
+
+// costs tells whether the request asks for something that is paid for as a
+// whole. The results of a batch are paid for one by one: see countItem.
+func (ex *exchange) costs() bool {
+	return ex.info.Endpoint.Billable() && !ex.info.Endpoint.API.Items()
+}
+
+// sending tells the journal that the request is about to go out.
+func (ex *exchange) sending() {
+	if !ex.costs() {
 		return
 	}
 	e := ex.event()
-	ex.price(&e, ex.meter.Result().Service)
-	if err := ex.s.deps.Recorder.Open(e); err != nil {
-		ex.recordFailed(err)
+	e.Unknown = true
+	ex.open(e)
+}
+
+// inform tells the journal what an answer under way has used, once its input is
+// known.
+func (ex *exchange) inform() {
+	ex.informed = true
+	if !ex.billable() {
+		return
+	}
+	r := ex.meter.Result()
+	e := ex.answered(&r)
+	ex.price(&e, r.Service)
+	ex.open(e)
+}
+
+// open writes a step that is not the last one. That it could not be written is
+// left to the last one to tell.
+func (ex *exchange) open(e usage.Event) {
+	if err := ex.s.deps.Recorder.Open(e); err == nil {
+		ex.opened = true
 	}
 }
 
-// billable tells whether the answer costs anything: the request asked for
-// something that does, and it was served.
+// billable tells whether the attempt costs anything as far as is known: it asked
+// for something that does, and it was served, or nobody can say whether it was.
 func (ex *exchange) billable() bool {
-	return ex.info.Endpoint.Billable() && ex.status >= 200 && ex.status < 300 && ex.meter.Result().Billable
+	if !ex.costs() {
+		return false
+	}
+	if !ex.calling {
+		var e *upstream.Error
+		return errors.As(ex.failure, &e) && e.Sent
+	}
+	return ex.status >= 200 && ex.status < 300 && ex.meter.Result().Billable
 }
 
-// settle records the answer's usage. Only the first call counts: it is made
+// settle records what the attempt used. Only the first call counts: it is made
 // before the answer's last bytes go out, or with cut when there will be none.
 func (ex *exchange) settle(cut bool) {
 	if ex.settled {
@@ -54,25 +105,62 @@ func (ex *exchange) settle(cut bool) {
 	}
 	ex.settled = true
 	if !ex.billable() {
+		ex.void()
 		return
 	}
-	e := ex.event()
-	if r := ex.meter.Result(); r.State != meter.Reported {
+	var r meter.Result
+	if ex.calling {
+		r = ex.meter.Result()
+	}
+	e := ex.answered(&r)
+	if r.State != meter.Reported {
 		// The answer ended, by whatever hand, before it told its final usage:
 		// what it generated is estimated from what was seen of it. One that is
 		// whole and told nothing is unknown, and nothing is made up for it.
 		e.Unknown = r.State == meter.Absent
 		_, failed := ex.meter.Failure()
-		if e.Estimated = cut || failed || r.State == meter.Partial; e.Estimated {
+		if e.Estimated = cut || failed || r.State == meter.Partial; e.Estimated && ex.calling {
 			e.Tokens.Output = max(e.Tokens.Output, ex.meter.EstimateOutput())
 		}
 	}
-	ex.price(&e, ex.meter.Result().Service)
+	ex.price(&e, r.Service)
 	ex.tokens = e.Tokens
 	ex.estimated = e.Estimated
-	if err := ex.s.deps.Recorder.Add(e); err != nil {
-		ex.recordFailed(err)
+	for i := range r.Others {
+		ex.addFurther(&e, i, &r)
 	}
+	if ex.add(e) {
+		ex.opened = false
+	}
+}
+
+// addFurther records the usage of a further model within the answer of e. It
+// goes before e: should authpool be killed between the two, what e's last step
+// told is counted beside it, and nothing is lost.
+func (ex *exchange) addFurther(e *usage.Event, i int, r *meter.Result) {
+	f := *e
+	f.ID += "+" + strconv.Itoa(i+1)
+	f.Further, f.Unknown = true, false
+	f.Model, f.Tokens, f.Units = r.Others[i].Model, r.Others[i].Tokens, usage.Units{}
+	ex.price(&f, r.Service)
+	ex.tokens = ex.tokens.Add(f.Tokens)
+	ex.add(f)
+}
+
+// countItem records one finished request of a batch whose results are being read.
+func (ex *exchange) countItem(item meter.Item) {
+	r := &item.Result
+	if !r.Billable || ex.status < 200 || ex.status > 299 {
+		return
+	}
+	ex.items++
+	e := ex.answered(r)
+	e.ID += "/" + strconv.Itoa(ex.items)
+	e.Batch, e.Item = ex.info.Batch, item.CustomID
+	e.Unknown = r.State == meter.Absent
+	ex.price(&e, r.Service)
+	ex.tokens = ex.tokens.Add(e.Tokens)
+	ex.add(e)
 }
 
 func (ex *exchange) price(e *usage.Event, s usage.Service) {
@@ -80,8 +168,24 @@ func (ex *exchange) price(e *usage.Event, s usage.Service) {
 	e.CostNanoUSD, e.Unpriced, e.PriceVersion = nano, !known, ex.s.deps.Prices.Version()
 }
 
-// recordFailed makes lost usage loud; the answer goes on.
-func (ex *exchange) recordFailed(err error) {
-	usageLost.Inc()
-	ex.s.log.Error("usage not recorded", "request", ex.id, "subscription", ex.lease.Subscription().ID, "error", err)
+// add records an event. That it could not is made loud; the answer goes on.
+func (ex *exchange) add(e usage.Event) bool {
+	if err := ex.s.deps.Recorder.Add(e); err != nil {
+		usageLost.Inc()
+		ex.s.log.Error("usage not recorded", "request", ex.id, "subscription", e.Subscription, "error", err)
+		return false
+	}
+	return true
+}
+
+// void takes back what the journal was told of an attempt that came to nothing.
+func (ex *exchange) void() {
+	if !ex.opened {
+		return
+	}
+	ex.opened = false
+	e := ex.event()
+	if err := ex.s.deps.Recorder.Void(e.ID); err != nil {
+		ex.s.log.Warn("a refused request may be counted as unknown should authpool be killed", "request", ex.id, "error", err)
+	}
 }

@@ -65,8 +65,8 @@ func (ex *exchange) next(buf []byte, wait time.Duration) ([]byte, error) {
 func (ex *exchange) count() {
 	if ex.ended || ex.meter.Terminal() {
 		ex.settle(false)
-	} else if !ex.opened && ex.meter.InputKnown() {
-		ex.open()
+	} else if !ex.informed && ex.meter.InputKnown() {
+		ex.inform()
 	}
 }
 

@@ -42,11 +42,14 @@ type Options struct {
 
 // Recorder keeps usage; *usage.Recorder is one.
 type Recorder interface {
-	// Open says that an answer is under way and what it used so far.
+	// Open says that an answer is under way and what it used so far. Opening an
+	// id again replaces what was said before.
 	Open(e usage.Event) error
 	// Add records an answer's final usage. When it returns, the event outlives
 	// the process.
 	Add(e usage.Event) error
+	// Void says that what was opened under id came to nothing.
+	Void(id string) error
 }
 
 // Prices tells what tokens cost; *price.Table is one.

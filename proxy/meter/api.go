@@ -35,3 +35,7 @@ const (
 	AnthropicBatchResults     // GET /v1/messages/batches/ID/results, one JSON text a line
 	OpenAIBatchOutput         // GET /v1/files/ID/content of a batch's output, one JSON text a line
 )
+
+// Items tells whether an answer is a list of finished requests, each of which
+// is billed by itself: see Options.Item.
+func (a API) Items() bool { return a == AnthropicBatchResults || a == OpenAIBatchOutput }

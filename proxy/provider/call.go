@@ -27,6 +27,9 @@ type Call struct {
 	Stream bool
 	// Session is the conversation that the call belongs to.
 	Session Session
+	// Batch names the batch whose results are read, within its subscription:
+	// the batch's or its output file's id. Empty for every other call.
+	Batch string
 	// Pins are the account-bound things that the request needs.
 	Pins Pins
 	// Unsafe says that the call must not be sent again after a failure of the

@@ -1,0 +1,147 @@
+package proxy
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// Before a request goes out, the journal knows of it: should authpool be killed
+// at any moment after that, it is counted.
+func TestJournalKnowsBeforeTheProvider(t *testing.T) {
+	var r *rig
+	known := make(chan int, 1)
+	up := newUpstream(t, func(c *upstreamConn) {
+		r.recorder.mu.Lock()
+		known <- len(r.recorder.opened)
+		r.recorder.mu.Unlock()
+		c.sse()
+		c.chunk(msgStart + msgBlock + msgHello + msgDelta + msgStop)
+		c.last()
+	})
+	r = newRig(t, up.url(), 1)
+	if _, err := io.ReadAll(r.send("POST", "/v1/messages", "", messageS).Body); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-known; n != 1 {
+		t.Fatalf("the journal knew of %d requests when the provider got the first one", n)
+	}
+	opened, e := r.recorder.opened, r.recorder.all()[0]
+	if o := opened[0]; o.ID != e.ID || o.Subscription != "anthropic-1" || !o.Unknown || o.Tokens != (usage.Tokens{}) {
+		t.Errorf("opened %+v", o)
+	}
+	if len(r.recorder.voided) > 0 || e.Estimated || e.Unknown {
+		t.Errorf("voided %v, event %+v", r.recorder.voided, e)
+	}
+}
+
+// What an attempt came to: nothing when the provider refused, an event of its own
+// when it may have worked.
+func TestEveryAttemptIsAccountedFor(t *testing.T) {
+	tests := []struct {
+		name      string
+		bad       func(c *upstreamConn)
+		body      string
+		event     bool // the first attempt has an event
+		unknown   bool
+		wantInput int64
+	}{
+		{"limited", func(c *upstreamConn) { c.json(429, "Retry-After: 600\r\n", limited) }, message, false, false, 0},
+		{"overloaded", func(c *upstreamConn) { c.json(529, "", busy) }, message, false, false, 0},
+		{"error event before content", func(c *upstreamConn) { c.sse(); c.chunk(msgStart + msgError); c.last() }, messageS, false, false, 0},
+		{"no answer", func(c *upstreamConn) {}, message, true, true, 0},
+		{"cut after its input was told", func(c *upstreamConn) { c.sse(); c.chunk(msgStart) }, messageS, true, false, 12},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			up := newUpstream(t, func(c *upstreamConn) {
+				switch {
+				case c.key == key("anthropic", 1):
+					tt.bad(c)
+				case tt.body == messageS:
+					c.sse()
+					c.chunk(msgStart + msgBlock + msgHello + msgDelta + msgStop)
+					c.last()
+				default:
+					c.json(200, "", answer)
+				}
+			})
+			r := newRig(t, up.url(), 2)
+			if status, _, body := r.post("/v1/messages", tt.body); status != 200 {
+				t.Fatalf("%d: %s", status, body)
+			}
+			events := r.recorder.all()
+			last := events[len(events)-1]
+			if last.Subscription != "anthropic-2" || last.Tokens.Output != 7 || last.Estimated || last.Unknown {
+				t.Errorf("the answer's event: %+v", last)
+			}
+			first := r.recorder.opened[0].ID
+			if !tt.event {
+				if len(events) != 1 || len(r.recorder.voided) != 1 || r.recorder.voided[0] != first {
+					t.Errorf("events %+v, voided %v, want %s", events, r.recorder.voided, first)
+				}
+				return
+			}
+			if len(events) != 2 || len(r.recorder.voided) > 0 {
+				t.Fatalf("events %+v, voided %v", events, r.recorder.voided)
+			}
+			e := events[0]
+			if e.ID != first || e.ID == last.ID || e.Subscription != "anthropic-1" || !e.Estimated || e.Unknown != tt.unknown || e.Tokens.Input != tt.wantInput {
+				t.Errorf("the lost attempt's event: %+v", e)
+			}
+		})
+	}
+}
+
+// A further model within an answer has a price of its own, and so an event.
+func TestFurtherModels(t *testing.T) {
+	const advised = `{"id":"m","type":"message","role":"assistant","model":"claude-a","content":[],"stop_reason":"end_turn","usage":{"input_tokens":10,"output_tokens":5,"server_tool_use":{"web_search_requests":2},"iterations":[` +
+		`{"type":"message","input_tokens":10,"output_tokens":5},{"type":"advisor_message","model":"claude-b","input_tokens":400,"output_tokens":20}]}}`
+	up := newUpstream(t, func(c *upstreamConn) { c.json(200, "", advised) })
+	r := newRig(t, up.url(), 1)
+	r.post("/v1/messages", message)
+	events := r.recorder.all()
+	if len(events) != 2 {
+		t.Fatalf("events %+v", events)
+	}
+	further, e := events[0], events[1]
+	if e.Further || e.Model != "claude-a" || e.Tokens != (usage.Tokens{Input: 10, Output: 5}) || e.Units.WebSearches != 2 {
+		t.Errorf("the answer's event: %+v", e)
+	}
+	if !further.Further || further.Model != "claude-b" || further.Tokens != (usage.Tokens{Input: 400, Output: 20}) || further.Units != (usage.Units{}) || further.ID == e.ID {
+		t.Errorf("the advisor's event: %+v", further)
+	}
+}
+
+// Whoever reads a batch's results pays for each request of it, named so that it
+// is counted once however often the results are read; the reading costs nothing.
+func TestBatchResults(t *testing.T) {
+	const line = `{"custom_id":"first","result":{"type":"succeeded","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-a","content":[{"type":"text","text":"hi"}],"usage":{"input_tokens":10,"output_tokens":5,"service_tier":"batch"}}}}` + "\n" +
+		`{"custom_id":"second","result":{"type":"errored","error":{"type":"invalid_request_error","message":"x"}}}` + "\n" +
+		`{"custom_id":"third","result":{"type":"succeeded","message":{"id":"msg_3","type":"message","role":"assistant","model":"claude-a","content":[],"usage":{"input_tokens":1,"output_tokens":2,"service_tier":"batch"}}}}` + "\n"
+	up := newUpstream(t, func(c *upstreamConn) {
+		c.write("HTTP/1.1 200 OK\r\nContent-Type: application/x-jsonl\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+		c.chunk(line)
+		c.last()
+	})
+	r := newRig(t, up.url(), 1)
+	got, err := io.ReadAll(r.send("GET", "/v1/messages/batches/msgbatch_01/results", "anthropic-version: 2023-06-01\r\n", "").Body)
+	if err != nil || string(got) != line {
+		t.Fatalf("%q, %v", got, err)
+	}
+	events := r.recorder.all()
+	if len(events) != 2 || len(r.recorder.opened) > 0 {
+		t.Fatalf("events %+v, opened %+v", events, r.recorder.opened)
+	}
+	for i, want := range []struct {
+		item   string
+		tokens usage.Tokens
+	}{{"first", usage.Tokens{Input: 10, Output: 5}}, {"third", usage.Tokens{Input: 1, Output: 2}}} {
+		e := events[i]
+		if e.Batch != "msgbatch_01" || e.Item != want.item || e.Tokens != want.tokens || e.Model != "claude-a" || e.Unknown || e.Estimated || strings.Count(e.ID, "/") != 1 {
+			t.Errorf("event %d: %+v", i, e)
+		}
+	}
+}

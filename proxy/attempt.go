@@ -116,10 +116,12 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 	h := &ex.call.Header
 	ex.status = h.StatusCode()
 	good := ex.status >= 200 && ex.status < 300
-	ex.stream = isEventStream(h.ContentType())
+	ex.stream = meter.Streams(ex.info.Endpoint.API, h.ContentType())
 	ex.mask[0] = append(ex.mask[0][:0], secret...)
 	maskHead(h, ex.mask[0])
-	ex.meter.Reset(ex.info.Endpoint.API, meter.Options{Stream: ex.stream, Model: ex.info.Model, Item: ex.onItem})
+	ex.meter.Reset(ex.info.Endpoint.API, meter.Options{
+		ContentType: h.ContentType(), Model: ex.info.Model, Headers: h.All(), Item: ex.onItem,
+	})
 	opts := tap.Options{
 		Encoding: string(h.ContentEncoding()),
 		Mask:     ex.mask[:],
@@ -202,11 +204,6 @@ func (ex *exchange) readError(buf []byte) error {
 		}
 	}
 	return nil
-}
-
-func isEventStream(contentType []byte) bool {
-	const sse = "text/event-stream"
-	return len(contentType) >= len(sse) && equalFold(contentType[:len(sse)], sse)
 }
 
 // classifyFailure says what a call without an answer means.

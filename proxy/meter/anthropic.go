@@ -29,7 +29,7 @@ var anthropicCounts = []place{
 var anthropicMessages = dialect{
 	json: newTable([]place{{"type", kind}, {"model", model}, {"usage", usageBegin}},
 		under("usage", anthropicUsage), failureAt("error")),
-	sse: newTable([]place{
+	events: newTable([]place{
 		{"type", kind},
 		{"message.model", model},
 		{"message.usage", usageBegin},
@@ -179,7 +179,7 @@ func (e *event) addIteration() {
 // anthropicComplete is the legacy Text Completions API. It tells no usage.
 var anthropicComplete = dialect{
 	json: newTable([]place{{"model", model}, {"completion", generated}}, failureAt("error")),
-	sse: newTable([]place{
+	events: newTable([]place{
 		{"type", kind},
 		{"model", model},
 		{"completion", generated},

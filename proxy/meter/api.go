@@ -21,11 +21,12 @@ const (
 	OpenAITranscriptions      // POST /v1/audio/transcriptions and /translations
 	OpenAISpeech              // POST /v1/audio/speech
 	OpenAIOther               // billable, but tells no usage in its answer (videos, fine-tuning, ...)
-	GeminiGenerate            // Gemini and Vertex: :generateContent and :streamGenerateContent, JSON, JSON array and SSE
+	GeminiGenerate            // Gemini, Vertex and Code Assist: :generateContent, JSON
+	GeminiStream              // the same: :streamGenerateContent, a JSON array that grows, or SSE with ?alt=sse
 	GeminiEmbed               // Gemini and Vertex: :embedContent, :batchEmbedContents
 	VertexPredict             // Vertex: :predict of embedding models
-	BedrockInvoke             // Bedrock: /model/ID/invoke and invoke-with-response-stream
-	BedrockConverse           // Bedrock: /model/ID/converse and converse-stream
+	BedrockInvoke             // Bedrock: /model/ID/invoke and /model/ID/invoke-with-response-stream
+	BedrockConverse           // Bedrock: /model/ID/converse and /model/ID/converse-stream
 	CohereChat                // Cohere: /v1/chat and /v2/chat
 	CohereGenerate            // Cohere: /v1/generate (legacy)
 	CohereEmbed               // Cohere: /v1/embed and /v2/embed

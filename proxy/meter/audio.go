@@ -14,7 +14,7 @@ var audioUsage = []place{
 // subtitles tell no usage.
 var openAITranscriptions = dialect{
 	json:   newTable([]place{{"model", model}}, audioUsage, failureAt("error")),
-	sse:    newTable([]place{{"type", kind}, {"delta", generated}}, audioUsage, failureAt("error")),
+	events: newTable([]place{{"type", kind}, {"delta", generated}}, audioUsage, failureAt("error")),
 	event:  audioEvent("transcript.text.done"),
 	answer: takeAnswer,
 	normal: normalOpenAI,
@@ -24,7 +24,7 @@ var openAITranscriptions = dialect{
 // openAISpeech tells usage only in a stream of events; sound alone tells none.
 var openAISpeech = dialect{
 	json:   newTable(audioUsage, failureAt("error")),
-	sse:    newTable([]place{{"type", kind}}, audioUsage, failureAt("error")),
+	events: newTable([]place{{"type", kind}}, audioUsage, failureAt("error")),
 	event:  audioEvent("speech.audio.done"),
 	answer: takeAnswer,
 	normal: normalOpenAI,

@@ -20,7 +20,7 @@ var chatUsage = []place{
 var openAIChat = dialect{
 	json: newTable([]place{{"model", model}, {"usage", usageBegin}},
 		under("usage", chatUsage), failureAt("error"), failureAt("choices[].error")),
-	sse: newTable([]place{
+	events: newTable([]place{
 		{"model", model},
 		{"usage", usageBegin},
 		{"x_groq.usage", usageBegin}, // Groq's, also for those who did not ask

@@ -8,8 +8,9 @@ import (
 // dialect is how an API tells its usage: tables of the places where things
 // stand, and functions of what they mean. There is one file for each.
 type dialect struct {
-	json *table // of a whole answer
-	sse  *table // of one event
+	json   *table // of a whole answer
+	events *table // of one event
+	array  *table // of events that stand in a JSON array; nil where none do
 	// event takes over what a complete event has told.
 	event func(*Meter, *event)
 	// answer does the same for a complete JSON answer.
@@ -20,6 +21,8 @@ type dialect struct {
 	endMark bool
 	// media: an answer may also be sound or plain text.
 	media bool
+	// lines: an answer is one JSON text a line, whatever its Content-Type.
+	lines bool
 }
 
 var dialects = [...]*dialect{
@@ -59,7 +62,9 @@ const (
 
 // Everything else.
 const (
-	root slot = iota + numCounts // the JSON text itself
+	root    slot = iota + numCounts // the JSON text itself
+	list                            // the JSON text, an array of events
+	element                         // one of them
 	ignored
 	usageBegin // the usage object
 	kind       // the event's type
@@ -143,9 +148,23 @@ type table struct {
 
 const messageLimit = 1 << 10
 
+// newTable returns the table of a JSON text that is an answer or an event.
 func newTable(lists ...[]place) *table {
-	paths := []string{""}
-	t := &table{slots: []slot{root}}
+	return compile(append([][]place{{{"", root}}}, lists...))
+}
+
+// newArrayTable returns the table of an array of events.
+func newArrayTable(lists ...[]place) *table {
+	all := [][]place{{{"", list}, {"[]", element}}}
+	for _, list := range lists {
+		all = append(all, under("[]", list))
+	}
+	return compile(all)
+}
+
+func compile(lists [][]place) *table {
+	var paths []string
+	t := new(table)
 	for _, list := range lists {
 		for _, p := range list {
 			paths = append(paths, p.path)

@@ -10,7 +10,7 @@ var openAIEmbeddings = dialect{
 		{"usage.prompt_tokens", input},
 		{"usage.total_tokens", total},
 	}, failureAt("error")),
-	sse:    newTable(failureAt("error")),
+	events: newTable(failureAt("error")),
 	event:  takeAnswer,
 	answer: embeddingsAnswer,
 	normal: func(c *counts) usage.Tokens { return usage.Tokens{Input: c.at(input)} },

@@ -74,6 +74,16 @@ func (m *Meter) Found(v *jsonscan.Value) {
 		if v.Kind == jsonscan.ObjectEnd || v.Kind == jsonscan.ArrayEnd {
 			m.complete()
 		}
+	case element:
+		switch v.Kind {
+		case jsonscan.ObjectBegin:
+			e.reset()
+		case jsonscan.ObjectEnd:
+			m.complete()
+		default:
+		}
+	case list:
+		m.terminal = m.terminal || v.Kind == jsonscan.ArrayEnd
 	case usageBegin:
 		e.told = e.told || v.Kind == jsonscan.ObjectBegin
 	case kind:
@@ -123,8 +133,8 @@ func (m *Meter) keepModel(v *jsonscan.Value) string {
 	if string(raw) == m.model {
 		return m.model
 	}
-	if string(raw) == m.options.Model {
-		return m.options.Model
+	if string(raw) == m.asked {
+		return m.asked
 	}
 	return string(raw)
 }

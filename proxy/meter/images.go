@@ -13,7 +13,7 @@ var imageUsage = []place{
 // stands in the event of the finished image.
 var openAIImages = dialect{
 	json:   newTable([]place{{"model", model}, {"data[]", image}}, imageUsage, failureAt("error")),
-	sse:    newTable([]place{{"type", kind}, {"model", model}}, imageUsage, failureAt("error")),
+	events: newTable([]place{{"type", kind}, {"model", model}}, imageUsage, failureAt("error")),
 	event:  imagesEvent,
 	answer: takeAnswer,
 	normal: normalOpenAI,

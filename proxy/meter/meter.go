@@ -10,9 +10,9 @@ import (
 
 // Options say what is known of an answer before its body.
 type Options struct {
-	// Stream: the answer's Content-Type is text/event-stream. The body decides
-	// all the same: some servers send a stream, or an error, under another name.
-	Stream bool
+	// ContentType is the answer's, read during Reset only. The body decides all
+	// the same where it can be told from its first byte. May be nil.
+	ContentType []byte
 	// Model is the model asked for, told when the answer names none.
 	Model string
 	// Headers are those of the answer, for dialects that tell usage there; they
@@ -29,11 +29,13 @@ type Options struct {
 // it tells (a model's name, an error). The zero value is ready for Reset. It is
 // not safe for concurrent use.
 type Meter struct {
-	dialect *dialect
-	options Options
-	framing framing
-	events  tap.Events
-	scanner jsonscan.Scanner
+	dialect  *dialect
+	asked    string // the model
+	item     func(Item)
+	declared framing
+	framing  framing
+	events   tap.Events
+	scanner  jsonscan.Scanner
 
 	table *table
 	event event // what the event being read has told
@@ -58,16 +60,6 @@ type Meter struct {
 
 var _ tap.Sink = (*Meter)(nil)
 
-// framing is how an answer's body is put together.
-type framing uint8
-
-const (
-	unknownFraming framing = iota
-	jsonFraming
-	sseFraming
-	opaqueFraming // nothing in it can be read
-)
-
 // New returns a Meter for an answer.
 func New(api API, o Options) *Meter {
 	m := new(Meter)
@@ -77,7 +69,10 @@ func New(api API, o Options) *Meter {
 
 // Reset makes m ready for another answer.
 func (m *Meter) Reset(api API, o Options) {
-	m.dialect, m.options = dialects[api], o
+	m.dialect = dialects[api]
+	// o itself is not kept: what it holds for Reset need not go to the heap.
+	m.asked, m.item = o.Model, o.Item
+	m.declared = declared(o.ContentType)
 	m.framing = unknownFraming
 	if m.dialect == nil {
 		m.framing = opaqueFraming
@@ -104,10 +99,12 @@ func (m *Meter) Write(p []byte) {
 		p = m.sniff(p)
 	}
 	switch m.framing {
-	case jsonFraming:
-		m.readJSON(p)
+	case jsonFraming, arrayFraming:
+		m.readText(p)
 	case sseFraming:
 		m.readEvents(p)
+	case linesFraming:
+		m.readLines(p)
 	case opaqueFraming:
 		m.content = true
 	default: // nothing but white space yet
@@ -123,85 +120,6 @@ func (m *Meter) Blind() {
 // Close says that the body has ended. It implements tap.Sink. What was told
 // stays readable until Reset.
 func (m *Meter) Close() { m.blind = true }
-
-// sniff finds the framing by the first byte that is not white space, and
-// returns the rest of p.
-func (m *Meter) sniff(p []byte) []byte {
-	for i, c := range p {
-		switch {
-		case c == ' ' || c == '\t' || c == '\r' || c == '\n':
-			continue // DeepSeek keeps waiting agents busy with blank lines
-		case c == '{' || c == '[':
-			m.framing = jsonFraming
-			m.begin(m.dialect.json)
-		case m.options.Stream || !m.dialect.media:
-			m.framing = sseFraming
-		default:
-			m.framing = opaqueFraming
-		}
-		return p[i:]
-	}
-	return nil
-}
-
-// begin makes m ready for a JSON text.
-func (m *Meter) begin(t *table) {
-	m.table = t
-	m.scanner.Reset(t.paths, m)
-}
-
-func (m *Meter) readJSON(p []byte) {
-	if m.terminal {
-		return
-	}
-	m.scanner.Write(p)
-}
-
-// complete is called where the JSON text of an event, or of the answer, ends.
-func (m *Meter) complete() {
-	if m.framing == sseFraming {
-		m.dialect.event(m, &m.event)
-		return
-	}
-	m.dialect.answer(m, &m.event)
-	m.terminal = true
-	m.content = m.content || !m.failed
-}
-
-func (m *Meter) readEvents(p []byte) {
-	for len(p) > 0 {
-		what, data, n := m.events.Next(p)
-		p = p[n:]
-		switch what {
-		case tap.Data:
-			m.readData(data)
-		case tap.End:
-			m.event.reset()
-			m.seen = 0
-		default:
-		}
-	}
-}
-
-// endMark is the data of the event that ends an OpenAI stream.
-const endMark = "[DONE]"
-
-// readData reads a part of an event's data. An event counts as soon as its JSON
-// is complete, before the blank line that lets the agent act on it.
-func (m *Meter) readData(data []byte) {
-	if m.seen == 0 {
-		m.begin(m.dialect.sse)
-	}
-	if m.seen < len(endMark) {
-		n := min(len(data), len(endMark)-m.seen)
-		if string(data[:n]) != endMark[m.seen:m.seen+n] {
-			m.seen = len(endMark) // no end mark
-		} else if m.seen += n; m.seen == len(endMark) && m.dialect.endMark {
-			m.terminal, m.final = true, true
-		}
-	}
-	m.scanner.Write(data)
-}
 
 // HasContent reports whether the answer's first content has been read, or what
 // decides it otherwise. Events that say only that the provider is at work do
@@ -244,7 +162,7 @@ func (m *Meter) Result() Result {
 		Raw:      m.counts.raw(),
 	}
 	if r.Model == "" {
-		r.Model = m.options.Model
+		r.Model = m.asked
 	}
 	if m.told {
 		r.State = Partial

@@ -47,9 +47,9 @@ func told(m *meter.Meter) reading {
 
 // read passes the pieces through a tap into a meter, checks that the bytes are
 // unchanged, and returns what the meter tells.
-func read(t *testing.T, api meter.API, stream bool, coding string, pieces ...[]byte) reading {
+func read(t *testing.T, api meter.API, contentType, coding string, pieces ...[]byte) reading {
 	t.Helper()
-	m := meter.New(api, meter.Options{Stream: stream, Model: "asked-for"})
+	m := meter.New(api, meter.Options{ContentType: []byte(contentType), Model: "asked-for"})
 	tp := tap.New(tap.Options{Encoding: coding, Sink: m, Mask: [][]byte{[]byte("sk-canary-0123456789")}})
 	defer tp.Close()
 	var sent, passed []byte

@@ -17,7 +17,7 @@ var responsesUsage = []place{
 var openAIResponses = dialect{
 	json: newTable([]place{{"model", model}, {"status", status}, {"usage", usageBegin}},
 		under("usage", responsesUsage), failureAt("error")),
-	sse: newTable([]place{
+	events: newTable([]place{
 		{"type", kind},
 		{"response.model", model},
 		{"response.usage", usageBegin},

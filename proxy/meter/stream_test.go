@@ -10,6 +10,8 @@ import (
 	"github.com/authpool/authpool/proxy/tap"
 )
 
+var sse = []byte("text/event-stream")
+
 // TestFirstContent walks the lifecycle events of each dialect up to the first
 // content.
 func TestFirstContent(t *testing.T) {
@@ -52,7 +54,7 @@ func TestFirstContent(t *testing.T) {
 		{"completions", meter.OpenAICompletions, []string{`data: {"choices":[{"text":""}]}`}, `data: {"choices":[{"text":"x"}]}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m := meter.New(tt.api, meter.Options{Stream: true})
+			m := meter.New(tt.api, meter.Options{ContentType: sse})
 			for _, event := range tt.lifecycle {
 				m.Write([]byte(event + "\n\n"))
 				if m.HasContent() {
@@ -83,7 +85,7 @@ func TestEndIsSeenBeforeTheAgentSeesIt(t *testing.T) {
 		{"an error", meter.OpenAIChat, "data: {\"error\":{\"message\":\"x\"}", "}"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m := meter.New(tt.api, meter.Options{Stream: true})
+			m := meter.New(tt.api, meter.Options{ContentType: sse})
 			m.Write([]byte(tt.start))
 			if m.Terminal() {
 				t.Fatal("terminal too early")
@@ -100,7 +102,7 @@ func TestEndIsSeenBeforeTheAgentSeesIt(t *testing.T) {
 }
 
 func TestInputIsKnownEarly(t *testing.T) {
-	m := meter.New(meter.AnthropicMessages, meter.Options{Stream: true})
+	m := meter.New(meter.AnthropicMessages, meter.Options{ContentType: sse})
 	if m.InputKnown() {
 		t.Error("known before anything was read")
 	}
@@ -111,7 +113,7 @@ func TestInputIsKnownEarly(t *testing.T) {
 }
 
 func TestBlindKeepsWhatWasTold(t *testing.T) {
-	m := meter.New(meter.AnthropicMessages, meter.Options{Stream: true})
+	m := meter.New(meter.AnthropicMessages, meter.Options{ContentType: sse})
 	m.Write([]byte("data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":9}}}\n\n"))
 	m.Blind()
 	m.Write([]byte("data: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":9}}\n\n"))
@@ -122,12 +124,12 @@ func TestBlindKeepsWhatWasTold(t *testing.T) {
 }
 
 func TestResetForgets(t *testing.T) {
-	m := meter.New(meter.AnthropicMessages, meter.Options{Stream: true})
+	m := meter.New(meter.AnthropicMessages, meter.Options{ContentType: sse})
 	for _, v := range vectors(t) {
-		m.Reset(v.api, meter.Options{Stream: v.stream, Model: "asked-for"})
+		m.Reset(v.api, meter.Options{ContentType: []byte(v.contentType), Model: "asked-for"})
 		m.Write(v.answer[:len(v.answer)*2/3])
 		m.Reset(meter.None, meter.Options{})
-		m.Reset(v.api, meter.Options{Stream: v.stream, Model: "asked-for"})
+		m.Reset(v.api, meter.Options{ContentType: []byte(v.contentType), Model: "asked-for"})
 		m.Write(v.answer)
 		m.Close()
 		if got := render(told(m)); got != v.want {
@@ -173,7 +175,7 @@ func TestReadingDoesNotAllocate(t *testing.T) {
 		piece := make([]byte, 0, 1<<12)
 		masks := [][]byte{[]byte("sk-test-0123456789abcdef")}
 		n := testing.AllocsPerRun(10, func() {
-			m.Reset(tt.api, meter.Options{Stream: true, Model: tt.model})
+			m.Reset(tt.api, meter.Options{ContentType: sse, Model: tt.model})
 			tp.Reset(tap.Options{Sink: m, Mask: masks, Filter: true})
 			for rest := tt.stream; len(rest) > 0; rest = rest[len(piece):] {
 				piece = append(piece[:0], rest[:min(len(rest), 1<<12-1)]...)
@@ -223,7 +225,7 @@ func BenchmarkStream(b *testing.B) {
 			for b.Loop() {
 				o := tap.Options{Mask: masks, Filter: bb.filter}
 				if bb.meter {
-					m.Reset(bb.api, meter.Options{Stream: true})
+					m.Reset(bb.api, meter.Options{ContentType: sse})
 					o.Sink = m
 				}
 				tp.Reset(o)

@@ -24,12 +24,12 @@ var update = flag.Bool("update", false, "rewrite the want parts of testdata")
 // what the meter must tell of it. Its comment says what it is for, and holds
 // settings as "name: value".
 type vector struct {
-	file   string
-	api    meter.API
-	stream bool
-	filter bool
-	answer []byte
-	want   string
+	file        string
+	api         meter.API
+	contentType string
+	filter      bool
+	answer      []byte
+	want        string
 }
 
 var apis = map[string]meter.API{
@@ -69,8 +69,8 @@ func vectors(t testing.TB) []vector {
 					t.Fatalf("%s: unknown api %q", file, value)
 				}
 				v.api = api
-			case "stream":
-				v.stream = value == "true"
+			case "type":
+				v.contentType = value
 			case "filter":
 				v.filter = value == "true"
 			case "crlf":
@@ -122,7 +122,7 @@ func render(r reading) string {
 func TestVectors(t *testing.T) {
 	for _, v := range vectors(t) {
 		t.Run(strings.TrimSuffix(filepath.Base(v.file), ".txtar"), func(t *testing.T) {
-			whole := read(t, v.api, v.stream, "", v.answer)
+			whole := read(t, v.api, v.contentType, "", v.answer)
 			if *update {
 				writeWant(t, v.file, render(whole))
 				return
@@ -131,17 +131,17 @@ func TestVectors(t *testing.T) {
 				t.Fatalf("(-want +got):\n%s", diff)
 			}
 			for i := range v.answer {
-				if diff := cmp.Diff(whole, read(t, v.api, v.stream, "", v.answer[:i], v.answer[i:])); diff != "" {
+				if diff := cmp.Diff(whole, read(t, v.api, v.contentType, "", v.answer[:i], v.answer[i:])); diff != "" {
 					t.Fatalf("cut at %d (-whole +cut):\n%s", i, diff)
 				}
 			}
 			for coding, encode := range codings {
 				encoded := encode(t, v.answer)
-				if diff := cmp.Diff(whole, read(t, v.api, v.stream, coding, cutBytes(encoded)...)); diff != "" {
+				if diff := cmp.Diff(whole, read(t, v.api, v.contentType, coding, cutBytes(encoded)...)); diff != "" {
 					t.Fatalf("%s (-plain +coded):\n%s", coding, diff)
 				}
 			}
-			checkFiltered(t, v.api, v.stream, v.filter, v.answer)
+			checkFiltered(t, v.api, v.contentType, v.filter, v.answer)
 		})
 	}
 }
@@ -155,8 +155,8 @@ func FuzzCuts(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, i uint, seed uint64) {
 		v := all[i%uint(len(all))]
-		whole := read(t, v.api, v.stream, "", v.answer)
-		if diff := cmp.Diff(whole, read(t, v.api, v.stream, "", cutRandomly(v.answer, seed)...)); diff != "" {
+		whole := read(t, v.api, v.contentType, "", v.answer)
+		if diff := cmp.Diff(whole, read(t, v.api, v.contentType, "", cutRandomly(v.answer, seed)...)); diff != "" {
 			t.Fatalf("%s cut by %d (-whole +cut):\n%s", v.file, seed, diff)
 		}
 		if got, want := filtered(t, cutRandomly(v.answer, seed)...), filtered(t, v.answer); !bytes.Equal(got, want) {
@@ -169,12 +169,12 @@ func FuzzCuts(f *testing.F) {
 // be negative, and a cut changes nothing.
 func FuzzAnswer(f *testing.F) {
 	for _, v := range vectors(f) {
-		f.Add(uint8(v.api), v.stream, v.answer, uint64(1))
+		f.Add(uint8(v.api), v.contentType, v.answer, uint64(1))
 	}
-	f.Fuzz(func(t *testing.T, api uint8, stream bool, answer []byte, seed uint64) {
-		a := meter.API(api) % (meter.OpenAIOther + 1)
-		whole := read(t, a, stream, "", answer)
-		if diff := cmp.Diff(whole, read(t, a, stream, "", cutRandomly(answer, seed)...)); diff != "" {
+	f.Fuzz(func(t *testing.T, api uint8, contentType string, answer []byte, seed uint64) {
+		a := meter.API(api) % (meter.OpenAIBatchOutput + 1)
+		whole := read(t, a, contentType, "", answer)
+		if diff := cmp.Diff(whole, read(t, a, contentType, "", cutRandomly(answer, seed)...)); diff != "" {
 			t.Fatalf("(-whole +cut):\n%s", diff)
 		}
 		u := whole.Result.Tokens
@@ -188,9 +188,9 @@ func FuzzAnswer(f *testing.F) {
 
 // checkFiltered compares what the filter lets through with a reading of the
 // whole stream by encoding/json.
-func checkFiltered(t *testing.T, api meter.API, stream, must bool, answer []byte) {
+func checkFiltered(t *testing.T, api meter.API, contentType string, must bool, answer []byte) {
 	t.Helper()
-	if api != meter.OpenAIChat && api != meter.OpenAICompletions || !stream {
+	if api != meter.OpenAIChat && api != meter.OpenAICompletions || contentType != "text/event-stream" {
 		return
 	}
 	end := []byte("\n\n")

@@ -3,17 +3,19 @@
 --
 -- KEYS  1 writers, 2 now. All other keys share their slot and are named below.
 -- ARGV  1 key prefix of the subscription, 2 writer, 3 epoch, 4 first sequence
---       number f, 5 number of events n, then what they add to each hash, as
---       merge.go has summed it up. First come those of the blocks, in the order
---       of time: each is of events that lie in one block whatever blocks there
---       are, and has no key. A sum is: key, expiry in ms ('' is KEEP after its
---       last event), first and last event in ms ('' where none are kept), price
---       version or '', number of counts w, number of models m, the first w counts
---       in the order of FIELDS, and m times a model and all its counts. Models
---       stand in the order of their first events.
+--       number f, 5 number of events n, 6 time of the latest of them in ms, then
+--       what they add to each hash, as merge.go has summed it up. First come those
+--       of the blocks, in the order of time: each is of events that lie in one
+--       block whatever blocks there are, and has no key. A sum is: key, expiry in
+--       ms ('' is KEEP after its last event, or never where none is kept), first
+--       and last event in ms ('' where none are kept), price version or '', number
+--       of events, number of models m, the counts, and m times a model and its
+--       counts. Counts are a shape, and a number for each bit in it. Bit i is
+--       FIELDS[i+1]; bit 0, the requests, is in every shape. Models stand in the
+--       order of their first events.
 --
 -- Answers (numbers after the word):
---   OK last applied late      counted; late ones lie before the current block
+--   OK last late              counted; late ones lie before the current block
 --   DUP last                  all were counted before; nothing changed
 --   GAP last                  f is not the next number; nothing changed: go to last+1,
 --                             back over what is missing or on past what is known
@@ -28,7 +30,8 @@ local MODELS = 64
 -- The most digits of two numbers whose sum is exact as a double and as its text.
 local DIGITS = 15
 local FIELDS = { 'requests', 'input', 'output', 'cache_read', 'cache_write_5m', 'cache_write_1h',
-  'cost_nano_usd', 'estimated', 'unpriced', 'unknown' }
+  'cost_nano_usd', 'estimated', 'unpriced', 'unknown',
+  'reasoning', 'web_search_requests', 'web_fetch_requests', 'seconds', 'images', 'search_units' }
 
 local prefix, writer = ARGV[1], ARGV[2]
 local epoch, first, n = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -48,6 +51,7 @@ end
 if epoch < stored then return { 'FENCED', done, stored, fork } end
 if first <= done + 1 and first + n <= done + 1 then return { 'DUP', done } end
 if first ~= done + 1 then return { 'GAP', done } end
+seen = math.max(seen, tonumber(ARGV[6]))
 
 -- The name of a block: year, month, day and hour of its start in UTC. Days since
 -- 1970 to the civil calendar, counted in eras of 400 years that begin in March.
@@ -63,6 +67,23 @@ local function block_id(ms)
   local m = mp < 10 and mp + 3 or mp - 9
   local y = yoe + era * 400 + (m <= 2 and 1 or 0)
   return string.format('%04d-%02d-%02dT%02d', y, m, d, floor((ms - days * DAY) / HOUR))
+end
+
+-- Where the counts of a shape stand in FIELDS.
+local places_by_shape = {}
+
+local function places_of(shape)
+  local places = places_by_shape[shape]
+  if not places then
+    places = {}
+    local bits = tonumber(shape)
+    for i = 1, #FIELDS do
+      if bits % 2 == 1 then places[#places + 1] = i end
+      bits = floor(bits / 2)
+    end
+    places_by_shape[shape] = places
+  end
+  return places
 end
 
 -- The fields of a model in the order of FIELDS.
@@ -109,26 +130,27 @@ local function others(key, models, heads, fields, was)
 end
 
 -- Adds the sum at ARGV[at] to a hash: one read, one write. Numbers too large for
--- that are added by HINCRBY, which is exact for them, too. Returns the hash's
--- totals, its last event, and where the next sum stands.
+-- that are added by HINCRBY, which is exact for them, too. Returns the hash's last
+-- event, and where the next sum stands.
 local function add(at, key, expiry, start)
   local from, to, prices = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4]
-  local width, models = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
-  local fields, counts, n = {}, {}, width
-  for i = 1, width do fields[i], counts[i] = FIELDS[i], ARGV[at + 6 + i] end
-  at = at + 7 + width
-  local heads = {} -- where each model begins in fields: at its requests, which are never 0
-  for m = 1, models do
-    local names = fields_of(ARGV[at])
-    heads[m] = n + 1
-    for i = 1, #FIELDS do
-      local count = ARGV[at + i]
-      if count ~= '0' then
-        n = n + 1
-        fields[n], counts[n] = names[i], count
-      end
+  local models = tonumber(ARGV[at + 6])
+  at = at + 7
+  local fields, counts, n = {}, {}, 0
+  local heads = {} -- where each model begins in fields: at its requests
+  local names = FIELDS
+  for m = 0, models do
+    if m > 0 then
+      names = fields_of(ARGV[at])
+      heads[m] = n + 1
+      at = at + 1
     end
-    at = at + 1 + #FIELDS
+    local places = places_of(ARGV[at])
+    for i = 1, #places do
+      fields[n + i], counts[n + i] = names[places[i]], ARGV[at + i]
+    end
+    n = n + #places
+    at = at + 1 + #places
   end
   heads[models + 1] = n + 1
   if from then fields[n + 1], fields[n + 2] = 'first', 'last' end
@@ -137,7 +159,7 @@ local function add(at, key, expiry, start)
   local is_new = not was[1]
 
   local raise = is_new and {} or others(key, models, heads, fields, was)
-  local set, values = {}, {}
+  local set = {}
   local function put(field, value)
     set[#set + 1] = field
     set[#set + 1] = value
@@ -146,13 +168,12 @@ local function add(at, key, expiry, start)
     local old, more = was[i], counts[i]
     if not raise[i] and (not old or more ~= '0') then
       if not old then
-        values[i] = more
+        put(fields[i], more)
       elseif #old <= DIGITS and #more <= DIGITS then
-        values[i] = int(tonumber(old) + tonumber(more))
+        put(fields[i], int(tonumber(old) + tonumber(more)))
       else
         raise[i] = fields[i]
       end
-      if values[i] then put(fields[i], values[i]) end
     end
   end
   local moved
@@ -168,17 +189,13 @@ local function add(at, key, expiry, start)
   end
   if prices ~= '' then put('prices', prices) end
   if #set > 0 then call('HSET', key, unpack(set)) end
-  for i, field in pairs(raise) do
-    call('HINCRBY', key, field, counts[i])
-    if i <= width then values[i] = call('HGET', key, field) end
-  end
+  for i, field in pairs(raise) do call('HINCRBY', key, field, counts[i]) end
   if expiry == '' then
     if moved then call('PEXPIREAT', key, int(to + KEEP)) end
   elseif is_new then
     call('PEXPIREAT', key, expiry)
   end
-  for i = 1, width do values[i] = values[i] or was[i] end
-  return values, to, at
+  return to, at
 end
 
 -- The current block: the newest start, and the time of its last event.
@@ -197,11 +214,10 @@ local function open_block(ts)
   return s
 end
 
-local at, late = 6, 0
-local totals -- of the current block, once one of its events came
+local at, late = 7, 0
+local touched = false -- whether one of the events came into the current block
 while ARGV[at] == '' do
-  local from, to = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  if to > seen then seen = to end
+  local from = tonumber(ARGV[at + 2])
   local into
   if not start or (from >= start and (from - start > L or from - last > L)) then
     start = open_block(from)
@@ -210,27 +226,32 @@ while ARGV[at] == '' do
   elseif from >= start then
     into = start
   else
-    late = late + tonumber(ARGV[at + 7])
+    late = late + tonumber(ARGV[at + 5])
     into = call('ZREVRANGEBYSCORE', prefix .. 'blocks', int(from), '-inf', 'LIMIT', 0, 1)[1]
     into = into and tonumber(into)
     if not into or from - into > L then into = open_block(from) end
   end
-  local values, reached
-  values, reached, at = add(at, prefix .. 'block:' .. block_id(into), int(into + L + 35 * DAY), into)
-  if into == start then totals, last = values, math.max(last, reached) end
+  local reached
+  reached, at = add(at, prefix .. 'block:' .. block_id(into), int(into + L + 35 * DAY), into)
+  if into == start then touched, last = true, math.max(last, reached) end
 end
 while ARGV[at] do
   local _
-  _, _, at = add(at, prefix .. ARGV[at], ARGV[at + 1])
+  _, at = add(at, prefix .. ARGV[at], ARGV[at + 1])
 end
 
 -- The active block in one hash. A late event never changes it.
-if totals then
-  local now = { 'block', block_id(start), 'start', int(start), 'end', int(start + L), 'last', int(last) }
+if touched then
+  local id = block_id(start)
+  local now = { 'block', id, 'start', int(start), 'end', int(start + L), 'last', int(last) }
+  local sums = call('HMGET', prefix .. 'block:' .. id, unpack(FIELDS))
   for i, field in ipairs(FIELDS) do
-    now[#now + 1] = field
-    now[#now + 1] = totals[i]
+    if sums[i] then
+      now[#now + 1] = field
+      now[#now + 1] = sums[i]
+    end
   end
+  if opened then call('DEL', KEYS[2]) end -- it may have fields that this block lacks
   call('HSET', KEYS[2], unpack(now))
   call('PEXPIREAT', KEYS[2], int(start + L))
 end
@@ -247,4 +268,4 @@ if opened then call('ZREMRANGEBYSCORE', prefix .. 'blocks', '-inf', '(' .. int(s
 
 done = first + n - 1
 call('HSET', KEYS[1], writer, table.concat({ int(done), int(epoch), int(seen), int(fork) }, ':'))
-return { 'OK', done, n, late }
+return { 'OK', done, late }

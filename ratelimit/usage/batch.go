@@ -35,10 +35,12 @@ func (o Outcome) String() string { return outcomeNames[o] }
 type Result struct {
 	Outcome Outcome
 	Last    int64 // the last number counted of this writer
-	Applied int64 // events counted now; Outcome Applied only
-	Late    int64 // of these, events from before the current block
-	Epoch   int64 // the newer epoch; Outcome Fenced only
-	Fork    int64 // up to here the newer epoch's numbers mean the same events; Outcome Fenced only
+	// Applied is how many events were counted now, and Repeated how many were not
+	// because another event tells of the same item of a provider's batch. Late are
+	// those of Applied from before the current block. Outcome Applied only.
+	Applied, Repeated, Late int64
+	Epoch                   int64 // the newer epoch; Outcome Fenced only
+	Fork                    int64 // up to here the newer epoch's numbers mean the same events; Outcome Fenced only
 }
 
 // Claim is the answer to a writer that starts.

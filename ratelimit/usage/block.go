@@ -14,7 +14,8 @@ const BlockLength = 5 * time.Hour
 type Block struct {
 	Start time.Time
 	End   time.Time
-	Last  time.Time // the last event in it
+	First time.Time // the first event in it
+	Last  time.Time // the last
 	Counts
 }
 
@@ -27,7 +28,8 @@ func (b Block) Active(now time.Time) bool {
 }
 
 // Counts are sums over events. The names of the fields in Redis and in the
-// contract stand beside them.
+// contract stand beside them; Reasoning and Units have a field only where they
+// are not zero.
 type Counts struct {
 	Requests     int64 // requests
 	Input        int64 // input: uncached input tokens
@@ -37,8 +39,10 @@ type Counts struct {
 	CacheWrite1h int64 // cache_write_1h: tokens
 	CostNanoUSD  int64 // cost_nano_usd
 	Estimated    int64 // estimated: requests whose tokens are an estimate
-	Unpriced     int64 // unpriced: requests without a full price, see Event.Unpriced
+	Unpriced     int64 // unpriced: requests, or shares of one, without a full price: see Event.Unpriced
 	Unknown      int64 // unknown: requests whose answer told no usage
+	Reasoning    int64 // reasoning: the part of output that was reasoning, where it is told
+	Units        Units // by the names of Units.All
 }
 
 // fields are the names of Counts in Redis, in the order of Counts.refs and of
@@ -46,13 +50,30 @@ type Counts struct {
 var fields = [...]string{
 	"requests", "input", "output", "cache_read", "cache_write_5m", "cache_write_1h",
 	"cost_nano_usd", "estimated", "unpriced", "unknown",
+	"reasoning",
+	unitNames[0], unitNames[1], unitNames[2], unitNames[3], unitNames[4],
 }
+
+// alwaysFields is how many of fields every sum has, also where they are zero. The
+// others would be zeros in nearly every hash.
+const alwaysFields = 10
 
 // refs returns the counts in the order of fields.
 func (c *Counts) refs() [len(fields)]*int64 {
+	u := c.Units.refs()
 	return [...]*int64{
 		&c.Requests, &c.Input, &c.Output, &c.CacheRead, &c.CacheWrite5m, &c.CacheWrite1h,
 		&c.CostNanoUSD, &c.Estimated, &c.Unpriced, &c.Unknown,
+		&c.Reasoning,
+		u[0], u[1], u[2], u[3], u[4],
+	}
+}
+
+// Tokens returns the sums of tokens in the form that one answer's have.
+func (c Counts) Tokens() Tokens {
+	return Tokens{
+		Input: c.Input, Output: c.Output, CacheRead: c.CacheRead,
+		CacheWrite5m: c.CacheWrite5m, CacheWrite1h: c.CacheWrite1h, Reasoning: c.Reasoning,
 	}
 }
 
@@ -64,25 +85,37 @@ func (c *Counts) Add(o Counts) {
 	}
 }
 
-// countsOf returns what one event adds.
+// countsOf returns what one event adds. A further model's share is no request of
+// its own, so that requests are answers everywhere.
 func countsOf(e *Event) Counts {
-	c := Counts{
-		Requests:     1,
-		Input:        clamp(e.Tokens.Input),
-		Output:       clamp(e.Tokens.Output),
-		CacheRead:    clamp(e.Tokens.CacheRead),
-		CacheWrite5m: clamp(e.Tokens.CacheWrite5m),
-		CacheWrite1h: clamp(e.Tokens.CacheWrite1h),
-		CostNanoUSD:  clamp(e.CostNanoUSD),
-	}
-	if e.Unknown {
-		c = Counts{Requests: 1, Unknown: 1}
-	}
-	if e.Estimated {
-		c.Estimated = 1
+	var c Counts
+	if !e.Unknown {
+		c = Counts{
+			Input:        clamp(e.Tokens.Input),
+			Output:       clamp(e.Tokens.Output),
+			CacheRead:    clamp(e.Tokens.CacheRead),
+			CacheWrite5m: clamp(e.Tokens.CacheWrite5m),
+			CacheWrite1h: clamp(e.Tokens.CacheWrite1h),
+			CostNanoUSD:  clamp(e.CostNanoUSD),
+			Reasoning:    clamp(e.Tokens.Reasoning),
+			Units:        e.Units,
+		}
+		for _, n := range c.Units.refs() {
+			*n = clamp(*n)
+		}
 	}
 	if e.Unpriced {
 		c.Unpriced = 1
+	}
+	if e.Further {
+		return c
+	}
+	c.Requests = 1
+	if e.Unknown {
+		c.Unknown = 1
+	}
+	if e.Estimated {
+		c.Estimated = 1
 	}
 	return c
 }

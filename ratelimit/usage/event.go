@@ -41,8 +41,8 @@ type Event struct {
 	Further bool
 	// Batch and Item name a request of a provider's batch, whose result may be
 	// read any number of times and by any process: it is counted once for each
-	// subscription, Batch and Item (and model, of Further ones), within 35 days
-	// after results of the Batch were last read for the first time. Names longer
-	// than 128 bytes are kept as a hash. Both are empty for everything else.
+	// subscription, Batch and Item (and model, of Further ones), as long as there
+	// are never 35 days in which no result of the Batch is read. Names longer than
+	// 128 bytes are kept as a hash. Both are empty for everything else.
 	Batch, Item string
 }

@@ -33,6 +33,7 @@ const (
 type row struct {
 	rowKey
 	counts      Counts
+	events      int64
 	first, last moment // of its events
 }
 
@@ -67,16 +68,20 @@ func newHourOf(ms int64) hourOf {
 }
 
 // merge sums up as many of the first events as one call of apply.lua may count,
-// and returns how many they are: at least one of any.
+// and returns how many they are: at least one of any. Events that repeats tells are
+// left out of the sums; it is nil when there are none.
 //
 // Nobody knows here how many of them have been counted before. That is why the
 // script counts either all events of a call or none.
-func merge(events []Event) (rows []*row, slots []*slot, n int) {
+func merge(events []Event, repeats []bool) (rows []*row, slots []*slot, n int) {
 	byKey := make(map[rowKey]*row)
 	bySlot := make(map[int64]*slot)
 	models := make(map[string]struct{})
 	var s *slot
 	for i := range events {
+		if repeats != nil && repeats[i] {
+			continue
+		}
 		e := &events[i]
 		m := moment{min(max(e.Time, 0), maxTime), i}
 		start := m.time - m.time%slotMilli
@@ -85,7 +90,7 @@ func merge(events []Event) (rows []*row, slots []*slot, n int) {
 		}
 		key := rowKey{newHourOf(m.time), e.Agent, e.Session, e.Model, e.PriceVersion}
 		r := byKey[key]
-		if (r == nil || s == nil) && i > 0 {
+		if (r == nil || s == nil) && len(rows) > 0 {
 			_, known := models[e.Model]
 			if len(byKey)+len(bySlot) >= maxRows || !known && len(models) >= maxModels {
 				return rows, slots, i
@@ -109,6 +114,7 @@ func merge(events []Event) (rows []*row, slots []*slot, n int) {
 			r.last = m
 		}
 		c := countsOf(e)
+		r.events++
 		r.counts.Add(c)
 		s.counts.Add(c)
 	}
@@ -135,12 +141,13 @@ const (
 // sum is what a call adds to one hash; apply.lua tells what becomes of it.
 type sum struct {
 	key         string // without the subscription's part; "" for a block, which the script finds
-	expiry      int64  // epoch ms; 0 for one that follows from the last event
+	expiry      int64  // epoch ms; 0 for one that follows from the last event, or never
 	spans       bool   // whether the hash keeps its first and last event
 	first, last int64  // epoch ms
 	prices      string
 	priced      moment // of the event that prices comes from
-	width       int    // how many counts the hash has
+	events      int64
+	always      int // how many of fields the hash has also where they are zero
 	total       Counts
 	models      []modelCounts // in the order of their first events
 }
@@ -150,12 +157,17 @@ type modelCounts struct {
 	Counts
 }
 
-func (s *sum) add(model string, r *row) {
-	if len(s.models) == 0 {
+func (s *sum) add(r *row) {
+	if s.events == 0 {
 		s.first, s.last = r.first.time, r.last.time
 	}
 	s.first, s.last = min(s.first, r.first.time), max(s.last, r.last.time)
+	s.events += r.events
 	s.total.Add(r.counts)
+}
+
+func (s *sum) addModel(model string, r *row) {
+	s.add(r)
 	for i := range s.models {
 		if s.models[i].model == model {
 			s.models[i].Add(r.counts)
@@ -175,36 +187,39 @@ func sumUp(rows []*row, slots []*slot) []*sum {
 	for _, r := range rows {
 		// Hours are in the order of their first events, too.
 		if block == nil || r.hour != hour {
-			block, hour = &sum{spans: true, width: len(fields)}, r.hour
+			block, hour = &sum{spans: true, always: alwaysFields}, r.hour
 			sums = append(sums, block)
 		}
-		block.add(cleanModel(r.model), r)
+		block.addModel(cleanModel(r.model), r)
 	}
 	byKey := map[string]*sum{}
 	of := func(key string, expiry int64) *sum {
 		s := byKey[key]
 		if s == nil {
-			s = &sum{key: key, expiry: expiry, spans: expiry == 0, width: len(fields)}
+			s = &sum{key: key, expiry: expiry, always: alwaysFields}
 			byKey[key] = s
 			sums = append(sums, s)
 		}
 		return s
 	}
 	for _, r := range rows {
+		of("total", 0).add(r)
 		model, agent, session := cleanModel(r.model), cleanID(r.agent), cleanID(r.session)
 		t := time.UnixMilli(r.first.time).UTC()
 		midnight := r.first.time - r.first.time%dayMilli
 		date := t.Format(time.DateOnly)
 		ofDay := of("day:"+date, midnight+dayKept)
-		ofDay.add(model, r)
+		ofDay.addModel(model, r)
 		if r.prices != "" && (ofDay.prices == "" || r.last.compare(ofDay.priced) > 0) {
 			ofDay.prices, ofDay.priced = r.prices, r.last
 		}
-		of("month:"+date[:len("2006-01")], midnight-int64(t.Day()-1)*dayMilli+monthKept).add(model, r)
+		of("month:"+date[:len("2006-01")], midnight-int64(t.Day()-1)*dayMilli+monthKept).addModel(model, r)
 		if agent != "" {
-			of("agent:"+agent+":"+date, midnight+dayKept).add(model, r)
+			of("agent:"+agent+":"+date, midnight+dayKept).addModel(model, r)
 			if session != "" {
-				of("session:"+agent+"/"+session, 0).add(model, r)
+				ofSession := of("session:"+agent+"/"+session, 0)
+				ofSession.spans = true
+				ofSession.addModel(model, r)
 			}
 		}
 	}
@@ -212,7 +227,7 @@ func sumUp(rows []*row, slots []*slot) []*sum {
 		const few = 3 // requests, input, output
 		sums = append(sums, &sum{
 			key: "recent:" + strconv.FormatInt(s.start/1000, 10), expiry: s.start + slotKept,
-			width: few, total: s.counts,
+			always: few, total: s.counts,
 		})
 	}
 	return sums
@@ -227,16 +242,27 @@ func (s *sum) args(args []any) []any {
 	if s.spans {
 		first, last = s.first, s.last
 	}
-	args = append(args, s.key, expiry, first, last, s.prices, s.width, len(s.models))
-	totals := s.total.refs()
-	for _, n := range totals[:s.width] {
-		args = append(args, *n)
-	}
+	args = append(args, s.key, expiry, first, last, s.prices, s.events, len(s.models))
+	args = s.total.args(args, s.always)
 	for i := range s.models {
 		args = append(args, s.models[i].model)
-		for _, n := range s.models[i].refs() {
+		// The requests come always: by them the script knows its models.
+		args = s.models[i].Counts.args(args, 1)
+	}
+	return args
+}
+
+// args appends the counts that are not zero, and the first of fields in any case,
+// after the shape that tells which they are.
+func (c *Counts) args(args []any, always int) []any {
+	at, shape := len(args), 0
+	args = append(args, nil)
+	for i, n := range c.refs() {
+		if i < always || *n != 0 {
+			shape |= 1 << i
 			args = append(args, *n)
 		}
 	}
+	args[at] = shape
 	return args
 }

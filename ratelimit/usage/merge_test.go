@@ -111,6 +111,7 @@ func TestMergedEqualsModel(t *testing.T) {
 						e.Time = epoch.UnixMilli() + clock + rapid.Int64Range(-2, 2).Draw(t, "off")
 						e.Model = rapid.SampledFrom([]string{"m1", "m2"}).Draw(t, "model")
 						e.PriceVersion = rapid.SampledFrom([]string{"", "v1", "v2"}).Draw(t, "prices")
+						e.ID = fmt.Sprint(len(events))
 						events = append(events, e)
 					}
 				}

@@ -14,16 +14,17 @@ import (
 // the hashes of one subscription as they must stand in Redis, without prefix.
 type model struct {
 	hashes map[string]map[string]string
-	expiry map[string]int64 // epoch ms
-	blocks []int64          // starts, rising
-	done   map[string]int64 // by writer
+	expiry map[string]int64  // epoch ms
+	blocks []int64           // starts, rising
+	items  map[string]string // the event that owns a batch's item, by batch, item and further model
+	done   map[string]int64  // by writer
 	epochs map[string]int64
 	seen   map[string]int64
 }
 
 func newModel() *model {
 	return &model{
-		hashes: map[string]map[string]string{}, expiry: map[string]int64{},
+		hashes: map[string]map[string]string{}, expiry: map[string]int64{}, items: map[string]string{},
 		done: map[string]int64{}, epochs: map[string]int64{}, seen: map[string]int64{},
 	}
 }
@@ -34,8 +35,11 @@ const (
 	block = 5 * hour
 )
 
-// apply counts a batch as the contract of the script says.
+// apply counts a batch as the contract of the scripts says.
 func (m *model) apply(b usage.Batch) usage.Result {
+	for _, e := range b.Events {
+		m.claim(e)
+	}
 	done := m.done[b.Writer]
 	switch {
 	case b.Epoch < m.epochs[b.Writer]:
@@ -47,9 +51,13 @@ func (m *model) apply(b usage.Batch) usage.Result {
 	}
 	fresh := slices.Clone(b.Events[done+1-b.First:])
 	slices.SortStableFunc(fresh, func(a, b usage.Event) int { return int(a.Time - b.Time) })
-	var late int64
+	var counted, late int64
 	touched := false // the current block, by an event that is not late
 	for _, e := range fresh {
+		if !m.owns(e) {
+			continue
+		}
+		counted++
 		start, isLate := m.blockOf(e.Time)
 		if isLate {
 			late++
@@ -75,7 +83,31 @@ func (m *model) apply(b usage.Batch) usage.Result {
 	done = b.First + int64(len(b.Events)) - 1
 	m.done[b.Writer], m.epochs[b.Writer] = done, b.Epoch
 	m.seen[b.Writer] = max(m.seen[b.Writer], fresh[len(fresh)-1].Time)
-	return usage.Result{Outcome: usage.Applied, Last: done, Applied: int64(len(fresh)), Late: late}
+	return usage.Result{Outcome: usage.Applied, Last: done, Applied: counted, Repeated: int64(len(fresh)) - counted, Late: late}
+}
+
+// itemOf names what an event of a batch's item is the first one to tell of.
+func itemOf(e usage.Event) string {
+	item := e.Batch + "\n" + e.Item
+	if e.Further {
+		item += "\n" + e.Model
+	}
+	return item
+}
+
+func (m *model) claim(e usage.Event) {
+	if e.Batch == "" || e.Item == "" {
+		return
+	}
+	if m.items[itemOf(e)] == "" {
+		m.items[itemOf(e)] = e.ID
+	}
+	key := "batch:" + e.Batch
+	m.expiry[key] = max(m.expiry[key], e.Time+35*day)
+}
+
+func (m *model) owns(e usage.Event) bool {
+	return e.Batch == "" || e.Item == "" || m.items[itemOf(e)] == e.ID
 }
 
 func (m *model) newest() int64 {
@@ -151,16 +183,23 @@ func (m *model) count(e usage.Event, start int64) {
 			m.expiry[session] = last + 7*day
 		}
 	}
+	for field, n := range fieldsOf(wantCounts(e)) {
+		if n > 0 || always[field] {
+			m.incr("total", field, n)
+		}
+	}
+	m.expiry["total"] = -1
 	m.span(blockKey, e.Time)
 	m.hashes[blockKey]["start"] = strconv.FormatInt(start, 10)
 	m.hashes[blockKey]["end"] = strconv.FormatInt(start+block, 10)
 
 	slot := e.Time - e.Time%10_000
 	recent := fmt.Sprintf("recent:%d", slot/1000)
-	c := wantCounts(e)
-	m.incr(recent, "requests", 1)
-	m.incr(recent, "input", c.Input)
-	m.incr(recent, "output", c.Output)
+	for field, n := range fieldsOf(wantCounts(e)) {
+		if n > 0 || field == "requests" || field == "input" || field == "output" {
+			m.incr(recent, field, n)
+		}
+	}
 	m.expiry[recent] = slot + 180_000
 }
 
@@ -176,14 +215,19 @@ func (m *model) span(key string, ts int64) {
 
 // wantCounts is what one event adds.
 func wantCounts(e usage.Event) usage.Counts {
-	c := usage.Counts{Requests: 1}
-	if e.Unknown {
-		c.Unknown = 1
-	} else {
-		c.Input, c.Output, c.CacheRead = e.Tokens.Input, e.Tokens.Output, e.Tokens.CacheRead
+	var c usage.Counts
+	if !e.Unknown {
+		c.Input, c.Output, c.CacheRead, c.Reasoning = e.Tokens.Input, e.Tokens.Output, e.Tokens.CacheRead, e.Tokens.Reasoning
 		c.CacheWrite5m, c.CacheWrite1h, c.CostNanoUSD = e.Tokens.CacheWrite5m, e.Tokens.CacheWrite1h, e.CostNanoUSD
+		c.Units = e.Units
 	}
-	if e.Estimated {
+	if !e.Further {
+		c.Requests = 1
+	}
+	if e.Unknown && !e.Further {
+		c.Unknown = 1
+	}
+	if e.Estimated && !e.Further {
 		c.Estimated = 1
 	}
 	if e.Unpriced {
@@ -192,12 +236,20 @@ func wantCounts(e usage.Event) usage.Counts {
 	return c
 }
 
+// always are the fields that every sum has, also where they are zero.
+var always = map[string]bool{
+	"requests": true, "input": true, "output": true, "cache_read": true, "cache_write_5m": true, "cache_write_1h": true,
+	"cost_nano_usd": true, "estimated": true, "unpriced": true, "unknown": true,
+}
+
 // fieldsOf are the counts under their names in the contract.
 func fieldsOf(c usage.Counts) map[string]int64 {
 	return map[string]int64{
 		"requests": c.Requests, "input": c.Input, "output": c.Output, "cache_read": c.CacheRead,
 		"cache_write_5m": c.CacheWrite5m, "cache_write_1h": c.CacheWrite1h, "cost_nano_usd": c.CostNanoUSD,
 		"estimated": c.Estimated, "unpriced": c.Unpriced, "unknown": c.Unknown,
+		"reasoning": c.Reasoning, "web_search_requests": c.Units.WebSearches, "web_fetch_requests": c.Units.WebFetches,
+		"seconds": c.Units.Seconds, "images": c.Units.Images, "search_units": c.Units.SearchUnits,
 	}
 }
 
@@ -213,8 +265,10 @@ func (m *model) sum(key string, e usage.Event, expiry int64) {
 		name = "other"
 	}
 	for field, n := range fieldsOf(wantCounts(e)) {
-		m.incr(key, field, n)
-		if n > 0 {
+		if n > 0 || always[field] {
+			m.incr(key, field, n)
+		}
+		if n > 0 || field == "requests" { // a model has its requests always, to be known by
 			m.incr(key, name+":"+field, n)
 		}
 	}
@@ -236,7 +290,9 @@ func (m *model) show() {
 	h := m.hashes[m.blockName(start)]
 	now := map[string]string{"block": m.blockName(start)[len("block:"):]}
 	for _, field := range append(slices.Collect(maps.Keys(fieldsOf(usage.Counts{}))), "start", "end", "last") {
-		now[field] = h[field]
+		if v, ok := h[field]; ok {
+			now[field] = v
+		}
 	}
 	m.hashes["now"] = now
 	m.expiry["now"] = start + block

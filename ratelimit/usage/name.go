@@ -37,6 +37,18 @@ func cleanID(s string) string {
 	if ok {
 		return s
 	}
+	return hashed(s)
+}
+
+// shorten returns a name that is too long as a hash.
+func shorten(s string) string {
+	if len(s) <= maxName {
+		return s
+	}
+	return hashed(s)
+}
+
+func hashed(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return "h-" + hex.EncodeToString(sum[:16])
 }

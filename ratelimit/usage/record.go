@@ -15,7 +15,13 @@ import (
 // and a payload is: the kind, one byte; the number, uvarint, 0 for an open; the
 // subscription and the event's id; time, varint, epoch ms; flags, one byte; the
 // six counts of Tokens and the cost, uvarints; then provider, agent, session, model
-// and price version. A string is its length, uvarint, and its bytes.
+// and price version. What few events have follows, as the flags say: units, which
+// are how many counts there are, uvarint, and the counts, uvarints; then batch and
+// item. A string is its length, uvarint, and its bytes.
+//
+// Records without those are what the first version wrote, to the byte. A flag or a
+// count that is not known here makes a record unreadable: it is better told as
+// damage than counted for something else.
 const (
 	segmentMagic = "apjrnl\x00\x01" // the last byte is the version
 	frameSize    = 8
@@ -37,6 +43,11 @@ const (
 	flagUnpriced byte = 1 << iota
 	flagEstimated
 	flagUnknown
+	flagFurther
+	flagUnits // units follow
+	flagBatch // batch and item follow
+
+	allFlags = flagUnpriced | flagEstimated | flagUnknown | flagFurther | flagUnits | flagBatch
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -66,6 +77,15 @@ func appendRecord(b []byte, kind byte, number int64, e *Event) []byte {
 	if e.Unknown {
 		flags |= flagUnknown
 	}
+	if e.Further {
+		flags |= flagFurther
+	}
+	if e.Units != (Units{}) {
+		flags |= flagUnits
+	}
+	if e.Batch != "" || e.Item != "" {
+		flags |= flagBatch
+	}
 	b = append(b, flags)
 	t := &e.Tokens
 	for _, n := range [...]int64{t.Input, t.Output, t.CacheRead, t.CacheWrite5m, t.CacheWrite1h, t.Reasoning, e.CostNanoUSD} {
@@ -73,6 +93,17 @@ func appendRecord(b []byte, kind byte, number int64, e *Event) []byte {
 	}
 	for _, s := range [...]string{e.Provider, e.Agent, e.Session, e.Model, e.PriceVersion} {
 		b = appendString(b, s)
+	}
+	if flags&flagUnits != 0 {
+		units := e.Units.refs()
+		b = binary.AppendUvarint(b, uint64(len(units)))
+		for _, n := range units {
+			b = binary.AppendUvarint(b, uint64(clamp(*n)))
+		}
+	}
+	if flags&flagBatch != 0 {
+		b = appendString(b, shorten(e.Batch))
+		b = appendString(b, shorten(e.Item))
 	}
 	payload := b[start+frameSize:]
 	binary.LittleEndian.PutUint32(b[start:], uint32(len(payload)))
@@ -143,6 +174,7 @@ func (r record) event() (Event, error) {
 	e := Event{ID: string(r.id), Subscription: string(r.subscription), Time: d.varint()}
 	flags := d.byte()
 	e.Unpriced, e.Estimated, e.Unknown = flags&flagUnpriced != 0, flags&flagEstimated != 0, flags&flagUnknown != 0
+	e.Further = flags&flagFurther != 0
 	t := &e.Tokens
 	for _, n := range [...]*int64{&t.Input, &t.Output, &t.CacheRead, &t.CacheWrite5m, &t.CacheWrite1h, &t.Reasoning, &e.CostNanoUSD} {
 		*n = clamp(int64(d.uvarint()))
@@ -150,7 +182,18 @@ func (r record) event() (Event, error) {
 	for _, s := range [...]*string{&e.Provider, &e.Agent, &e.Session, &e.Model, &e.PriceVersion} {
 		*s = d.string()
 	}
-	if d.bad || len(d.b) != 0 {
+	if flags&flagUnits != 0 {
+		units := e.Units.refs()
+		known := d.uvarint() == uint64(len(units))
+		for _, n := range units {
+			*n = clamp(int64(d.uvarint()))
+		}
+		d.bad = d.bad || !known
+	}
+	if flags&flagBatch != 0 {
+		e.Batch, e.Item = d.string(), d.string()
+	}
+	if d.bad || len(d.b) != 0 || flags&^allFlags != 0 {
 		return Event{}, errRecord
 	}
 	return e, nil

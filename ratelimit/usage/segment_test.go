@@ -3,6 +3,9 @@ package usage
 import (
 	"bytes"
 	"math"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -63,6 +66,8 @@ func FuzzJournal(f *testing.F) {
 func FuzzRecord(f *testing.F) {
 	e := Event{ID: "id", Time: 1, Subscription: "team-a", Model: "m", CostNanoUSD: 5}
 	f.Add(appendRecord(nil, recordEvent, 1, &e)[frameSize:])
+	e.Units, e.Further, e.Batch, e.Item = Units{Images: 1}, true, "b", "i"
+	f.Add(appendRecord(nil, recordEvent, 1, &e)[frameSize:])
 	f.Add([]byte{recordOpen, 0, 0xff})
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		r, err := parseRecord(payload)
@@ -96,6 +101,16 @@ func TestRecordKeepsEveryField(t *testing.T) {
 				CacheWrite5m: count.Draw(t, "cw5m"), CacheWrite1h: count.Draw(t, "cw1h"), Reasoning: count.Draw(t, "reasoning"),
 			},
 			Unpriced: rapid.Bool().Draw(t, "unpriced"), Estimated: rapid.Bool().Draw(t, "estimated"), Unknown: rapid.Bool().Draw(t, "unknown"),
+			Further: rapid.Bool().Draw(t, "further"),
+		}
+		if rapid.Bool().Draw(t, "has units") {
+			for _, n := range want.Units.refs() {
+				*n = count.Draw(t, "units")
+			}
+		}
+		if rapid.Bool().Draw(t, "of a batch") {
+			want.Batch, want.Item = text.Draw(t, "batch"), text.Draw(t, "item")
+			want.Batch, want.Item = want.Batch[:min(len(want.Batch), maxName)], want.Item[:min(len(want.Item), maxName)]
 		}
 		payload, _, err := parseFrame(appendRecord(nil, recordEvent, 9, &want))
 		if err != nil {
@@ -124,5 +139,111 @@ func TestCountsAreClampedOnTheWay(t *testing.T) {
 	got, err := r.event()
 	if want := (Event{Tokens: Tokens{Input: maxCount}}); err != nil || got != want {
 		t.Fatalf("got %+v, %v; want %+v", got, err, want)
+	}
+}
+
+// goldens are the events in testdata, in the order of their records: an open and
+// two events numbered 1 and 2, an open.
+var (
+	goldenV1 = []Event{
+		{
+			ID: "01939f1e-5a00-7000-8000-000000000001", Time: 1764547200123, Provider: "anthropic", Subscription: "team-a",
+			Agent: "coder", Session: "s-1", Model: "claude-sonnet-4-5",
+			Tokens:      Tokens{Input: 3, Output: 500, CacheRead: 20_000, CacheWrite5m: 70, CacheWrite1h: 1 << 40, Reasoning: 200},
+			CostNanoUSD: 13_509_000, PriceVersion: "2026-08-01",
+		},
+		{
+			ID: "01939f1e-5a00-7000-8000-000000000002", Time: 1764547200124, Provider: "openai", Subscription: "team-b",
+			Model: "unheard-of", Unpriced: true, Estimated: true, Unknown: true,
+		},
+		{
+			ID: "01939f1e-5a00-7000-8000-000000000003", Time: 1764547200125, Provider: "anthropic", Subscription: "team-a",
+			Session: "s-2", Model: "claude-opus-4-5", Tokens: Tokens{Input: 9},
+		},
+	}
+	goldenV2 = []Event{
+		{
+			ID: "01939f1e-5a00-7000-8000-000000000004/1", Time: 1764547200126, Provider: "anthropic", Subscription: "team-a",
+			Agent: "coder", Model: "claude-sonnet-4-5", Tokens: Tokens{Input: 1, Output: 2}, CostNanoUSD: 3, PriceVersion: "v",
+			Units: Units{WebSearches: 1, WebFetches: 2, Seconds: 3, Images: 4, SearchUnits: 1 << 33},
+			Batch: "msgbatch_01", Item: "request-1",
+		},
+		{
+			ID: "01939f1e-5a00-7000-8000-000000000004/1+1", Time: 1764547200126, Provider: "anthropic", Subscription: "team-a",
+			Agent: "coder", Model: "claude-opus-4-5", Tokens: Tokens{Input: 5, Output: 6}, Unpriced: true, Further: true,
+			Batch: "msgbatch_01", Item: "request-1",
+		},
+		{
+			ID: "01939f1e-5a00-7000-8000-000000000005", Time: 1764547200127, Provider: "openai", Subscription: "team-b",
+			Model: "gpt-image-1", Units: Units{Images: 2},
+		},
+	}
+)
+
+// TestGolden pins the format: what either version wrote is read, and written again
+// as it was. A record without units and batch is one of the first version.
+func TestGolden(t *testing.T) {
+	f := func(name string, golden []Event) {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, numbers, _, damage := scanAll(t, data)
+		want := []Event{golden[0], golden[0], golden[1], golden[2]}
+		if diff := cmp.Diff(want, events) + cmp.Diff([]int64{0, 1, 2, 0}, numbers); diff != "" || damage != nil {
+			t.Errorf("%s: damage %v (-want +got):\n%s", name, damage, diff)
+		}
+		written := []byte(segmentMagic)
+		for i, e := range want {
+			kind := recordEvent
+			if numbers[i] == 0 {
+				kind = recordOpen
+			}
+			written = appendRecord(written, kind, numbers[i], &e)
+		}
+		if !bytes.Equal(written, data) {
+			t.Errorf("%s: the events are written as\n%q, the file is\n%q", name, written, data)
+		}
+	}
+	f("journal-v1.seg", goldenV1)
+	f("journal-v2.seg", goldenV2)
+}
+
+// TestUnknownFlagIsDamage: a record of a later version is not taken for less than
+// it says.
+func TestUnknownFlagIsDamage(t *testing.T) {
+	e := Event{ID: "id", Subscription: "team-a", Units: Units{Seconds: 1}}
+	payload := appendRecord(nil, recordEvent, 1, &e)[frameSize:]
+	f := func(was, now byte, rest string) {
+		t.Helper()
+		at := bytes.IndexByte(payload, was)
+		changed := append(bytes.Clone(payload), rest...)
+		changed[at] = now
+		r, err := parseRecord(changed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := r.event(); err == nil {
+			t.Errorf("read %+v", got)
+		}
+	}
+	f(flagUnits, flagUnits|allFlags+1, "")
+	f(byte(len(unitNames)), byte(len(unitNames)+1), "\x07")
+}
+
+func TestLongNamesAreHashed(t *testing.T) {
+	e := Event{ID: "id", Subscription: "team-a", Batch: strings.Repeat("b", 1<<20), Item: strings.Repeat("i", maxName+1)}
+	payload, _, err := parseFrame(appendRecord(nil, recordEvent, 1, &e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := parseRecord(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.event()
+	if err != nil || got.Batch != shorten(e.Batch) || got.Item != shorten(e.Item) || len(got.Item) > maxName {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }

@@ -49,8 +49,12 @@ func (s *Store) Apply(ctx context.Context, b Batch) (Result, error) {
 		}
 	}
 	total := Result{Outcome: Duplicate}
+	repeats, err := s.claimItems(ctx, b.Subscription, b.Events)
+	if err != nil {
+		return Result{}, fmt.Errorf("cannot claim batch items of %s: %w", b.Subscription, err)
+	}
 	for {
-		rows, slots, n := merge(b.Events)
+		rows, slots, n := merge(b.Events, repeats)
 		r, err := s.apply(ctx, b, n, sumUp(rows, slots))
 		if err != nil {
 			return Result{}, fmt.Errorf("cannot count usage of %s: %w", b.Subscription, err)
@@ -64,11 +68,20 @@ func (s *Store) Apply(ctx context.Context, b Batch) (Result, error) {
 		}
 		if r.Outcome == Applied {
 			total.Outcome = Applied
-			total.Applied += r.Applied
+			for i := range n {
+				if repeats != nil && repeats[i] {
+					total.Repeated++
+				} else {
+					total.Applied++
+				}
+			}
 			total.Late += r.Late
 		}
 		total.Last = r.Last
 		b.First, b.Events = b.First+known, b.Events[known:]
+		if repeats != nil {
+			repeats = repeats[known:]
+		}
 		if len(b.Events) == 0 {
 			return total, nil
 		}
@@ -78,7 +91,11 @@ func (s *Store) Apply(ctx context.Context, b Batch) (Result, error) {
 // apply makes one call of the script for the first n events of b, which add up to
 // sums.
 func (s *Store) apply(ctx context.Context, b Batch, n int, sums []*sum) (Result, error) {
-	args := []any{s.family(b.Subscription), b.Writer, b.Epoch, b.First, n}
+	var latest int64
+	for i := range b.Events[:n] {
+		latest = max(latest, min(b.Events[i].Time, maxTime))
+	}
+	args := []any{s.family(b.Subscription), b.Writer, b.Epoch, b.First, n, latest}
 	for _, sum := range sums {
 		args = sum.args(args)
 	}
@@ -93,7 +110,7 @@ func (s *Store) apply(ctx context.Context, b Batch, n int, sums []*sum) (Result,
 	r := Result{Last: told[0]}
 	switch word {
 	case "OK":
-		r.Outcome, r.Applied, r.Late = Applied, told[1], told[2]
+		r.Outcome, r.Late = Applied, told[1]
 	case "DUP":
 		r.Outcome = Duplicate
 	case "GAP":
@@ -164,6 +181,8 @@ func (s *Store) nowKey(sub string) string           { return s.family(sub) + "no
 func (s *Store) blocksKey(sub string) string        { return s.family(sub) + "blocks" }
 func (s *Store) windowsKey(sub string) string       { return s.family(sub) + "windows" }
 func (s *Store) dayKey(sub string, d string) string { return s.family(sub) + "day:" + d }
+func (s *Store) totalKey(sub string) string         { return s.family(sub) + "total" }
+func (s *Store) batchKey(sub, batch string) string  { return s.family(sub) + "batch:" + cleanID(batch) }
 
 func (s *Store) blockKey(sub string, start time.Time) string {
 	return s.family(sub) + "block:" + start.UTC().Format("2006-01-02T15")

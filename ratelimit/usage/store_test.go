@@ -388,7 +388,9 @@ func TestApplyEqualsModel(t *testing.T) {
 						rapid.SampledFrom([]int64{block, block + 1, block - 1, hour, 40 * day}),
 						rapid.Int64Range(-8*hour, 0),
 					).Draw(t, "step")
-					w.events = append(w.events, drawEvent(t, clock))
+					e := drawEvent(t, clock)
+					e.ID = fmt.Sprint(id, "-", len(w.events))
+					w.events = append(w.events, e)
 				}
 				first := rapid.IntRange(max(0, len(w.events)-20), len(w.events)+1).Draw(t, "first")
 				n := rapid.IntRange(0, 20).Draw(t, "n")
@@ -418,7 +420,7 @@ func TestApplyEqualsModel(t *testing.T) {
 
 func drawEvent(t *rapid.T, clock int64) usage.Event {
 	count := rapid.OneOf(rapid.Int64Range(0, 10), rapid.Int64Range(0, 1<<46))
-	return usage.Event{
+	e := usage.Event{
 		Time:    epoch.UnixMilli() + clock,
 		Agent:   rapid.SampledFrom([]string{"coder", "ci", ""}).Draw(t, "agent"),
 		Session: rapid.SampledFrom([]string{"s1", "s.2", ""}).Draw(t, "session"),
@@ -427,10 +429,31 @@ func drawEvent(t *rapid.T, clock int64) usage.Event {
 			Input: count.Draw(t, "in"), Output: count.Draw(t, "out"), CacheRead: count.Draw(t, "cr"),
 			CacheWrite5m: count.Draw(t, "cw5m"), CacheWrite1h: count.Draw(t, "cw1h"),
 		},
+		Units:        drawUnits(t),
+		Further:      rapid.IntRange(0, 3).Draw(t, "further") == 0,
 		CostNanoUSD:  count.Draw(t, "cost"),
 		PriceVersion: rapid.SampledFrom([]string{"v1", "v2", ""}).Draw(t, "prices"),
 		Estimated:    rapid.Bool().Draw(t, "estimated"),
 		Unpriced:     rapid.Bool().Draw(t, "unpriced"),
 		Unknown:      rapid.IntRange(0, 5).Draw(t, "unknown") == 0,
+	}
+	if rapid.Bool().Draw(t, "reasoning told") {
+		e.Tokens.Reasoning = count.Draw(t, "reasoning")
+	}
+	if rapid.IntRange(0, 3).Draw(t, "of a batch") == 0 {
+		e.Batch = rapid.SampledFrom([]string{"b1", "b2"}).Draw(t, "batch")
+		e.Item = rapid.SampledFrom([]string{"i1", "i2", "i3"}).Draw(t, "item")
+	}
+	return e
+}
+
+func drawUnits(t *rapid.T) usage.Units {
+	if rapid.IntRange(0, 3).Draw(t, "has units") > 0 {
+		return usage.Units{}
+	}
+	count := rapid.SampledFrom([]int64{0, 1, 1 << 46})
+	return usage.Units{
+		WebSearches: count.Draw(t, "searches"), WebFetches: count.Draw(t, "fetches"), Seconds: count.Draw(t, "seconds"),
+		Images: count.Draw(t, "images"), SearchUnits: count.Draw(t, "search units"),
 	}
 }

@@ -61,21 +61,20 @@ func (u Units) Add(v Units) Units {
 	}
 }
 
+// unitNames are the names of Units, in the order of Units.refs.
+var unitNames = [...]string{"web_search_requests", "web_fetch_requests", "seconds", "images", "search_units"}
+
+// refs returns the units in the order of unitNames.
+func (u *Units) refs() [len(unitNames)]*int64 {
+	return [...]*int64{&u.WebSearches, &u.WebFetches, &u.Seconds, &u.Images, &u.SearchUnits}
+}
+
 // All yields every unit that is not zero, by the name that it has in Redis, in
 // metrics and in the API.
 func (u Units) All() iter.Seq2[string, int64] {
 	return func(yield func(string, int64) bool) {
-		for _, unit := range [...]struct {
-			name  string
-			count int64
-		}{
-			{"web_search_requests", u.WebSearches},
-			{"web_fetch_requests", u.WebFetches},
-			{"seconds", u.Seconds},
-			{"images", u.Images},
-			{"search_units", u.SearchUnits},
-		} {
-			if unit.count != 0 && !yield(unit.name, unit.count) {
+		for i, n := range u.refs() {
+			if *n != 0 && !yield(unitNames[i], *n) {
 				return
 			}
 		}

@@ -19,7 +19,6 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/authpool/authpool/pool/redisdb/redistest"
 )
 
 var login = appendRequest(nil, "AUTH", testPassword)
@@ -379,7 +378,7 @@ func TestAddressTaken(t *testing.T) {
 func TestRedisCLI(t *testing.T) {
 	cli, err := exec.LookPath("redis-cli")
 	if err != nil {
-		if os.Getenv(redistest.RequireEnv) != "" {
+		if os.Getenv("AUTHPOOL_REQUIRE_REDIS") != "" {
 			t.Fatal("redis-cli is not on PATH")
 		}
 		t.Skip("redis-cli is not on PATH: it comes with Redis 7")

@@ -1,52 +1,81 @@
-// Package redistest gives tests a Redis to talk to: miniredis inside the
-// process, and a real redis-server that the test starts on a port of its own
-// and may stop, empty and start again.
+// Package redistest gives tests a Redis to talk to: the embedded one of the
+// product, and real redis-server processes on ports of the test's own, alone, as
+// a cluster or behind sentinels, which it may stop, freeze, empty and start again.
 //
-// Each is the usual way in: it runs one suite on both, because the embedded
-// mode (miniredis) and a real server have to behave alike. Server is for tests
-// of what happens while Redis is away or has lost writes.
+// Each is the usual way in: it runs one suite on the embedded Redis, on a real
+// server and on a cluster, because all have to behave alike. NewServer, NewCluster
+// and NewSentinels are for tests of what happens while Redis is away, moves or has
+// lost writes.
 package redistest
 
 import (
+	"context"
+	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"testing"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/authpool/authpool/pool/redisdb/embedded"
 )
 
 // RequireEnv is the environment variable that turns a missing redis-server from
 // a skipped test into a failed one. CI sets it to 1.
 const RequireEnv = "AUTHPOOL_REQUIRE_REDIS"
 
-// Each runs suite as the subtests "miniredis" and "redis", each on an empty
-// database of its own that ends with the subtest. Without redis-server on PATH
-// the second one is skipped, or fails when RequireEnv is set.
+// Each runs suite as the subtests "embedded", "redis" and "cluster", each on an
+// empty database. The first two have it to themselves; the cluster is shared by
+// the whole test binary and emptied for each subtest, so suites must not run in
+// parallel. Without redis-server on PATH the last two are skipped, or fail when
+// RequireEnv is set.
 //
-// Neither database is told the time by the test: a suite that sets expiries
-// takes times in the far future and reads them back with PEXPIRETIME.
+// No database is told the time by the test: a suite that sets expiries takes times
+// in the far future and reads them back with PEXPIRETIME.
 func Each(t *testing.T, suite func(t *testing.T, client redis.UniversalClient)) {
 	t.Helper()
-	t.Run("miniredis", func(t *testing.T) { suite(t, Mini(t)) })
+	t.Run("embedded", func(t *testing.T) { suite(t, Mini(t)) })
 	t.Run("redis", func(t *testing.T) { suite(t, NewServer(t).Client()) })
+	t.Run("cluster", func(t *testing.T) { suite(t, sharedCluster(t)) })
 }
 
-// Mini returns a client of an empty miniredis. Both end with the test.
+// Mini returns a client of an empty embedded Redis. Both end with the test.
 func Mini(t testing.TB) redis.UniversalClient {
 	t.Helper()
-	return newClient(t, miniredis.RunT(t).Addr())
+	store, err := embedded.Open(embedded.Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatalf("cannot open the embedded Redis: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(context.Background()); err != nil {
+			t.Errorf("cannot close the embedded Redis: %v", err)
+		}
+	})
+	opts := options("127.0.0.1:0") // a name would be looked up, even with a Dialer
+	opts.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) { return store.Dial(ctx) }
+	return newClient(t, opts)
 }
 
-// newClient returns a client for tests: it tries everything once and obeys its
-// context, so that a test sees each failure at once and where it happened.
-func newClient(t testing.TB, addr string) redis.UniversalClient {
-	client := redis.NewClient(&redis.Options{
-		Addr:                  addr,
+// options are a test's: everything is tried once and obeys its context, so that a
+// test sees each failure at once and where it happened.
+func options(addrs ...string) *redis.UniversalOptions {
+	return &redis.UniversalOptions{
+		Addrs:                 addrs,
+		Protocol:              2,
 		MaxRetries:            -1,
+		DialerRetries:         1,
 		ContextTimeoutEnabled: true,
 		DisableIdentity:       true,
-	})
+
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
+// newClient returns a client that ends with the test.
+func newClient(t testing.TB, opts *redis.UniversalOptions) redis.UniversalClient {
+	client := redis.NewUniversalClient(opts)
 	t.Cleanup(func() {
 		if err := client.Close(); err != nil {
 			t.Errorf("cannot close the Redis client: %v", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -61,6 +62,53 @@ func TestServerPaused(t *testing.T) {
 	}
 	s.Resume()
 	if err := s.Client().Ping(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestClusterMovesAndFailsOver(t *testing.T) {
+	c := redistest.NewCluster(t, true)
+	ctx, client := t.Context(), c.Client()
+	add := func() {
+		t.Helper()
+		if err := client.Incr(ctx, "{sub}:n").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add()
+	from := c.Owner("{sub}:n")
+	to := c.Nodes[0]
+	if to == from {
+		to = c.Nodes[1]
+	}
+	calls := 0
+	c.Move("{sub}:n", to, func(int) { calls++; add() })
+	if c.Owner("{sub}:n") != to || calls != 2 {
+		t.Fatalf("the slot has not moved, or without %d calls", calls)
+	}
+	add()
+	i := slices.Index(c.Nodes, to)
+	to.Pause()
+	if c.FailOver(i) != c.Owner("{sub}:n") {
+		t.Fatal("the replica has not taken over")
+	}
+	to.Resume()
+	if err := c.Owner("{sub}:n").Client().Incr(ctx, "{sub}:n").Err(); err != nil {
+		t.Fatal(err)
+	}
+	to.Stop()
+	to.Start()
+	c.Nodes[i].Stop()
+}
+
+func TestSentinelsFailOver(t *testing.T) {
+	s := redistest.NewSentinels(t)
+	if err := s.Replica.Client().Set(t.Context(), "k", "v", 0).Err(); !redis.IsReadOnlyError(err) {
+		t.Fatalf("the replica took a write: %v", err)
+	}
+	s.Master.Stop()
+	s.FailOver()
+	if err := s.Replica.Client().Set(t.Context(), "k", "v", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 }

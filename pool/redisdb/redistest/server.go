@@ -2,16 +2,19 @@ package redistest
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -27,8 +30,10 @@ type Server struct {
 	path   string
 	dir    string
 	addr   string
+	args   []string // beside the address and the folder
 	client redis.UniversalClient
 	proc   *process // nil while stopped
+	paused bool
 }
 
 // startAttempts bounds the search for a port that nobody else took between
@@ -40,11 +45,17 @@ const startAttempts = 10
 // test is skipped, or fails when RequireEnv is set.
 func NewServer(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{t: t, path: binary(t), dir: t.TempDir()}
+	return newServer(t)
+}
+
+// newServer starts redis-server with more arguments than NewServer.
+func newServer(t testing.TB, args ...string) *Server {
+	t.Helper()
+	s := &Server{t: t, path: binary(t), dir: t.TempDir(), args: args}
 	var err error
 	for range startAttempts {
 		s.addr = freeAddr(t)
-		if s.proc, err = start(s.path, s.dir, s.addr); err == nil {
+		if s.proc, err = start(s.path, s.dir, s.addr, s.args); err == nil {
 			break
 		}
 	}
@@ -56,7 +67,7 @@ func NewServer(t testing.TB) *Server {
 			s.Stop()
 		}
 	})
-	s.client = newClient(t, s.addr)
+	s.client = newClient(t, options(s.addr))
 	return s
 }
 
@@ -79,7 +90,7 @@ func (s *Server) Stop() {
 	if err := s.proc.kill(); err != nil {
 		s.t.Fatalf("cannot stop redis-server: %v", err)
 	}
-	s.proc = nil
+	s.proc, s.paused = nil, false
 }
 
 // Start starts a stopped server again on its old address, with the data of the
@@ -90,17 +101,52 @@ func (s *Server) Start() {
 		s.t.Fatal("redis-server is running already")
 	}
 	var err error
-	if s.proc, err = start(s.path, s.dir, s.addr); err != nil {
+	if s.proc, err = start(s.path, s.dir, s.addr, s.args); err != nil {
 		s.t.Fatalf("cannot start redis-server on %s again: %v", s.addr, err)
 	}
 }
 
 // Pause freezes the server: connections stay open, and nothing is answered until
 // Resume. A test that ends in between is fine.
-func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Pause() {
+	s.t.Helper()
+	s.signal(syscall.SIGSTOP)
+	s.paused = true
+}
 
 // Resume ends Pause.
-func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+func (s *Server) Resume() {
+	s.t.Helper()
+	s.signal(syscall.SIGCONT)
+	s.paused = false
+}
+
+// answers tells whether the server is running and not frozen.
+func (s *Server) answers() bool { return s.proc != nil && !s.paused }
+
+// info returns one field of a section of INFO, empty when it is not there.
+func (s *Server) info(section, field string) string {
+	text, _ := s.client.Info(context.Background(), section).Result()
+	_, rest, _ := strings.Cut(text, field+":")
+	value, _, _ := strings.Cut(rest, "\r\n")
+	return value
+}
+
+// until asks again and again for what only other processes can bring about.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	end := time.NewTimer(45 * time.Second)
+	defer end.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-end.C:
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
 
 func (s *Server) signal(sig os.Signal) {
 	s.t.Helper()
@@ -112,19 +158,35 @@ func (s *Server) signal(sig os.Signal) {
 	}
 }
 
-// freeAddr returns an address of the loopback that was free a moment ago.
+// busOffset is what a cluster node adds to its port for the port of its bus.
+const busOffset = 10_000
+
+// freeAddr returns an address of the loopback that was free a moment ago, and
+// whose port leaves room for that of a cluster's bus.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("cannot find a free port: %v", err)
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatalf("cannot find a free port: %v", err)
+		}
+		addr := l.Addr().(*net.TCPAddr)
+		if err := l.Close(); err != nil {
+			t.Fatalf("cannot free %v: %v", addr, err)
+		}
+		if addr.Port < 1<<16-busOffset {
+			return addr.String()
+		}
 	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatalf("cannot free port %s: %v", addr, err)
-	}
-	return addr
+	t.Fatalf("cannot find a free port below %d", 1<<16-busOffset)
+	return ""
 }
+
+// What redis-server logs when it accepts connections, the second as a sentinel.
+const (
+	readyServer   = "Ready to accept connections"
+	readySentinel = "+monitor master"
+)
 
 // process is one run of redis-server.
 type process struct {
@@ -133,7 +195,7 @@ type process struct {
 }
 
 // start runs redis-server and returns when it accepts connections.
-func start(path, dir, addr string) (*process, error) {
+func start(path, dir, addr string, args []string) (*process, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -141,9 +203,10 @@ func start(path, dir, addr string) (*process, error) {
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(path, //nolint:gosec // redis-server as found on PATH
+	cmd := exec.Command(path, slices.Concat(args, []string{ //nolint:gosec // redis-server as found on PATH
 		"--bind", host, "--port", port, "--dir", dir,
-		"--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", "")
+		"--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", "",
+	})...)
 	cmd.SysProcAttr = dieWithParent()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -162,7 +225,7 @@ func start(path, dir, addr string) (*process, error) {
 		}
 		var last []string
 		for lines := bufio.NewScanner(out); lines.Scan(); {
-			if strings.Contains(lines.Text(), "Ready to accept connections") {
+			if strings.Contains(lines.Text(), readyServer) || strings.Contains(lines.Text(), readySentinel) {
 				ready <- nil
 				last = nil
 				continue

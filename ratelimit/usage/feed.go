@@ -12,6 +12,7 @@ type feed struct {
 	numbered     int64 // the journal's last number when it was opened
 	acked        int64 // the last number known to be counted
 	ackedTime    int64 // time of that event, epoch ms
+	oldest       int64 // time of the first event after it, epoch ms; 0: none is known
 	epoch        int64 // 0: not claimed yet
 
 	// window holds the events after acked that are in memory, and places where
@@ -40,7 +41,7 @@ func (f *feed) expected() int64 { return f.acked + int64(len(f.window)) + 1 }
 // take appends an event to the window.
 func (f *feed) take(e Event, at position, now time.Time) {
 	if len(f.window) == 0 {
-		f.since = now
+		f.since, f.oldest = now, e.Time
 	}
 	f.window = append(f.window, e)
 	f.places = append(f.places, at)
@@ -70,7 +71,9 @@ func (f *feed) advance(number int64) {
 		f.window, f.places = f.window[n:], f.places[n:]
 	}
 	if len(f.window) == 0 {
-		f.window, f.places = nil, nil
+		f.window, f.places, f.oldest = nil, nil, 0
+	} else {
+		f.oldest = f.window[0].Time
 	}
 	f.acked = max(f.acked, number)
 }

@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,7 +22,7 @@ import (
 var (
 	// ErrJournalFull is returned when the journal has reached its largest size
 	// and holds nothing that has been counted already and could go. The event is
-	// not recorded; traffic may go on.
+	// not recorded, which Recorder makes loud; traffic may go on.
 	ErrJournalFull = errors.New("it is full because its events cannot reach Redis: look there, or allow it more in journal.max")
 	// ErrJournalClosed is returned for an event that comes after Close.
 	ErrJournalClosed = errors.New("it is closed")
@@ -37,8 +39,8 @@ type JournalOptions struct {
 	// counted events go early; those not yet counted are never dropped: new ones
 	// are refused with ErrJournalFull.
 	Max int64
-	// Keep is how long counted events are kept, so that they can be sent again
-	// to a Redis that has lost its last writes.
+	// Keep is how long counted events are kept after they were counted, so that
+	// they can be sent again to a Redis that has lost its last writes.
 	Keep time.Duration
 }
 
@@ -66,8 +68,10 @@ type Journal struct {
 	opened      map[string]int64 // the last number by subscription when the journal was opened
 
 	appended atomic.Int64 // sum of the last numbers of all subscriptions
+	held     atomic.Int64 // bytes of the segments that trim could not let go
 	dirty    chan struct{}
 	grown    chan struct{} // for the one reader: there is more to read
+	crowded  chan struct{} // for the one who trims: room is needed
 	quit     chan struct{}
 	stopped  chan struct{}
 	syncing  sync.Mutex // held during a sync, before mu
@@ -77,6 +81,8 @@ type Journal struct {
 	tails    map[string]*tail
 	segments []*segment // by age; the last one is written to
 	total    int64      // bytes of all segments
+	bound    int64      // what total may be: Max, or less while the disk is full
+	bounded  time.Time  // when the disk was found full
 	open     map[string]*segment
 	buf      []byte
 	durable  position // everything before it is on the disk
@@ -130,7 +136,8 @@ func openJournal(dir string, opts JournalOptions) (*Journal, error) {
 	}
 	j := &Journal{
 		dir: dir, opts: opts, segmentSize: min(maxSegment, opts.Max/8),
-		dirty: make(chan struct{}, 1), grown: make(chan struct{}, 1),
+		bound: opts.Max,
+		dirty: make(chan struct{}, 1), grown: make(chan struct{}, 1), crowded: make(chan struct{}, 1),
 		quit: make(chan struct{}), stopped: make(chan struct{}),
 		tails: map[string]*tail{}, open: map[string]*segment{},
 	}
@@ -208,7 +215,6 @@ func (j *Journal) readSegment(id uint64, newest bool, open map[string]Event) (*s
 	if err != nil {
 		return nil, err
 	}
-	seg.sealed = info.ModTime()
 	var damage error
 	seg.size, damage, err = scan(f, func(r record) error { return j.index(seg, r, open) })
 	if err != nil {
@@ -290,11 +296,7 @@ func (j *Journal) append(kind byte, e *Event) error {
 	if size > maxRecord {
 		return fmt.Errorf("cannot record usage of %s: its names take %d bytes", e.Subscription, size)
 	}
-	err := ErrJournalFull
-	if j.total+size <= j.opts.Max {
-		err = j.write()
-	}
-	if err != nil {
+	if err := j.write(); err != nil {
 		if kind != recordOpen {
 			// The answer has ended all the same: its open record must not
 			// keep a segment for ever.
@@ -344,14 +346,37 @@ func (j *Journal) setOpen(id string, seg *segment) {
 	}
 }
 
-// write writes buf to the newest segment, or to a new one when that is full. What
-// a failed write left behind is cut off again.
+// write writes buf to the newest segment, or to a new one when that is full, if
+// there is room.
 func (j *Journal) write() error {
+	if j.total+int64(len(j.buf)) > j.opts.Max {
+		notify(j.crowded)
+		return ErrJournalFull
+	}
 	if j.newest().size+int64(len(j.buf)) > j.segmentSize {
 		if err := j.rotate(); err != nil {
-			return err
+			return j.full(err)
+		}
+		if j.total > j.bound-j.segmentSize {
+			notify(j.crowded)
 		}
 	}
+	return j.full(j.writeNewest())
+}
+
+// full takes note when err is that of a disk without space: what is counted goes
+// early then, as if Max were reached.
+func (j *Journal) full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		j.bound, j.bounded = min(j.total, j.opts.Max), time.Now()
+		notify(j.crowded)
+	}
+	return err
+}
+
+// writeNewest writes buf to the newest segment. What a failed write left behind is
+// cut off again.
+func (j *Journal) writeNewest() error {
 	seg := j.newest()
 	if _, err := seg.file.Write(j.buf); err != nil {
 		if cut := seg.file.Truncate(seg.size); cut != nil {
@@ -376,9 +401,6 @@ func (j *Journal) rotate() error {
 	seg, err := createSegment(j.dir, id)
 	if err != nil {
 		return err
-	}
-	if len(j.segments) > 0 && j.newest().sealed.IsZero() {
-		j.newest().sealed = time.Now()
 	}
 	j.segments = append(j.segments, seg)
 	j.total += seg.size
@@ -519,33 +541,70 @@ func (j *Journal) subscriptions() map[string]int64 {
 	return last
 }
 
-// trim removes segments of which everything has been counted: those older than
-// Keep, and at the bound the oldest ones in any case. applied tells the last number
-// of a subscription that progress on disk says has been counted. It returns the
-// size that is left.
-func (j *Journal) trim(applied func(subscription string) int64, now time.Time) (total int64, err error) {
+// size returns the bytes of all segments.
+func (j *Journal) size() int64 {
 	j.mu.Lock()
-	var gone []string
-	newest := j.newest()
-	j.segments = slices.DeleteFunc(j.segments, func(s *segment) bool {
-		spare := s != newest && s.file == nil && s.opens == 0 &&
-			(now.Sub(s.sealed) > j.opts.Keep || j.total > j.opts.Max-j.segmentSize)
-		for name, sp := range s.spans {
-			spare = spare && sp.last <= applied(name)
+	defer j.mu.Unlock()
+	return j.total
+}
+
+// spaceForgotten is how long a disk that was found full is taken to be.
+const spaceForgotten = time.Minute
+
+// trim removes segments of which everything has been counted: those for which that
+// is longer ago than Keep, and at the bound the oldest ones in any case. applied
+// tells the last number of a subscription that progress on disk says has been
+// counted; save, which may be nil, makes all that last. It returns the size that is
+// left.
+func (j *Journal) trim(ctx context.Context, applied func(subscription string) int64, save func(context.Context) error, now time.Time) (total int64, err error) {
+	gone, total := j.spare(applied, now)
+	if len(gone) == 0 {
+		return total, nil
+	}
+	if save != nil {
+		if err := save(ctx); err != nil {
+			return total, err
 		}
-		if spare {
-			gone = append(gone, s.path)
-			j.total -= s.size
-		}
-		return spare
-	})
+	}
+	j.mu.Lock()
+	j.segments = slices.DeleteFunc(j.segments, func(s *segment) bool { return slices.Contains(gone, s) })
+	for _, s := range gone {
+		j.total -= s.size
+	}
 	total = j.total
 	j.mu.Unlock()
 	var errs []error
-	for _, path := range gone {
-		errs = append(errs, os.Remove(path))
+	for _, s := range gone {
+		errs = append(errs, os.Remove(s.path))
 	}
 	return total, errors.Join(errs...)
+}
+
+// spare returns the segments that may go now, and the size of all. They cannot
+// become needed again: sealed, with no answer under way and all of it counted.
+func (j *Journal) spare(applied func(subscription string) int64, now time.Time) (gone []*segment, total int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if now.Sub(j.bounded) > spaceForgotten {
+		j.bound = j.opts.Max
+	}
+	left, held := j.total, int64(0)
+	for _, s := range j.segments {
+		if !s.countedBy(applied) {
+			s.counted = time.Time{}
+			held += s.size
+			continue
+		}
+		if s.counted.IsZero() {
+			s.counted = now
+		}
+		if s.file == nil && s != j.newest() && (now.Sub(s.counted) > j.opts.Keep || left > j.bound-j.segmentSize) {
+			gone = append(gone, s)
+			left -= s.size
+		}
+	}
+	j.held.Store(held)
+	return gone, j.total
 }
 
 // Close brings everything to the disk and closes the files. Events that come later

@@ -40,8 +40,14 @@ type RecorderOptions struct {
 	// Hold is how long an event waits for others, so that batches are large and
 	// in the order of time over all sidecars. Zero sends at once.
 	Hold time.Duration
-	// Alarm is told what a person should look into, see ErrFenced and its
-	// neighbours, and failures of the disk. It must not block. It may be nil.
+	// Save is for a Redis that does not keep by itself what it has counted, as
+	// the embedded one: it returns when everything counted before the call
+	// survives the process. Only then the journal lets go of it. Nil for any
+	// other Redis.
+	Save func(context.Context) error
+	// Alarm is told what a person should look into, see ErrFenced, ErrNearlyFull
+	// and their neighbours, and failures of the disk. It must not block. It may be
+	// nil.
 	Alarm func(error)
 }
 
@@ -72,7 +78,11 @@ type Recorder struct {
 	store   Applier
 	opts    RecorderOptions
 	acked   atomic.Int64 // sum over the feeds
+	oldest  atomic.Int64 // time of the oldest event in the windows, epoch ms; 0: none
+	refused atomic.Int64 // events that could not be recorded
+	refusal atomic.Pointer[error]
 	flushes chan *flush
+	back    chan struct{} // Verify was called
 	cancel  context.CancelFunc
 	done    chan struct{}
 
@@ -85,7 +95,10 @@ type Recorder struct {
 	away     backoff
 	unsaved  bool // acked moved since progress was saved
 	saved    time.Time
+	applied  map[string]int64 // by subscription, as progress on disk says
 	waiting  []*flush
+	room     room
+	unkept   bool // the disk refuses progress, or to let go of segments
 }
 
 // flush is a call of Flush that waits.
@@ -99,9 +112,13 @@ type flush struct {
 func NewRecorder(journal *Journal, store Applier, opts RecorderOptions) *Recorder {
 	r := &Recorder{
 		journal: journal, store: store, opts: opts,
-		flushes: make(chan *flush), done: make(chan struct{}),
-		feeds: map[string]*feed{},
+		flushes: make(chan *flush), back: make(chan struct{}, 1), done: make(chan struct{}),
+		feeds: map[string]*feed{}, applied: map[string]int64{},
 	}
+	for name, p := range journal.progress.Subscriptions {
+		r.applied[name] = p.Applied
+	}
+	journalMax.Set(float64(journal.opts.Max))
 	r.reader.journal = journal
 	for name := range journal.opened {
 		r.feed(name)
@@ -115,8 +132,11 @@ func NewRecorder(journal *Journal, store Applier, opts RecorderOptions) *Recorde
 // is not recorded: a metric counts it, and traffic may go on.
 func (r *Recorder) Add(e Event) error {
 	if err := r.journal.append(recordEvent, &e); err != nil {
-		refused.Inc()
+		r.refuse(err)
 		return err
+	}
+	if r.refusal.Load() != nil {
+		r.refusal.Store(nil)
 	}
 	added.Inc()
 	return nil
@@ -137,6 +157,12 @@ func (r *Recorder) Void(id string) error {
 
 // Pending returns how many added events are not known to be in Redis.
 func (r *Recorder) Pending() int64 { return r.journal.appended.Load() - r.acked.Load() }
+
+// Verify has every subscription asked at once where Redis stands. Call it when
+// Redis comes back from being away: it may be another server than before, one that
+// lacks the last writes, and subscriptions without new events would find that out
+// late.
+func (r *Recorder) Verify() { notify(r.back) }
 
 // Start begins to send. It goes on until Close, or until ctx ends.
 func (r *Recorder) Start(ctx context.Context) {
@@ -191,12 +217,17 @@ func (r *Recorder) run(ctx context.Context) {
 		for r.send(ctx, time.Now()) && ctx.Err() == nil {
 			r.fill(time.Now())
 		}
-		r.tidy(time.Now())
+		r.tidy(ctx, time.Now())
 		r.answer()
 		timer := time.NewTimer(r.pause(time.Now()))
 		select {
 		case <-timer.C:
 		case <-r.journal.grown:
+		case <-r.journal.crowded:
+			r.saved = time.Time{} // make room now
+		case <-r.back:
+			r.away.reset()
+			r.verify()
 		case f := <-r.flushes:
 			r.waiting = append(r.waiting, f)
 		case <-ctx.Done():
@@ -485,22 +516,31 @@ func (r *Recorder) settle(sent []*feed, now time.Time) {
 		if lossy {
 			// This is another server, or the same one without its last writes:
 			// ask for all that may be gone.
-			for _, f := range r.order {
-				f.verified = time.Time{}
-			}
+			r.verify()
 		}
 		r.away.reset()
 	} else {
 		r.away.fail(now)
 	}
-	var acked int64
+	var acked, oldest int64
 	r.windowed = 0
 	for _, f := range r.order {
 		acked += f.acked
 		r.windowed += len(f.window)
+		if f.oldest != 0 && (oldest == 0 || f.oldest < oldest) {
+			oldest = f.oldest
+		}
 	}
+	r.oldest.Store(oldest)
 	if r.acked.Swap(acked) != acked {
 		r.unsaved = true
+	}
+}
+
+// verify makes every feed ask where Redis stands.
+func (r *Recorder) verify() {
+	for _, f := range r.order {
+		f.verified = time.Time{}
 	}
 }
 
@@ -510,22 +550,28 @@ func (r *Recorder) placeAfter(f *feed) position {
 	return at
 }
 
-// tidy saves progress and lets go of old segments.
-func (r *Recorder) tidy(now time.Time) {
+// tidy saves progress and lets go of old segments. What it cannot do now, since the
+// disk refuses, it tries again: a full disk may have room once segments have gone.
+func (r *Recorder) tidy(ctx context.Context, now time.Time) {
 	moved := slices.ContainsFunc(r.order, func(f *feed) bool { return f.moved })
 	if moved || len(r.waiting) > 0 || now.Sub(r.saved) >= saveEvery {
 		r.saved = now
+		var errs []error
 		if r.unsaved || moved {
-			if err := r.save(); err != nil {
-				r.alarm("disk", err)
-				return
-			}
+			errs = append(errs, r.save())
 		}
-		total, err := r.journal.trim(func(name string) int64 { return r.journal.progress.Subscriptions[name].Applied }, now)
-		if err != nil {
-			r.alarm("disk", fmt.Errorf("cannot remove counted usage: %w", err))
+		total, err := r.journal.trim(ctx, func(name string) int64 { return r.applied[name] }, r.opts.Save, now)
+		if err != nil && ctx.Err() == nil {
+			errs = append(errs, fmt.Errorf("cannot remove counted usage: %w", err))
 		}
+		err = errors.Join(errs...)
+		if err != nil && !r.unkept {
+			r.alarm("disk", err)
+		}
+		r.unkept = err != nil
 		journalBytes.Set(float64(total))
+		journalHeld.Set(float64(r.journal.held.Load()))
+		r.watchRoom(now)
 	}
 	pending.Set(float64(r.Pending()))
 }
@@ -546,6 +592,7 @@ func (r *Recorder) save() error {
 	r.unsaved = false
 	for _, f := range r.order {
 		f.moved = false
+		r.applied[f.subscription] = f.acked
 	}
 	return nil
 }
@@ -616,10 +663,6 @@ var (
 		Name: "authpool_usage_events_total",
 		Help: "Answers whose usage was recorded in the journal.",
 	})
-	refused = promauto.NewCounter(prometheus.CounterOpts{
-		Name: "authpool_usage_refused_total",
-		Help: "Answers whose usage could not be recorded, because the disk failed or the journal was full.",
-	})
 	applied = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_usage_applied_total",
 		Help: "Events that this process has counted in Redis.",
@@ -639,14 +682,10 @@ var (
 	})
 	alarms = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authpool_usage_alarms_total",
-		Help: "Findings that usage was or may be counted wrongly, by kind: fenced, restored, lost, disk.",
+		Help: "Findings that usage was or may be counted wrongly, by kind: fenced, restored, lost, disk, full.",
 	}, []string{"kind"})
 	pending = promauto.NewGauge(prometheus.GaugeOpts{
 		Name: "authpool_usage_journal_pending",
 		Help: "Events in the journal that are not known to be in Redis.",
-	})
-	journalBytes = promauto.NewGauge(prometheus.GaugeOpts{
-		Name: "authpool_usage_journal_bytes",
-		Help: "Size of the journal on disk.",
 	})
 )

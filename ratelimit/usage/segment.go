@@ -23,9 +23,21 @@ type segment struct {
 	size  int64            // of what is readable; what lies behind it is damage
 	spans map[string]*span // by subscription
 	opens int              // answers under way whose open record stands here
-	// sealed is when the last record was written; zero while it is the newest.
-	sealed time.Time
-	file   *os.File // for writing; nil once sealed and synced
+	// counted is when all of it was first seen to be counted, zero before; only
+	// trim looks at it.
+	counted time.Time
+	file    *os.File // for writing; nil once a newer segment has begun and this one is synced
+}
+
+// countedBy tells whether all events in the segment are counted and no answer that
+// began there is under way.
+func (s *segment) countedBy(applied func(subscription string) int64) bool {
+	for name, sp := range s.spans {
+		if sp.last > applied(name) {
+			return false
+		}
+	}
+	return s.opens == 0
 }
 
 // span is the range of one subscription's numbers in a segment.

@@ -363,8 +363,36 @@ func (s *Store) Now(ctx context.Context, now time.Time, subscriptions ...string)
 		}
 		return nil
 	})
+	if err == nil {
+		err = s.readFirsts(ctx, blocks)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read active blocks: %w", err)
 	}
 	return blocks, nil
+}
+
+// readFirsts fills in First, which only a block's own hash has.
+func (s *Store) readFirsts(ctx context.Context, blocks map[string]Block) error {
+	for chunk := range slices.Chunk(slices.Sorted(maps.Keys(blocks)), pipelineSize) {
+		firsts := make([]*redis.SliceCmd, len(chunk))
+		if err := s.pipeline(ctx, func(p redis.Pipeliner) {
+			for i, sub := range chunk {
+				firsts[i] = p.HMGet(ctx, s.blockKey(sub, blocks[sub].Start), "first")
+			}
+		}); err != nil {
+			return err
+		}
+		for i, sub := range chunk {
+			text, _ := firsts[i].Val()[0].(string) // absent when a fail-over lost the hash
+			first, err := parseTime(map[string]string{"first": text}, "first")
+			if err != nil {
+				return fmt.Errorf("the block of %s: %w", sub, err)
+			}
+			b := blocks[sub]
+			b.First = first
+			blocks[sub] = b
+		}
+	}
+	return nil
 }

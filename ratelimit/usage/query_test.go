@@ -1,7 +1,6 @@
 package usage_test
 
 import (
-	"math"
 	"testing"
 	"time"
 
@@ -108,7 +107,7 @@ func TestNow(t *testing.T) {
 			want := map[string]usage.Block{}
 			if active {
 				want["team-a"] = usage.Block{
-					Start: epoch, End: epoch.Add(5 * time.Hour), Last: epoch.Add(4 * time.Hour),
+					Start: epoch, End: epoch.Add(5 * time.Hour), First: epoch.Add(10 * time.Minute), Last: epoch.Add(4 * time.Hour),
 					Counts: usage.Counts{Requests: 2, Input: 2, Output: 4, CacheRead: 6, CacheWrite5m: 8, CacheWrite1h: 10, CostNanoUSD: 12},
 				}
 			}
@@ -137,52 +136,4 @@ func TestActiveAfterSilence(t *testing.T) {
 	f(5*time.Hour, 5*time.Hour, false)
 	f(-time.Hour, 4*time.Hour, false)
 	f(-time.Hour, 4*time.Hour-1, true)
-}
-
-func TestWindows(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
-		store := usage.NewStore(client, "authpool")
-		window := func(util float64, reset, seen time.Duration) usage.ProviderWindow {
-			return usage.ProviderWindow{Name: "5h", Utilization: util, Status: "allowed", Reset: epoch.Add(reset), Seen: epoch.Add(seen)}
-		}
-		f := func(name string, w, want usage.ProviderWindow) {
-			t.Helper()
-			if err := store.Observe(t.Context(), "team-a", "five_hour", []usage.ProviderWindow{w}); err != nil {
-				t.Fatal(err)
-			}
-			got, err := store.Windows(t.Context(), "team-a")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff([]usage.ProviderWindow{want}, got); diff != "" {
-				t.Errorf("%s (-want +got):\n%s", name, diff)
-			}
-		}
-		first := window(0.25, 5*time.Hour, time.Hour)
-		f("first", first, first)
-		f("older answer", window(0.9, 5*time.Hour, 59*time.Minute), first)
-		newer := window(1.04, 5*time.Hour, 2*time.Hour)
-		f("newer, above one", newer, newer)
-		f("slow answer of the former window", window(0.9, 4*time.Hour, 3*time.Hour), newer)
-		jitter := window(0.5, 5*time.Hour-30*time.Second, 3*time.Hour)
-		f("reset a little earlier", jitter, jitter)
-		f("reset has passed", window(0.1, 3*time.Hour, 4*time.Hour), jitter)
-		next := window(0.01, 11*time.Hour, 6*time.Hour)
-		f("next window", next, next)
-		silent := usage.ProviderWindow{Name: "5h", Utilization: 0.02, Seen: epoch.Add(7 * time.Hour)}
-		f("no reset told", silent, silent)
-
-		nonsense := silent
-		nonsense.Utilization, nonsense.Seen = math.NaN(), epoch.Add(8*time.Hour)
-		nothing := nonsense
-		nothing.Utilization = 0
-		f("no number", nonsense, nothing)
-		silent.Seen = epoch.Add(9 * time.Hour)
-		f("a number again", silent, silent)
-
-		hash := client.HGetAll(t.Context(), "authpool:{team-a}:windows").Val()
-		if hash["claim"] != "five_hour" || hash["5h:util"] != "20000" || hash["5h:reset"] != "0" || hash["5h:status"] != "" {
-			t.Errorf("Redis holds %v", hash)
-		}
-	})
 }

@@ -25,6 +25,55 @@ type ProviderWindow struct {
 	Seen        time.Time // when the answer came
 }
 
+// Window is a provider's window beside what all sidecars together counted in it.
+// The provider's view is of the moment Seen and knows everybody's usage; our cost is
+// exact and knows only what went through us. All amounts are nano-dollars and never
+// negative.
+type Window struct {
+	ProviderWindow
+	SpentNanoUSD int64 // our cost from the window's first view to Seen
+	SinceNanoUSD int64 // our cost since Seen
+	// CapacityNanoUSD is what the whole window holds, learned from how far our cost
+	// moved Utilization: the median of the last twenty such steps. 0 until there
+	// was one.
+	CapacityNanoUSD int64
+	// Foreign is the part of Utilization that somebody else must have used, or that
+	// was used before the window's first view. 0 while nothing is learned, and where
+	// the difference is no more than rounding explains.
+	Foreign float64
+}
+
+// Effective returns the spent fraction at now: the provider's last word, and what we
+// spent since. After the reset it is 0 until the next answer. Never negative, never
+// above maxUtilization.
+func (w Window) Effective(now time.Time) float64 {
+	if !w.Reset.IsZero() && !now.Before(w.Reset) {
+		return 0
+	}
+	return min(w.Utilization+share(w.SinceNanoUSD, w.CapacityNanoUSD), maxUtilization)
+}
+
+// Drift returns how far the provider's view lies above our own count at the same
+// moment, as a fraction of the window: about 0 when all usage goes through us, above
+// when somebody else uses the subscription too, below when capacity is set too low.
+// fallback is what the window is taken to hold while nothing is learned. ok is false
+// when neither says, and when the window is over.
+func (w Window) Drift(now time.Time, fallback int64) (drift float64, ok bool) {
+	capacity := cmp.Or(w.CapacityNanoUSD, max(fallback, 0))
+	if capacity == 0 || !w.Reset.IsZero() && !now.Before(w.Reset) {
+		return 0, false
+	}
+	return w.Utilization - min(share(w.SpentNanoUSD, capacity), maxUtilization), true
+}
+
+// share is cost as a fraction of capacity; 0 when capacity is not known.
+func share(cost, capacity int64) float64 {
+	if capacity <= 0 {
+		return 0
+	}
+	return float64(max(cost, 0)) / float64(capacity)
+}
+
 var (
 	//go:embed windows.lua
 	windowsSource string
@@ -33,7 +82,8 @@ var (
 
 // Observe stores the windows that one answer told, and the name of the one that
 // rules, if the provider says so. What is older than what is stored is left out,
-// so answers may come in any order, from any sidecar.
+// so answers may come in any order, from any sidecar. What a window holds is learned
+// on the way, by the same script.
 func (s *Store) Observe(ctx context.Context, subscription, ruling string, windows []ProviderWindow) error {
 	args := make([]any, 0, 1+5*len(windows))
 	args = append(args, ruling)
@@ -44,40 +94,100 @@ func (s *Store) Observe(ctx context.Context, subscription, ruling string, window
 		}
 		args = append(args, w.Name, util, unixMilli(w.Reset), w.Status, unixMilli(w.Seen))
 	}
-	if err := windowsScript.Run(ctx, s.client, []string{s.windowsKey(subscription)}, args...).Err(); err != nil {
+	keys := []string{s.windowsKey(subscription), s.totalKey(subscription)}
+	if err := windowsScript.Run(ctx, s.client, keys, args...).Err(); err != nil {
 		return fmt.Errorf("cannot store the provider's windows of %s: %w", subscription, err)
 	}
 	return nil
 }
 
-// Windows returns the newest view of a subscription's windows, sorted by name. A
-// window whose Reset has passed is empty by now, whatever its Utilization.
-func (s *Store) Windows(ctx context.Context, subscription string) ([]ProviderWindow, error) {
-	hash, err := s.client.HGetAll(ctx, s.windowsKey(subscription)).Result()
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the provider's windows of %s: %w", subscription, err)
+// Windows returns the newest view of the windows of subscriptions, by id, sorted by
+// name. A subscription without windows is left out.
+func (s *Store) Windows(ctx context.Context, subscriptions ...string) (map[string][]Window, error) {
+	found := map[string][]Window{}
+	for chunk := range slices.Chunk(subscriptions, pipelineSize) {
+		hashes := make([]*redis.MapStringStringCmd, len(chunk))
+		totals := make([]*redis.SliceCmd, len(chunk))
+		if err := s.pipeline(ctx, func(p redis.Pipeliner) {
+			for i, sub := range chunk {
+				hashes[i] = p.HGetAll(ctx, s.windowsKey(sub))
+				totals[i] = p.HMGet(ctx, s.totalKey(sub), "cost_nano_usd")
+			}
+		}); err != nil {
+			return nil, fmt.Errorf("cannot read the providers' windows: %w", err)
+		}
+		for i, sub := range chunk {
+			total, err := parseAmount(totals[i].Val()[0])
+			if err != nil {
+				return nil, fmt.Errorf("cannot read the total of %s: %w", sub, err)
+			}
+			windows, err := parseWindows(hashes[i].Val(), total)
+			if err != nil {
+				return nil, fmt.Errorf("cannot read the provider's windows of %s: %w", sub, err)
+			}
+			if len(windows) > 0 {
+				found[sub] = windows
+			}
+		}
 	}
-	var windows []ProviderWindow
+	return found, nil
+}
+
+// parseWindows reads what windows.lua wrote; total is what the subscription has cost
+// by now.
+func parseWindows(hash map[string]string, total int64) ([]Window, error) {
+	var windows []Window
 	for field := range hash {
 		name, ok := strings.CutSuffix(field, ":seen")
 		if !ok {
 			continue
 		}
-		w := ProviderWindow{Name: name, Status: hash[name+":status"]}
-		util, err1 := strconv.ParseInt(hash[name+":util"], 10, 64)
-		reset, err2 := strconv.ParseInt(hash[name+":reset"], 10, 64)
-		seen, err3 := strconv.ParseInt(hash[field], 10, 64)
-		if err := cmp.Or(err1, err2, err3); err != nil {
-			return nil, fmt.Errorf("cannot read window %s of %s: %w", name, subscription, err)
+		var errs []error
+		number := func(field string) int64 {
+			text, ok := hash[name+":"+field]
+			if !ok {
+				return 0
+			}
+			n, err := strconv.ParseInt(text, 10, 64)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("field %s:%s is %q, not a number", name, field, text))
+			}
+			return n
 		}
-		w.Utilization, w.Seen = float64(util)/million, time.UnixMilli(seen).UTC()
-		if reset > 0 {
+		w := Window{
+			ProviderWindow: ProviderWindow{
+				Name: name, Status: hash[name+":status"],
+				Utilization: float64(number("util")) / million,
+				Seen:        time.UnixMilli(number("seen")).UTC(),
+			},
+			SpentNanoUSD:    number("spent_nano"),
+			SinceNanoUSD:    max(0, total-number("total_nano")),
+			CapacityNanoUSD: number("capacity_nano"),
+			Foreign:         float64(number("foreign")) / million,
+		}
+		if reset := number("reset"); reset > 0 {
 			w.Reset = time.UnixMilli(reset).UTC()
+		}
+		if err := cmp.Or(errs...); err != nil {
+			return nil, err
 		}
 		windows = append(windows, w)
 	}
-	slices.SortFunc(windows, func(a, b ProviderWindow) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(windows, func(a, b Window) int { return cmp.Compare(a.Name, b.Name) })
 	return windows, nil
+}
+
+// parseAmount reads one field of an HMGET, which is nil where it is absent.
+func parseAmount(v any) (int64, error) {
+	text, ok := v.(string)
+	if !ok {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not an amount", text)
+	}
+	return n, nil
 }
 
 const (

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
@@ -18,6 +19,26 @@ type tb interface {
 	Fatalf(format string, args ...any)
 }
 
+// onEveryNode calls f with each node that holds keys.
+func onEveryNode(t tb, client redis.UniversalClient, f func(node redis.Cmdable) error) {
+	t.Helper()
+	var err error
+	if cluster, ok := client.(*redis.ClusterClient); ok {
+		err = cluster.ForEachMaster(context.Background(), func(_ context.Context, node *redis.Client) error { return f(node) })
+	} else {
+		err = f(client)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// empty takes everything out of a database.
+func empty(t tb, client redis.UniversalClient) {
+	t.Helper()
+	onEveryNode(t, client, func(node redis.Cmdable) error { return node.FlushAll(context.Background()).Err() })
+}
+
 // dump reads every hash of a subscription but its writers, without the prefix,
 // with expiry times.
 func dump(t tb, client redis.UniversalClient, sub string) (hashes map[string]map[string]string, expiry map[string]int64) {
@@ -25,10 +46,16 @@ func dump(t tb, client redis.UniversalClient, sub string) (hashes map[string]map
 	ctx := context.Background()
 	family := "authpool:{" + sub + "}:"
 	hashes, expiry = map[string]map[string]string{}, map[string]int64{}
-	keys, err := client.Keys(ctx, "authpool:*").Result()
-	if err != nil {
-		t.Fatal(err)
-	}
+	var mu sync.Mutex // a cluster's nodes are asked at the same time
+	var keys []string
+	onEveryNode(t, client, func(node redis.Cmdable) error {
+		some, err := node.Keys(ctx, "authpool:*").Result()
+		mu.Lock()
+		defer mu.Unlock()
+		keys = append(keys, some...)
+		return err
+	})
+	var err error
 	for _, key := range keys {
 		name, ok := strings.CutPrefix(key, family)
 		if !ok || name == "blocks" || name == "writers" {

@@ -60,9 +60,7 @@ func TestMergeBorders(t *testing.T) {
 		for name, at := range borders {
 			for earlier, times := range before {
 				t.Run(name+" after "+earlier, func(t *testing.T) {
-					if err := client.FlushAll(t.Context()).Err(); err != nil {
-						t.Fatal(err)
-					}
+					empty(t, client)
 					m := newModel()
 					both := func(b usage.Batch) {
 						t.Helper()
@@ -93,9 +91,7 @@ func TestMergedEqualsModel(t *testing.T) {
 		store := usage.NewStore(client, "authpool")
 		ctx := t.Context()
 		rapid.Check(t, func(t *rapid.T) {
-			if err := client.FlushAll(ctx).Err(); err != nil {
-				t.Fatal(err)
-			}
+			empty(t, client)
 			m := newModel()
 			var events []usage.Event
 			clock := int64(0)

@@ -130,9 +130,7 @@ func TestBlockRule(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
 		for name, c := range cases {
 			t.Run(name, func(t *testing.T) {
-				if err := client.FlushAll(t.Context()).Err(); err != nil {
-					t.Fatal(err)
-				}
+				empty(t, client)
 				store := usage.NewStore(client, "authpool")
 				for i, offset := range c.events {
 					apply(t, store, batch(int64(i+1), event(offset)))
@@ -364,9 +362,7 @@ func TestApplyEqualsModel(t *testing.T) {
 		store := usage.NewStore(client, "authpool")
 		ctx := t.Context()
 		rapid.Check(t, func(t *rapid.T) {
-			if err := client.FlushAll(ctx).Err(); err != nil {
-				t.Fatal(err)
-			}
+			empty(t, client)
 			m := newModel()
 			type writer struct {
 				events []usage.Event

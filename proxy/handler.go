@@ -94,7 +94,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	body := ctx.Request.Body()
 	req := &ex.request
 	ex.info, err = provider.Inspect(&provider.Request{
-		Provider: ex.provider, Agent: agent, Method: h.Method(), Rest: route.Rest, Headers: headers, Body: body,
+		Provider: ex.provider, Agent: agent, Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Body: body,
 	})
 	if err != nil {
 		return refusalOf(err)

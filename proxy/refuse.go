@@ -43,6 +43,9 @@ func writeRefusal(ctx *fasthttp.RequestCtx, family provider.Family, id string, r
 	resp.SetStatusCode(r.status)
 	resp.Header.SetContentType("application/json")
 	resp.Header.Set("X-Authpool-Error", r.code)
+	if name, value := provider.ErrorHeader(family, r.status); name != "" {
+		resp.Header.Set(name, value)
+	}
 	final := r.final
 	switch r.status {
 	case fasthttp.StatusUnauthorized, fasthttp.StatusForbidden:

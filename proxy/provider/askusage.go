@@ -1,6 +1,32 @@
 package provider
 
-import "github.com/authpool/authpool/proxy/jsonscan"
+import (
+	"bytes"
+
+	"github.com/authpool/authpool/proxy/jsonscan"
+)
+
+// azureKnowsUsage is the first api-version of Azure's paths by deployment that
+// takes stream_options; those before refuse a request that has them
+// (azure-rest-api-specs, inference 2024-09-01-preview).
+const azureKnowsUsage = "2024-09-01"
+
+// asksUsage tells whether the provider may be asked for the usage of a stream.
+func (r *Request) asksUsage() bool {
+	if !r.Provider.AskUsage || r.Provider.Family != Azure {
+		return r.Provider.AskUsage
+	}
+	for rest := r.Query; len(rest) > 0; {
+		var piece []byte
+		piece, rest = cutParameter(rest)
+		var buf [maxName]byte
+		if string(parameterName(&buf, piece)) == "api-version" {
+			_, version, _ := bytes.Cut(piece, []byte{'='})
+			return string(version) >= azureKnowsUsage // `preview` and `v1` are later than any date
+		}
+	}
+	return true // /openai/v1 needs none
+}
 
 // askUsage returns the change that makes a chat or completions stream end with
 // its usage (`stream_options.include_usage`, OpenAI's reference of chat completions), or an empty one

@@ -26,6 +26,7 @@ const (
 	atPromptCacheKey
 	atConversation
 	atConversationID
+	atCohereConversation
 	atPreviousResponse
 	atPreviousInteraction
 	atPromptID
@@ -55,6 +56,13 @@ const (
 	atTurnRole
 	atTurnText
 	atSystemPart
+	atSystemPartSnake
+	atPreamble
+	atLoneMessage
+	atPastMessage
+	atPastRole
+	atPastText
+	atTitanText
 
 	// What only one account or organisation can serve.
 	atMessageFile
@@ -85,6 +93,7 @@ var bodyPlaces = [...]string{
 	atPromptCacheKey:      "prompt_cache_key",
 	atConversation:        "conversation",
 	atConversationID:      "conversation.id",
+	atCohereConversation:  "conversation_id",
 	atPreviousResponse:    "previous_response_id",
 	atPreviousInteraction: "previous_interaction_id",
 	atPromptID:            "prompt.id",
@@ -113,6 +122,15 @@ var bodyPlaces = [...]string{
 	atTurnRole:       "contents[].role",
 	atTurnText:       "contents[].parts[].text",
 	atSystemPart:     "systemInstruction.parts[].text",
+	// Google's APIs take both spellings of a name.
+	atSystemPartSnake: "system_instruction.parts[].text",
+	// Cohere v1: the message of this turn, and those before it.
+	atPreamble:    "preamble",
+	atLoneMessage: "message",
+	atPastMessage: "chat_history[]",
+	atPastRole:    "chat_history[].role",
+	atPastText:    "chat_history[].message",
+	atTitanText:   "inputText", // Amazon's Titan on Bedrock
 
 	atMessageFile:            "messages[].content[].file_id",
 	atMessageSource:          "messages[].content[].source.file_id",
@@ -139,14 +157,15 @@ var bodyPaths = func() *jsonscan.Paths {
 	p := jsonscan.MustCompile(bodyPlaces[:]...)
 	for _, i := range []int{
 		atSystem, atSystemText, atInstructions, atPrompt, atInput, atMessageContent, atMessageText,
-		atItemContent, atItemText, atTurnText, atSystemPart,
+		atItemContent, atItemText, atTurnText, atSystemPart, atSystemPartSnake,
+		atPreamble, atLoneMessage, atPastText, atTitanText,
 	} {
 		p.Limit(i, textLimit)
 	}
 	for _, i := range []int{atMessageEncrypted, atMessageNestedEncrypted, atItemEncrypted} {
 		p.Limit(i, 0)
 	}
-	return p.Limit(atUserID, 4<<10).Limit(atPromptCacheKey, 1<<10).Limit(atConversation, 1<<10)
+	return p.Limit(atUserID, 4<<10).Limit(atPromptCacheKey, 1<<10).Limit(atConversation, 1<<10).Limit(atCohereConversation, 1<<10)
 }()
 
 // bodyScan is the state of reading one JSON body.
@@ -184,6 +203,11 @@ type facts struct {
 	hashing bool // the session's hash may be needed
 	role    word // of the message that is being read
 	hasUser bool // the first message of the user was read
+
+	lone    [sha256.Size]byte // of Cohere's message of this turn
+	hasLone bool
+
+	pathModel bool // the path names the model: what the body says is not asked
 }
 
 // word is a short text that outlives the call in which it was found.
@@ -239,7 +263,7 @@ func (c *Call) readBody(r *Request, content *contentHeaders, id *identity) error
 	}
 	*c, *id = s.call, s.id
 	api := c.Endpoint.API
-	if !content.encoded() && r.Provider.AskUsage && c.Stream && (api == meter.OpenAIChat || api == meter.OpenAICompletions) {
+	if !content.encoded() && r.asksUsage() && c.Stream && (api == meter.OpenAIChat || api == meter.OpenAICompletions) {
 		c.Patch = s.askUsage()
 	}
 	return nil
@@ -252,6 +276,7 @@ func (s *bodyScan) begin(c *Call, id *identity) {
 		s.named = s.named || len(id.found[from]) > 0
 	}
 	s.hashing = c.Endpoint.Conversation && !s.named
+	s.pathModel = c.Model != ""
 	s.system.Reset()
 	s.firstUser.Reset()
 }
@@ -289,7 +314,7 @@ func (s *bodyScan) Found(v *jsonscan.Value) {
 		}
 	case atModel:
 		s.models += count(begins)
-		if text {
+		if text && !s.pathModel {
 			var buf [256]byte
 			s.call.Model = CleanModel(jsonscan.Unquote(buf[:0], v.Raw))
 		}
@@ -318,8 +343,8 @@ func (s *bodyScan) Found(v *jsonscan.Value) {
 		if text && !v.Truncated && !s.named {
 			s.id.found[fromPromptCacheKey] = jsonscan.Unquote(nil, v.Raw)
 		}
-	case atConversation, atConversationID:
-		if text && !v.Truncated {
+	case atConversation, atConversationID, atCohereConversation:
+		if text && !v.Truncated && (v.Path != atCohereConversation || s.call.Endpoint.API == meter.CohereChat) {
 			if !s.named {
 				s.id.found[fromConversation] = jsonscan.Unquote(nil, v.Raw)
 			}

@@ -9,6 +9,7 @@ type Request struct {
 	Agent    string // the agent's id, which scopes hashed session ids
 	Method   []byte
 	Rest     []byte // Target.Rest
+	Query    []byte // without its `?`
 	Headers  Headers
 	Body     []byte // as sent, perhaps compressed
 }

@@ -139,6 +139,7 @@ func readForm(c *Call, mediaType, body []byte) {
 	if err != nil || parameters["boundary"] == "" {
 		return
 	}
+	pathModel := c.Model != ""
 	boundary := []byte("--" + parameters["boundary"])
 	_, body, _ = bytes.Cut(body, boundary)
 	for {
@@ -154,7 +155,9 @@ func readForm(c *Call, mediaType, body []byte) {
 		}
 		switch fieldName(head) {
 		case "model":
-			c.Model = CleanModel(value)
+			if !pathModel {
+				c.Model = CleanModel(value)
+			}
 		case "stream":
 			c.Stream = string(value) == "true"
 		}

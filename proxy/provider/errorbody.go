@@ -35,6 +35,12 @@ func ErrorBody(dst []byte, f Family, status int, code, message, requestID string
 		dst = append(dst, `,"status":`...)
 		dst = appendString(dst, googleStatus(status))
 		return append(dst, "}}"...)
+	case Bedrock, Cohere:
+		return appendOnly(dst, "message", message)
+	case Ollama:
+		return appendOnly(dst, "error", message)
+	case Voyage:
+		return appendOnly(dst, "detail", message)
 	case OpenAI, Azure:
 	}
 	typ, known := openAIType(status)
@@ -48,6 +54,43 @@ func ErrorBody(dst []byte, f Family, status int, code, message, requestID string
 	dst = append(dst, `,"param":null,"code":`...)
 	dst = appendString(dst, code)
 	return append(dst, "}}"...)
+}
+
+// appendOnly appends an object of one text.
+func appendOnly(dst []byte, name, text string) []byte {
+	dst = append(dst, '{')
+	dst = appendString(dst, name)
+	dst = append(dst, ':')
+	dst = appendString(dst, text)
+	return append(dst, '}')
+}
+
+// ErrorHeader is the header that an error of authpool's own carries for the
+// family's SDKs beside its body; both are empty for families without one. AWS'
+// SDKs find the kind of an error there and nowhere else.
+func ErrorHeader(f Family, status int) (name, value string) {
+	if f == Bedrock {
+		return "x-amzn-ErrorType", bedrockType(status)
+	}
+	return "", ""
+}
+
+// bedrockType is the error type of a status (Bedrock Runtime's API reference).
+func bedrockType(status int) string {
+	switch status {
+	case 401, 403:
+		return "AccessDeniedException"
+	case 404:
+		return "ResourceNotFoundException"
+	case 429:
+		return "ThrottlingException"
+	case 503:
+		return "ServiceUnavailableException"
+	}
+	if status >= 500 {
+		return "InternalServerException"
+	}
+	return "ValidationException"
 }
 
 // anthropicType is the error type of a status (anthropic-sdk-typescript

@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/authpool/authpool/proxy/provider"
@@ -43,6 +44,10 @@ func TestErrorBody(t *testing.T) {
 		{gem, 500, `{"error":{"code":500,"message":"authpool: m","status":"INTERNAL"}}`},
 		{gem, 502, `{"error":{"code":502,"message":"authpool: m","status":"UNAVAILABLE"}}`},
 		{gem, 504, `{"error":{"code":504,"message":"authpool: m","status":"DEADLINE_EXCEEDED"}}`},
+		{provider.Bedrock, 429, `{"message":"authpool: m"}`},
+		{provider.Cohere, 429, `{"message":"authpool: m"}`},
+		{provider.Ollama, 429, `{"error":"authpool: m"}`},
+		{provider.Voyage, 429, `{"detail":"authpool: m"}`},
 	}
 	for _, test := range tests {
 		for _, message := range []string{"m", "authpool: m"} {
@@ -53,6 +58,23 @@ func TestErrorBody(t *testing.T) {
 	}
 	if got, want := string(provider.ErrorBody([]byte("x"), anth, 400, "c", "m", "")), `x{"type":"error","error":{"type":"invalid_request_error","message":"authpool: m"}}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestErrorHeader(t *testing.T) {
+	for status, want := range map[int]string{
+		400: "ValidationException", 401: "AccessDeniedException", 403: "AccessDeniedException", 404: "ResourceNotFoundException",
+		413: "ValidationException", 426: "ValidationException", 429: "ThrottlingException", 500: "InternalServerException",
+		502: "InternalServerException", 503: "ServiceUnavailableException", 504: "InternalServerException",
+	} {
+		if name, value := provider.ErrorHeader(provider.Bedrock, status); !strings.EqualFold(name, "x-amzn-errortype") || value != want {
+			t.Errorf("%d: got %s: %s, want %s", status, name, value, want)
+		}
+	}
+	for _, family := range []provider.Family{anth, oai, gem, azr, provider.Cohere, provider.Ollama, provider.Voyage} {
+		if name, value := provider.ErrorHeader(family, 429); name != "" || value != "" {
+			t.Errorf("%v: got %s: %s", family, name, value)
+		}
 	}
 }
 
@@ -76,7 +98,7 @@ func TestErrorsAreClassifiedAsMeant(t *testing.T) {
 		400: "client-error", 401: "unauthorized", 403: "forbidden", 404: "not-found", 413: "request-too-large",
 		426: "client-error", 429: "throttled", 502: "server-error", 503: "overloaded", 504: "server-error",
 	} {
-		for _, family := range []provider.Family{anth, oai, gem} {
+		for _, family := range []provider.Family{anth, oai, gem, azr, provider.Bedrock, provider.Cohere, provider.Ollama, provider.Voyage} {
 			body := provider.ErrorBody(nil, family, status, "c", "m", "r")
 			if got := provider.Classify(provider.Answer{Family: family, Status: status, Body: body}, now).Row; got != row {
 				t.Errorf("%v %d: got %s, want %s", family, status, got, row)

@@ -19,16 +19,23 @@ const volatile = "x-anthropic-billing-header:"
 // that a conversation may change it.
 func (s *bodyScan) hashText(v *jsonscan.Value) {
 	switch v.Path {
-	case atSystem, atSystemText, atInstructions, atSystemPart:
+	case atSystem, atSystemText, atInstructions, atSystemPart, atSystemPartSnake, atPreamble:
 		if v.Kind == jsonscan.String && !bytes.HasPrefix(v.Raw, []byte(volatile)) {
 			add(s.system, v)
 		}
-	case atPrompt, atInput:
+	case atPrompt, atInput, atTitanText:
 		if v.Kind == jsonscan.String && !s.hasUser {
 			add(s.firstUser, v)
 			s.hasUser = true
 		}
-	case atMessage, atItem, atTurn:
+	case atLoneMessage:
+		if v.Kind == jsonscan.String {
+			s.message.Reset()
+			add(s.message, v)
+			s.message.Sum(s.lone[:0])
+			s.hasLone = true
+		}
+	case atMessage, atItem, atTurn, atPastMessage:
 		if v.Kind == jsonscan.ObjectBegin {
 			s.role.set(nil)
 			s.message.Reset()
@@ -36,11 +43,11 @@ func (s *bodyScan) hashText(v *jsonscan.Value) {
 		if v.Kind == jsonscan.ObjectEnd {
 			s.endMessage(v.Path == atTurn)
 		}
-	case atMessageRole, atItemRole, atTurnRole:
+	case atMessageRole, atItemRole, atTurnRole, atPastRole:
 		if v.Kind == jsonscan.String {
 			s.role.set(v.Raw)
 		}
-	case atMessageContent, atMessageText, atItemContent, atItemText, atTurnText:
+	case atMessageContent, atMessageText, atItemContent, atItemText, atTurnText, atPastText:
 		if v.Kind == jsonscan.String && !s.hasUser && !bytes.HasPrefix(v.Raw, []byte(volatile)) {
 			add(s.message, v)
 		}
@@ -54,11 +61,12 @@ func (s *bodyScan) endMessage(turn bool) {
 		return
 	}
 	var sum [sha256.Size]byte
-	switch role := string(s.role.bytes()); {
-	case role == "user", role == "" && turn:
+	// Cohere v1 writes roles in capitals.
+	switch role := s.role.bytes(); {
+	case foldedEqual(role, "user"), len(role) == 0 && turn:
 		s.firstUser.Write(s.message.Sum(sum[:0]))
 		s.hasUser = true
-	case role == "system", role == "developer":
+	case foldedEqual(role, "system"), foldedEqual(role, "developer"):
 		s.system.Write(s.message.Sum(sum[:0]))
 	}
 }
@@ -71,8 +79,12 @@ func add(h hash.Hash, v *jsonscan.Value) {
 	h.Write(v.Raw)
 }
 
-// sum returns what the conversation began with.
+// sum returns what the conversation began with. The message of this turn is the
+// first one only when there are none before it.
 func (s *bodyScan) sum() []byte {
+	if s.hasLone && !s.hasUser {
+		s.firstUser.Write(s.lone[:])
+	}
 	sum := s.system.Sum(make([]byte, 0, 2*sha256.Size))
 	return s.firstUser.Sum(sum)
 }

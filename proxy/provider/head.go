@@ -63,7 +63,7 @@ func (p *Provider) form(cred credential.Credential) form {
 		if cred.Scheme == credential.APIKey {
 			return form{"api-key: ", false}
 		}
-	case OpenAI:
+	case OpenAI, Bedrock, Cohere, Ollama, Voyage:
 	}
 	return form{bearer, false}
 }

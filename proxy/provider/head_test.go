@@ -92,7 +92,7 @@ func TestHeadStrips(t *testing.T) {
 				form + ":" + canary + "\r\nAccept: */*\r\n" + form + ":\t" + canary + "\r\n",
 				name + ": " + canary + "\r\n" + form + ": " + canary + "\r\n",
 			} {
-				for _, p := range []string{"anthropic", "openai", "gemini", "azure"} {
+				for _, p := range []string{"anthropic", "openai", "gemini", "azure", "bedrock", "cohere", "ollama", "voyage"} {
 					got := strings.Join(head(t, p, provider.Head{Headers: provider.Headers(block)}, cred(credential.APIKey, "pool's")), "\n")
 					if strings.Contains(got, canary) {
 						t.Errorf("%s: %q passed:\n%s", p, block, got)
@@ -214,6 +214,17 @@ func TestHeadInjects(t *testing.T) {
 		{"gemini", "gemini", cred(credential.APIKey, "AIza-pool"), "X-Goog-Api-Key:\r\n", []string{"x-goog-api-key: AIza-pool"}},
 		{"gemini bearer", "gemini", cred(credential.Bearer, "ya29-pool"), "", []string{"Authorization: Bearer ya29-pool"}},
 		{"azure", "azure", cred(credential.APIKey, "az-pool"), "Api-Key: apa_1\r\n", []string{"api-key: az-pool"}},
+		{"vertex", "vertex", cred(credential.Bearer, "ya29-pool"), "Authorization: Bearer apa_1\r\nx-goog-user-project: agent\r\nanthropic-version: 1\r\n", []string{"anthropic-version: 1", "Authorization: Bearer ya29-pool"}},
+		{"vertex express", "vertex", cred(credential.APIKey, "AIza-pool"), "", []string{"x-goog-api-key: AIza-pool"}},
+		{
+			"bedrock", "bedrock", cred(credential.APIKey, "bedrock-pool"),
+			"Authorization: AWS4-HMAC-SHA256 Credential=apa_1/20261122/us-east-1/bedrock/aws4_request\r\nX-Amz-Date: 20261122T000000Z\r\nX-Amz-Security-Token: t\r\nX-Amzn-Bedrock-Trace: ENABLED\r\n",
+			[]string{"X-Amzn-Bedrock-Trace: ENABLED", "Authorization: Bearer bedrock-pool"},
+		},
+		{"bedrock bearer", "bedrock", cred(credential.Bearer, "bedrock-pool"), "Authorization: Bearer apa_1\r\n", []string{"Authorization: Bearer bedrock-pool"}},
+		{"cohere", "cohere", cred(credential.APIKey, "co-pool"), "Authorization: BEARER apa_1\r\nX-Client-Name: a\r\n", []string{"X-Client-Name: a", "Authorization: Bearer co-pool"}},
+		{"ollama", "ollama", cred(credential.APIKey, "ol-pool"), "", []string{"Authorization: Bearer ol-pool"}},
+		{"voyage", "voyage", cred(credential.APIKey, "vo-pool"), "", []string{"Authorization: Bearer vo-pool"}},
 		{"azure bearer", "azure", cred(credential.Bearer, "entra"), "", []string{"Authorization: Bearer entra"}},
 	}
 	for _, test := range tests {

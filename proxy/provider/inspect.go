@@ -15,10 +15,13 @@ import (
 func Inspect(r *Request) (Call, error) {
 	var pathBuf [256]byte
 	path, _ := parsePath(pathBuf[:0], r.Rest) // Route has refused what is no path
-	endpoint, model := path.endpoint(r.Method)
-	c := Call{Endpoint: endpoint, Shape: shape(r.Provider, endpoint)}
-	if len(model) > 0 {
-		c.Model = CleanModel(model)
+	endpoint, named := path.endpoint(r.Method, r.Provider.Family)
+	c := Call{Endpoint: endpoint, Shape: shape(r.Provider, endpoint), Stream: endpoint.Streams}
+	switch {
+	case endpoint.API.Items():
+		c.Batch = CleanSession(named) // the form of ids that can stand in a key
+	case len(named) > 0:
+		c.Model = CleanModel(named)
 	}
 	path.pins(&c.Pins)
 
@@ -83,15 +86,31 @@ func isSafe(method []byte) bool {
 // shape finds in whose shape errors are told: that of the dialect that the path
 // belongs to, else the provider's own.
 func shape(p *Provider, e *Endpoint) Family {
+	if e.anthropic {
+		return Anthropic
+	}
 	switch e.API {
 	case meter.AnthropicMessages, meter.AnthropicComplete:
 		return Anthropic
-	case meter.None, meter.OpenAIOther:
-		if p.Family != Azure {
-			return p.Family
-		}
+	case meter.OpenAIChat, meter.OpenAICompletions, meter.OpenAIResponses,
+		meter.OpenAIImages, meter.OpenAITranscriptions, meter.OpenAISpeech:
 		return OpenAI
-	default:
+	case meter.OpenAIEmbeddings:
+		if p.Family != Voyage {
+			return OpenAI
+		}
+	case meter.GeminiGenerate, meter.GeminiEmbed, meter.VertexPredict:
+		return Gemini
+	case meter.BedrockInvoke, meter.BedrockConverse:
+		return Bedrock
+	case meter.CohereChat, meter.CohereGenerate, meter.CohereEmbed:
+		return Cohere
+	case meter.OllamaChat, meter.OllamaEmbed:
+		return Ollama
+	default: // many providers', or nobody's in particular
+	}
+	if p.Family == Azure {
 		return OpenAI
 	}
+	return p.Family
 }

@@ -72,8 +72,6 @@ func TestInspectEndpoints(t *testing.T) {
 		{"groq", "POST", "/chat/completions", "chat/completions", meter.OpenAIChat, provider.OpenAI, false},
 		{"openrouter", "POST", "/api/v1/messages", "messages", meter.AnthropicMessages, provider.Anthropic, false},
 		{"gemini", "POST", "/v1beta/openai/chat/completions", "chat/completions", meter.OpenAIChat, provider.OpenAI, false},
-		{"gemini", "POST", "/v1beta/models/gemini-x:generateContent", "generateContent", meter.OpenAIOther, provider.Gemini, false},
-		{"gemini", "POST", "/v1beta/models/gemini-x:countTokens", "countTokens", meter.None, provider.Gemini, false},
 		{"azure", "POST", "/openai/deployments/My-GPT/chat/completions", "chat/completions", meter.OpenAIChat, provider.OpenAI, false},
 		{"azure", "POST", "/openai/v1/responses", "responses", meter.OpenAIResponses, provider.OpenAI, false},
 	}
@@ -84,6 +82,165 @@ func TestInspectEndpoints(t *testing.T) {
 		}
 		if c.Endpoint.Name != test.name || c.Endpoint.API != test.api || c.Endpoint.Billable() != (test.api != meter.None) || c.Shape != test.shape || c.Unsafe != test.unsafe {
 			t.Errorf("%s %s at %s: got %q, API %d, shape %v, unsafe %v", test.method, test.rest, test.provider, c.Endpoint.Name, c.Endpoint.API, c.Shape, c.Unsafe)
+		}
+	}
+}
+
+// TestManifest has the paths of every API that is not OpenAI's or Anthropic's
+// own, and what a path means at one provider and not at another.
+func TestManifest(t *testing.T) {
+	const (
+		project = "/v1/projects/p-1/locations/us-east5/"
+		arn     = "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3A"
+	)
+	type want struct {
+		name         string
+		api          meter.API
+		shape        provider.Family
+		model        string
+		stream       bool
+		conversation bool
+	}
+	tests := []struct {
+		provider, rest string
+		want
+	}{
+		{"gemini", "/v1beta/models/gemini-x:generateContent", want{"generateContent", meter.GeminiGenerate, provider.Gemini, "gemini-x", false, true}},
+		{"gemini", "/v1/models/gemini-x:streamGenerateContent", want{"streamGenerateContent", meter.GeminiGenerate, provider.Gemini, "gemini-x", true, true}},
+		{"gemini", "/v1beta/tunedModels/mine:generateContent", want{"generateContent", meter.GeminiGenerate, provider.Gemini, "mine", false, true}},
+		{"gemini", "/v1alpha/dynamic/d1:streamGenerateContent", want{"streamGenerateContent", meter.GeminiGenerate, provider.Gemini, "d1", true, true}},
+		{"gemini", "/v1beta/models/gemini-x:countTokens", want{"countTokens", meter.None, provider.Gemini, "gemini-x", false, true}},
+		{"gemini", "/v1beta/models/e-1:embedContent", want{"embedContent", meter.GeminiEmbed, provider.Gemini, "e-1", false, false}},
+		{"gemini", "/v1beta/models/e-1:batchEmbedContents", want{"batchEmbedContents", meter.GeminiEmbed, provider.Gemini, "e-1", false, false}},
+		{"gemini", "/v1beta/models/gemini-x:batchGenerateContent", want{"batchGenerateContent", meter.OpenAIOther, provider.Gemini, "gemini-x", false, false}},
+		{"gemini", "/v1beta/models/imagen-4:predict", want{"predict", meter.VertexPredict, provider.Gemini, "imagen-4", false, false}},
+		{"gemini", "/v1beta/models/veo-3:predictLongRunning", want{"predictLongRunning", meter.OpenAIOther, provider.Gemini, "veo-3", false, false}},
+		{"gemini", "/v1beta/models/gemini-x:inventedToday", want{"other", meter.OpenAIOther, provider.Gemini, "gemini-x", false, false}},
+		{"gemini", "/v1beta/cachedContents", want{"other", meter.OpenAIOther, provider.Gemini, "", false, false}},
+		{"gemini", "/upload/v1beta/files", want{"files", meter.None, provider.Gemini, "", false, false}},
+		{"gemini", "/v1beta/batches/b1:cancel", want{"batches", meter.None, provider.Gemini, "", false, false}},
+		{"gemini", "/v1beta/openai/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},
+		{"vertex", project + "publishers/google/models/gemini-x:generateContent", want{"generateContent", meter.GeminiGenerate, provider.Gemini, "gemini-x", false, true}},
+		{"vertex", "/v1beta1/publishers/google/models/gemini-x:streamGenerateContent", want{"streamGenerateContent", meter.GeminiGenerate, provider.Gemini, "gemini-x", true, true}},
+		{"vertex", project + "publishers/google/models/e-1:predict", want{"predict", meter.VertexPredict, provider.Gemini, "e-1", false, false}},
+		{"vertex", project + "publishers/google/models/p-1:serverStreamingPredict", want{"serverStreamingPredict", meter.OpenAIOther, provider.Gemini, "p-1", true, false}},
+		{"vertex", project + "publishers/google/models/veo:fetchPredictOperation", want{"fetchPredictOperation", meter.None, provider.Gemini, "veo", false, false}},
+		{"vertex", project + "publishers/anthropic/models/claude-x@20250219:rawPredict", want{"rawPredict", meter.AnthropicMessages, provider.Anthropic, "claude-x@20250219", false, true}},
+		{"vertex", project + "publishers/anthropic/models/claude-x@20250219:streamRawPredict", want{"streamRawPredict", meter.AnthropicMessages, provider.Anthropic, "claude-x@20250219", true, true}},
+		{"vertex", project + "publishers/anthropic/models/count-tokens:rawPredict", want{"rawPredict/count-tokens", meter.None, provider.Anthropic, "", false, true}},
+		{"vertex", project + "publishers/mistralai/models/mistral-x:rawPredict", want{"rawPredict", meter.OpenAIChat, provider.OpenAI, "mistral-x", false, true}},
+		{"vertex", project + "publishers/mistralai/models/mistral-x:streamRawPredict", want{"streamRawPredict", meter.OpenAIChat, provider.OpenAI, "mistral-x", true, true}},
+		{"vertex", project + "endpoints/123:generateContent", want{"generateContent", meter.GeminiGenerate, provider.Gemini, "123", false, true}},
+		{"vertex", project + "endpoints/openapi/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},
+		{"vertex", project + "endpoints/123/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},
+		{"vertex", project + "operations/1:wait", want{"operations", meter.None, provider.Gemini, "", false, false}},
+		{"vertex", project + "trainingPipelines", want{"other", meter.OpenAIOther, provider.Gemini, "", false, false}},
+
+		{"bedrock", "/model/us.amazon.nova-lite-v1%3A0/converse", want{"converse", meter.BedrockConverse, provider.Bedrock, "us.amazon.nova-lite-v1:0", false, true}},
+		{"bedrock", "/model/us.amazon.nova-lite-v1:0/converse-stream", want{"converse-stream", meter.BedrockConverse, provider.Bedrock, "us.amazon.nova-lite-v1:0", true, true}},
+		{"bedrock", "/model/anthropic.claude-v2:1/invoke", want{"invoke", meter.BedrockInvoke, provider.Bedrock, "anthropic.claude-v2:1", false, true}},
+		{"bedrock", "/model/anthropic.claude-v2:1/invoke-with-response-stream", want{"invoke-with-response-stream", meter.BedrockInvoke, provider.Bedrock, "anthropic.claude-v2:1", true, true}},
+		{"bedrock", arn + "inference-profile%2Fus.anthropic.claude-x/converse", want{"converse", meter.BedrockConverse, provider.Bedrock, "us.anthropic.claude-x", false, true}},
+		{"bedrock", "/model/arn:aws:bedrock:us-east-1::foundation-model/meta.llama/invoke", want{"invoke", meter.BedrockInvoke, provider.Bedrock, "meta.llama", false, true}},
+		{"bedrock", arn + "application-inference-profile%2Fabc/converse", want{"converse", meter.BedrockConverse, provider.Bedrock, "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc", false, true}},
+		{"bedrock", "/model/anthropic.claude-v2:1/count-tokens", want{"count-tokens", meter.None, provider.Bedrock, "anthropic.claude-v2:1", false, false}},
+		{"bedrock", "/async-invoke", want{"async-invoke", meter.OpenAIOther, provider.Bedrock, "", false, false}},
+		{"bedrock", "/guardrail/g1/version/1/apply", want{"guardrail", meter.OpenAIOther, provider.Bedrock, "", false, false}},
+		{"bedrock", "/openai/v1/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},
+		{"bedrock", "/v1/responses", want{"responses", meter.OpenAIResponses, provider.OpenAI, "", false, true}},
+		{"bedrock", "/anthropic/v1/messages", want{"messages", meter.AnthropicMessages, provider.Anthropic, "", false, true}},
+		{"bedrock", "/anthropic/v1/messages/count_tokens", want{"messages/count_tokens", meter.None, provider.Anthropic, "", false, true}},
+
+		{"azure", "/openai/deployments/My-GPT/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "My-GPT", false, true}},
+		{"azure", "/openai/deployments/My-GPT/extensions/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "My-GPT", false, true}},
+		{"azure", "//openai/deployments/My-GPT/completions", want{"completions", meter.OpenAICompletions, provider.OpenAI, "My-GPT", false, true}},
+		{"azure", "/openai/deployments/My-E/embeddings", want{"embeddings", meter.OpenAIEmbeddings, provider.OpenAI, "My-E", false, false}},
+		{"azure", "/openai/deployments/My-W/audio/transcriptions", want{"audio", meter.OpenAITranscriptions, provider.OpenAI, "My-W", false, false}},
+		{"azure", "/models/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},
+		{"azure", "/openai/responses", want{"responses", meter.OpenAIResponses, provider.OpenAI, "", false, true}},
+		{"azure", "/anthropic/v1/messages", want{"messages", meter.AnthropicMessages, provider.Anthropic, "", false, true}},
+		{"azure", "/providers/cohere/v2/rerank", want{"rerank", meter.Rerank, provider.OpenAI, "", false, false}},
+
+		{"cohere", "/v1/chat", want{"chat", meter.CohereChat, provider.Cohere, "", false, true}},
+		{"cohere", "/v2/chat", want{"chat", meter.CohereChat, provider.Cohere, "", false, true}},
+		{"cohere", "/v1/generate", want{"generate", meter.CohereGenerate, provider.Cohere, "", false, true}},
+		{"cohere", "/v2/embed", want{"embed", meter.CohereEmbed, provider.Cohere, "", false, false}},
+		{"cohere", "/v2/rerank", want{"rerank", meter.Rerank, provider.Cohere, "", false, false}},
+		{"cohere", "/v1/tokenize", want{"tokenize", meter.None, provider.Cohere, "", false, false}},
+		{"cohere", "/v1/classify", want{"other", meter.OpenAIOther, provider.Cohere, "", false, false}},
+		{"cohere", "/compatibility/v1/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},
+		{"openai", "/v1/chat", want{"other", meter.OpenAIOther, provider.OpenAI, "", false, false}},
+		{"openai", "/v1/embed", want{"other", meter.OpenAIOther, provider.OpenAI, "", false, false}},
+
+		{"ollama", "/api/chat", want{"api/chat", meter.OllamaChat, provider.Ollama, "", true, true}},
+		{"ollama", "/api/generate", want{"api/generate", meter.OllamaChat, provider.Ollama, "", true, true}},
+		{"ollama", "/api/embed", want{"api/embed", meter.OllamaEmbed, provider.Ollama, "", false, false}},
+		{"ollama", "/api/embeddings", want{"api/embeddings", meter.OllamaEmbed, provider.Ollama, "", false, false}},
+		{"ollama", "/api/show", want{"api/show", meter.None, provider.Ollama, "", false, false}},
+		{"ollama", "/v1/embeddings", want{"embeddings", meter.OpenAIEmbeddings, provider.OpenAI, "", false, false}},
+		{"ollama", "/v1/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},
+		{"ollama", "/v1/messages", want{"messages", meter.AnthropicMessages, provider.Anthropic, "", false, true}},
+		{"local-vllm", "/api/chat", want{"api/chat", meter.OllamaChat, provider.Ollama, "", true, true}},
+
+		{"voyage", "/v1/embeddings", want{"embeddings", meter.OpenAIEmbeddings, provider.Voyage, "", false, false}},
+		{"voyage", "/v1/multimodalembeddings", want{"multimodalembeddings", meter.OpenAIEmbeddings, provider.Voyage, "", false, false}},
+		{"voyage", "/v1/contextualizedembeddings", want{"contextualizedembeddings", meter.OpenAIEmbeddings, provider.Voyage, "", false, false}},
+		{"voyage", "/v1/rerank", want{"rerank", meter.Rerank, provider.Voyage, "", false, false}},
+
+		{"groq", "/v1/rerank", want{"rerank", meter.Rerank, provider.OpenAI, "", false, false}},                                        // Together
+		{"groq", "/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},                    // Perplexity, DeepSeek
+		{"groq", "/async/chat/completions", want{"async/chat/completions", meter.OpenAIOther, provider.OpenAI, "", false, true}},       // Perplexity
+		{"groq", "/search", want{"search", meter.OpenAIOther, provider.OpenAI, "", false, false}},                                      // Perplexity
+		{"groq", "/api/paas/v4/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},        // Z.ai
+		{"groq", "/api/coding/paas/v4/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}}, // Z.ai
+		{"groq", "/api/anthropic/v1/messages", want{"messages", meter.AnthropicMessages, provider.Anthropic, "", false, true}},         // Z.ai
+		{"groq", "/inference/v1/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},       // Fireworks
+		{"groq", "/novita/v3/openai/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},   // Hugging Face
+		{"groq", "/v1/fim/completions", want{"fim/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},                   // Mistral
+		{"openrouter", "/api/v1/messages/count_tokens", want{"messages/count_tokens", meter.None, provider.Anthropic, "", false, true}},
+	}
+	for _, test := range tests {
+		c := inspect(t, test.provider, test.rest, "", "")
+		got := want{c.Endpoint.Name, c.Endpoint.API, c.Shape, c.Model, c.Stream, c.Endpoint.Conversation}
+		if got != test.want {
+			t.Errorf("%s %s: got %+v, want %+v", test.provider, test.rest, got, test.want)
+		}
+		if c.Batch != "" {
+			t.Errorf("%s %s: has the batch %q", test.provider, test.rest, c.Batch)
+		}
+	}
+}
+
+// TestInspectBatchResults: of what is fetched, only the results of batches tell
+// usage that was not told before.
+func TestInspectBatchResults(t *testing.T) {
+	tests := []struct {
+		provider, method, rest string
+		api                    meter.API
+		batch                  string
+	}{
+		{"anthropic", "GET", "/v1/messages/batches/msgbatch_1/results", meter.AnthropicBatchResults, "msgbatch_1"},
+		{"anthropic", "GET", "/v1/messages/batches/msgbatch_1", meter.None, ""},
+		{"anthropic", "HEAD", "/v1/messages/batches/msgbatch_1/results", meter.None, ""},
+		{"anthropic", "GET", "/v1/files/file_1/content", meter.None, ""},
+		{"openai", "GET", "/v1/files/file-1/content", meter.OpenAIBatchOutput, "file-1"},
+		{"openai", "GET", "/v1/files/a%2Bb%20c/content", meter.OpenAIBatchOutput, "h-"},
+		{"openai", "GET", "/v1/files/file-1", meter.None, ""},
+		{"openai", "GET", "/v1/containers/cntr_1/files/cfile_1/content", meter.None, ""},
+		{"openai", "GET", "/v1/batches/batch_1", meter.None, ""},
+		{"openai", "GET", "/v1/responses/resp_1", meter.None, ""},
+		{"groq", "GET", "/openai/v1/files/file_1/content", meter.OpenAIBatchOutput, "file_1"},
+		{"azure", "GET", "/openai/files/file-1/content", meter.OpenAIBatchOutput, "file-1"},
+		{"ollama", "GET", "/api/tags", meter.None, ""},
+		{"gemini", "GET", "/v1beta/models/gemini-x", meter.None, ""},
+	}
+	for _, test := range tests {
+		c, err := provider.Inspect(&provider.Request{Provider: registry.Provider(test.provider), Method: []byte(test.method), Rest: []byte(test.rest)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Endpoint.API != test.api || !strings.HasPrefix(c.Batch, test.batch) || (c.Batch == "") != (test.batch == "") || c.Model != "" || c.Unsafe || c.Session.ID != "" {
+			t.Errorf("%s %s at %s: got API %d, %+v", test.method, test.rest, test.provider, c.Endpoint.API, c)
 		}
 	}
 }
@@ -104,6 +261,10 @@ func TestInspectModel(t *testing.T) {
 		{"gemini", "/v1beta/models/gemini-2.5-Pro:streamGenerateContent", `{"contents":[]}`, "gemini-2.5-Pro"},
 		{"gemini", "/v1beta/tunedModels/mine:generateContent", ``, "mine"},
 		{"azure", "/openai/deployments/My-GPT/chat/completions", `{"messages":[]}`, "My-GPT"},
+		{"azure", "/openai/deployments/My-GPT/chat/completions", `{"model":"gpt-6","messages":[]}`, "My-GPT"},
+		{"gemini", "/v1beta/models/e-1:embedContent", `{"model":"models/e-1"}`, "e-1"},
+		{"bedrock", "/model/openai.gpt-oss/invoke", `{"model":"other"}`, "openai.gpt-oss"},
+		{"vertex", "/v1/projects/p/locations/l/publishers/anthropic/models/count-tokens:rawPredict", `{"model":"claude-x"}`, "claude-x"},
 		{"azure", "/openai/deployments/My-GPT/chat/completions", `not JSON`, "My-GPT"},
 	}
 	for _, test := range tests {
@@ -119,6 +280,9 @@ func TestInspectForm(t *testing.T) {
 	c := inspect(t, "openai", "/v1/audio/transcriptions", "Content-Type: multipart/form-data; boundary=\"b\"\r\n", form)
 	if c.Model != "whisper-2" || !c.Stream {
 		t.Errorf("got model %q, stream %v", c.Model, c.Stream)
+	}
+	if c := inspect(t, "azure", "/openai/deployments/My-W/audio/transcriptions", "Content-Type: multipart/form-data; boundary=b\r\n", form); c.Model != "My-W" {
+		t.Errorf("got model %q, want the one of the path", c.Model)
 	}
 	for _, broken := range []string{"", "--b", "--b\r\n\r\n", "no form"} {
 		c := inspect(t, "openai", "/v1/audio/transcriptions", "Content-Type: multipart/form-data; boundary=b\r\n", broken)
@@ -137,6 +301,11 @@ func TestInspectFacts(t *testing.T) {
 	c = inspect(t, "openai", "/v1/responses", "X-Stainless-Retry-Count: -1\r\n", `{"stream":false,"max_tokens":-5,"background":false}`)
 	if c.Stream || c.MaxTokens != 0 || c.RetryCount != 0 || c.Unsafe {
 		t.Errorf("got %+v", c)
+	}
+	for body, stream := range map[string]bool{`{}`: true, `{"stream":true}`: true, `{"stream":false}`: false, `not JSON`: true} {
+		if c := inspect(t, "ollama", "/api/chat", "", body); c.Stream != stream {
+			t.Errorf("ollama, %s: got stream %v", body, c.Stream)
+		}
 	}
 	for _, body := range []string{`{"conversation":"conv_1"}`, `{"conversation":{"id":"conv_1"}}`, `{"thread":{"type":"continue","previous_message_id":"msg_1"}}`} {
 		if !inspect(t, "openai", "/v1/responses", "", body).Unsafe {
@@ -305,6 +474,18 @@ func TestInspectAsksForUsage(t *testing.T) {
 			if got := patched(c.Patch, test.body); got != test.want {
 				t.Errorf("%s: got %s, want %s", test.body, got, test.want)
 			}
+		}
+	}
+	for query, want := range map[string]bool{
+		"": true, "api-version=2024-09-01-preview": true, "x=y&API-Version=2024-10-21": true, "api-version=preview": true, "api-version=v1": true,
+		"api-version=2024-08-01-preview": false, "x=y&api%2Dversion=2023-07-01-preview": false, "api-version": false,
+	} {
+		c, err := provider.Inspect(&provider.Request{
+			Provider: registry.Provider("azure-asking"), Method: []byte("POST"), Rest: []byte("/openai/deployments/d/chat/completions"),
+			Query: []byte(query), Body: []byte(`{"stream":true}`),
+		})
+		if err != nil || c.Patch.Empty() == want {
+			t.Errorf("azure, %q: asks for usage: %v, %v", query, !c.Patch.Empty(), err)
 		}
 	}
 	for _, other := range [][2]string{{"openai", "/v1/responses"}, {"anthropic", "/v1/messages"}, {"gateway", "/v1/chat/completions"}} {

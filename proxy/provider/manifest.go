@@ -1,8 +1,6 @@
 package provider
 
 import (
-	"bytes"
-	"slices"
 	"strings"
 
 	"github.com/authpool/authpool/proxy/meter"
@@ -24,9 +22,14 @@ type Endpoint struct {
 	// (a batch, a file, a stored conversation), so that repeating it would
 	// leave it twice.
 	Creates bool
+	// Streams says that the answer is a stream unless the body asks for none.
+	Streams bool
+
+	anthropic bool // of Anthropic's API, although API does not say so
 }
 
-// Billable tells whether the answer of a call has to be counted.
+// Billable tells whether the answer of a call has to be counted: by what it
+// tells, or for API.Items by what it lists.
 func (e *Endpoint) Billable() bool { return e.API != meter.None }
 
 // pattern is a path below a provider's mount: segments in lower case, where `*`
@@ -52,100 +55,59 @@ func (want pattern) match(p *plainPath, i int) bool {
 }
 
 // matchAnywhere tells whether the pattern matches p from any start.
-func (want pattern) matchAnywhere(p *plainPath) (start int, ok bool) {
+func (want pattern) matchAnywhere(p *plainPath) bool {
 	for i := range max(p.count, 1) {
 		if p.start(i) && want.match(p, i) {
-			return i, true
+			return true
 		}
 	}
-	return 0, false
+	return false
 }
 
-// served is a row for calls that POST to a path. Other methods read, change or
-// delete what is there: they cost no tokens, and one row is enough for them.
+// served is a row for the calls of one method to a path.
 type served struct {
 	pattern
+	at    families
+	names int // the segment that names the model or the batch; 0 is none
 	Endpoint
 }
 
-func row(path string, e Endpoint) served {
+// row is one of all families, since providers serve each other's dialects
+// (OpenRouter and Ollama know /v1/messages).
+func row(path string, e Endpoint) served { return rowAt(0, path, e) }
+
+// rowAt is for a path that means something else at other families.
+func rowAt(at families, path string, e Endpoint) served {
 	if e.Name == "" {
 		e.Name = strings.TrimSuffix(path, "/**")
 	}
-	return served{parsePattern(path), e}
+	return served{pattern: parsePattern(path), at: at, Endpoint: e}
 }
 
-// manifest are the known POST paths of all families, from
-// the paths of their SDKs and API references. One list serves them all, because providers serve each other's dialects
-// (OpenRouter and Ollama know /v1/messages).
-var manifest = []served{
-	// Anthropic
-	row("messages", Endpoint{API: meter.AnthropicMessages, Conversation: true}),
-	row("messages/count_tokens", Endpoint{Conversation: true}),
-	row("messages/batches/**", Endpoint{Creates: true}),
-	row("complete", Endpoint{API: meter.AnthropicComplete, Conversation: true}),
-	row("sessions/**", Endpoint{API: meter.OpenAIOther, Creates: true}),
-	row("agents/completions", Endpoint{API: meter.OpenAIChat, Conversation: true}), // Mistral
-	row("agents/**", Endpoint{Creates: true}),
-	row("environments/**", Endpoint{Creates: true}),
-	row("vaults/**", Endpoint{Creates: true}),
-	row("memory_stores/**", Endpoint{Creates: true}),
-	row("deployments/*/chat/completions", Endpoint{Name: "chat/completions", API: meter.OpenAIChat, Conversation: true}), // Azure
-	row("deployments/*/completions", Endpoint{Name: "completions", API: meter.OpenAICompletions, Conversation: true}),
-	row("deployments/*/embeddings", Endpoint{Name: "embeddings", API: meter.OpenAIEmbeddings}),
-	row("deployments/*/images/*", Endpoint{Name: "images", API: meter.OpenAIImages}),
-	row("deployments/*/audio/speech", Endpoint{Name: "audio/speech", API: meter.OpenAISpeech}),
-	row("deployments/*/audio/*", Endpoint{Name: "audio", API: meter.OpenAITranscriptions}),
-	row("models/chat/completions", Endpoint{Name: "chat/completions", API: meter.OpenAIChat, Conversation: true}), // Azure's model inference
-	row("models/embeddings", Endpoint{Name: "embeddings", API: meter.OpenAIEmbeddings}),
-
-	// OpenAI and compatible
-	row("chat/completions", Endpoint{API: meter.OpenAIChat, Conversation: true}),
-	row("completions", Endpoint{API: meter.OpenAICompletions, Conversation: true}),
-	row("responses", Endpoint{API: meter.OpenAIResponses, Conversation: true}),
-	row("responses/compact", Endpoint{API: meter.OpenAIResponses, Conversation: true}),
-	row("responses/input_tokens", Endpoint{Conversation: true}),
-	row("responses/*/cancel", Endpoint{Name: "responses/cancel", Creates: true}),
-	row("embeddings", Endpoint{API: meter.OpenAIEmbeddings}),
-	row("moderations", Endpoint{}),
-	row("images/*", Endpoint{Name: "images", API: meter.OpenAIImages}),
-	row("audio/speech", Endpoint{API: meter.OpenAISpeech}),
-	row("audio/transcriptions", Endpoint{API: meter.OpenAITranscriptions}),
-	row("audio/translations", Endpoint{API: meter.OpenAITranscriptions}),
-	row("fim/completions", Endpoint{API: meter.OpenAIChat, Conversation: true}), // Mistral
-	row("batches/**", Endpoint{Creates: true}),
-	row("files/**", Endpoint{Creates: true}),
-	row("uploads/**", Endpoint{Creates: true}),
-	row("vector_stores/**", Endpoint{Creates: true}),
-	row("containers/**", Endpoint{Creates: true}),
-	row("conversations/**", Endpoint{Creates: true}),
-	row("skills/**", Endpoint{Creates: true}),
-	row("assistants/**", Endpoint{Creates: true}),
-	row("threads/runs", Endpoint{API: meter.OpenAIOther, Creates: true}),
-	row("threads/*/runs/**", Endpoint{Name: "threads/runs", API: meter.OpenAIOther, Creates: true}),
-	row("threads/**", Endpoint{Creates: true}),
-	row("videos/**", Endpoint{API: meter.OpenAIOther, Creates: true}),
-	row("fine_tuning/**", Endpoint{API: meter.OpenAIOther, Creates: true}),
-	row("evals/**", Endpoint{API: meter.OpenAIOther, Creates: true}),
-	row("event_logging/**", Endpoint{}), // telemetry of Claude Code
-
-	// Ollama and Cohere
-	row("chat", Endpoint{API: meter.OpenAIOther, Conversation: true}),
-	row("generate", Endpoint{API: meter.OpenAIOther, Conversation: true}),
-	row("embed", Endpoint{API: meter.OpenAIOther}),
+// naming says that segment n of the path names the model or the batch.
+func (s served) naming(n int) served {
+	s.names = n
+	return s
 }
 
-// manifestByHead finds the rows of manifest by their first segment.
-var manifestByHead = func() map[string][]*served {
+// byHead finds rows by their first segment.
+func byHead(rows []served) map[string][]*served {
 	m := make(map[string][]*served)
-	for i := range manifest {
-		head := manifest[i].pattern[0]
-		m[head] = append(m[head], &manifest[i])
+	for i := range rows {
+		head := rows[i].pattern[0]
+		m[head] = append(m[head], &rows[i])
 	}
 	return m
-}()
+}
 
 var (
+	postedByHead  = byHead(posted)
+	fetchedByHead = byHead(fetched)
+)
+
+var (
+	// resourceEndpoint is for all methods but POST. They read, change or delete
+	// what is there: that costs no tokens, and one row is enough for it.
 	resourceEndpoint = Endpoint{Name: "resource"}
 	// otherEndpoint is for POST paths that no row knows. What a new path costs
 	// is not known either, so that it is counted as unknown, not as nothing.
@@ -153,20 +115,19 @@ var (
 	unknownEndpoint = Endpoint{Name: "unknown", Creates: true}
 )
 
-// gemini are the methods behind the colon of a Gemini path (@google/genai).
-// Their usage is not read yet: the answers count as unknown.
-var gemini = map[string]*Endpoint{
-	"generatecontent":       {Name: "generateContent", API: meter.OpenAIOther, Conversation: true},
-	"streamgeneratecontent": {Name: "streamGenerateContent", API: meter.OpenAIOther, Conversation: true},
-	"counttokens":           {Name: "countTokens", Conversation: true},
-	"embedcontent":          {Name: "embedContent", API: meter.OpenAIOther},
-	"batchembedcontents":    {Name: "batchEmbedContents", API: meter.OpenAIOther},
-}
-
-// endpoint finds the row of a path. The model is what the path names of it, or
-// nil.
-func (p *plainPath) endpoint(method []byte) (e *Endpoint, model []byte) {
-	if string(method) != "POST" {
+// endpoint finds the row of a path at a provider of family f. Named is what the
+// path names: the model, or the batch whose results are fetched; else nil.
+func (p *plainPath) endpoint(method []byte, f Family) (e *Endpoint, named []byte) {
+	switch string(method) {
+	case "POST":
+	case "GET":
+		for i := range p.count {
+			if s := p.find(fetchedByHead, i, f); s != nil {
+				return &s.Endpoint, p.segments[i+s.names]
+			}
+		}
+		return &resourceEndpoint, nil
+	default:
 		return &resourceEndpoint, nil
 	}
 	versioned := false
@@ -175,17 +136,17 @@ func (p *plainPath) endpoint(method []byte) (e *Endpoint, model []byte) {
 		if !p.start(i) {
 			continue
 		}
-		if e, model := p.geminiEndpoint(i); e != nil {
+		if e, model := p.googleEndpoint(i); e != nil {
 			return e, model
 		}
-		var head [maxName]byte
-		for _, s := range manifestByHead[string(foldName(&head, p.segments[i]))] {
-			if s.match(p, i) {
-				if s.pattern[0] == "deployments" {
-					model = p.segments[i+1]
-				}
-				return &s.Endpoint, model
+		if e, model := p.bedrockEndpoint(i); e != nil {
+			return e, model
+		}
+		if s := p.find(postedByHead, i, f); s != nil {
+			if s.names > 0 {
+				named = p.segments[i+s.names]
 			}
+			return &s.Endpoint, named
 		}
 	}
 	if versioned {
@@ -194,83 +155,16 @@ func (p *plainPath) endpoint(method []byte) (e *Endpoint, model []byte) {
 	return &unknownEndpoint, nil
 }
 
-// geminiEndpoint finds the row of `models/MODEL:METHOD` at segment i.
-func (p *plainPath) geminiEndpoint(i int) (e *Endpoint, model []byte) {
-	if i+2 != p.count || !foldedEqual(p.segments[i], "models") && !foldedEqual(p.segments[i], "tunedmodels") {
-		return nil, nil
+// find returns the first of rows that matches from segment i on.
+func (p *plainPath) find(rows map[string][]*served, i int, f Family) *served {
+	if !p.start(i) {
+		return nil
 	}
-	model, method, ok := cutLast(p.segments[i+1], ':')
-	if !ok {
-		return nil, nil
-	}
-	var name [maxName]byte
-	if e := gemini[string(foldName(&name, method))]; e != nil {
-		return e, model
-	}
-	return &otherEndpoint, model
-}
-
-// cutLast cuts b at the last sep.
-func cutLast(b []byte, sep byte) (before, after []byte, ok bool) {
-	if i := bytes.LastIndexByte(b, sep); i >= 0 {
-		return b[:i], b[i+1:], true
-	}
-	return b, nil, false
-}
-
-// refusal is a row of the paths that get no credential: whoever reaches them
-// with the operator's key could make keys, spend or administrate.
-type refusal struct {
-	pattern
-	except []Family // families where the path is something else
-}
-
-func refuse(path string, except ...Family) refusal {
-	return refusal{parsePattern(path + "/**"), except}
-}
-
-// refused are the paths without a credential, from the same sources.
-var refused = []refusal{
-	refuse("organizations"),
-	refuse("organization"),
-	refuse("projects", Gemini, Azure), // there: resources, not administration
-	refuse("oauth"),
-	refuse("oauth2"),
-	refuse("user_profiles"),
-	refuse("tunnels"),
-	refuse("admin"),
-	refuse("billing"),
-	refuse("dashboard"),
-	refuse("credits"),
-	refuse("keys"),      // OpenRouter: makes keys
-	refuse("auth/keys"), // OpenRouter: trades a code for a key
-	refuse("auth_tokens"),
-	refuse("chatkit/sessions"),
-	refuse("realtime/sessions"),
-	refuse("realtime/transcription_sessions"),
-	refuse("realtimeapi/sessions", OpenAI, Anthropic, Gemini), // Azure
-}
-
-// refusedWords are segments that no path with a credential may hold anywhere.
-var refusedWords = []string{"client_secrets", "client_secret", "api_keys", "api-keys", "apikeys", "admin_api_keys"}
-
-// refuses tells whether the manifest refuses a path at a provider of family f.
-func (p *plainPath) refuses(f Family) bool {
-	for i := range refused {
-		if _, ok := refused[i].matchAnywhere(p); ok && !refused[i].excepts(f) {
-			return true
+	var head [maxName]byte
+	for _, s := range rows[string(foldName(&head, p.segments[i]))] {
+		if s.at.has(f) && s.match(p, i) {
+			return s
 		}
 	}
-	for _, segment := range p.segments[:p.count] {
-		for _, word := range refusedWords {
-			if foldedEqual(segment, word) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func (r *refusal) excepts(f Family) bool {
-	return slices.Contains(r.except, f)
+	return nil
 }

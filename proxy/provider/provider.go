@@ -27,11 +27,15 @@ type Family uint8
 const (
 	OpenAI    Family = iota // OpenAI and everything compatible with it
 	Anthropic               // Anthropic and everything compatible with it
-	Gemini                  // the Gemini API of generativelanguage.googleapis.com
+	Gemini                  // the Gemini API of generativelanguage.googleapis.com, and Vertex AI
 	Azure                   // Azure OpenAI: OpenAI's bodies, an own credential header
+	Bedrock                 // Amazon Bedrock, with its API keys
+	Cohere                  // Cohere
+	Ollama                  // Ollama's own API, which has OpenAI's and Anthropic's beside it
+	Voyage                  // Voyage: OpenAI's embeddings, errors of its own
 )
 
-var familyNames = [...]string{"openai", "anthropic", "gemini", "azure"}
+var familyNames = [...]string{"openai", "anthropic", "gemini", "azure", "bedrock", "cohere", "ollama", "voyage"}
 
 // String returns the family's name in the config.
 func (f Family) String() string { return familyNames[f] }
@@ -43,6 +47,23 @@ func ParseFamily(name string) (Family, error) {
 	}
 	return 0, fmt.Errorf("unknown provider type %q: want one of %s", name, strings.Join(familyNames[:], ", "))
 }
+
+// families is a set of families. The zero value holds them all.
+type families uint16
+
+// at is the set of list.
+func at(list ...Family) families {
+	var set families
+	for _, f := range list {
+		set |= 1 << f
+	}
+	return set
+}
+
+// notAt is the set of all families but list.
+func notAt(list ...Family) families { return ^at(list...) }
+
+func (set families) has(f Family) bool { return set == 0 || set&(1<<f) != 0 }
 
 // Options describes one provider, as the config gives it.
 type Options struct {

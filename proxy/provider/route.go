@@ -90,7 +90,7 @@ func byPath(p *plainPath, headers Headers) string {
 	case !foldedEqual(version, "v1"):
 		return ""
 	}
-	if e, _ := p.geminiEndpoint(1); e != nil {
+	if p.count == 3 && (foldedEqual(head, "models") || foldedEqual(head, "tunedmodels")) && bytes.IndexByte(p.segments[2], ':') >= 0 {
 		return "gemini"
 	}
 	var buf [maxName]byte
@@ -131,6 +131,8 @@ func familyByHeaders(headers Headers) Family {
 			return Anthropic
 		case foldedEqual(name, "x-goog-api-key"):
 			return Gemini
+		case foldedEqual(name, "amz-sdk-invocation-id"):
+			return Bedrock
 		}
 	}
 	return OpenAI

@@ -16,6 +16,12 @@ var registry = func() *provider.Registry {
 		{Name: "openai", Family: provider.OpenAI, BaseURL: "https://api.openai.com/", AskUsage: true},
 		{Name: "gemini", Family: provider.Gemini, BaseURL: "https://generativelanguage.googleapis.com"},
 		{Name: "azure", Family: provider.Azure, BaseURL: "https://res.openai.azure.com"},
+		{Name: "azure-asking", Family: provider.Azure, BaseURL: "https://res.openai.azure.com", AskUsage: true},
+		{Name: "vertex", Family: provider.Gemini, BaseURL: "https://us-east5-aiplatform.googleapis.com", AskUsage: true},
+		{Name: "bedrock", Family: provider.Bedrock, BaseURL: "https://bedrock-runtime.us-east-1.amazonaws.com", AskUsage: true},
+		{Name: "cohere", Family: provider.Cohere, BaseURL: "https://api.cohere.com", AskUsage: true},
+		{Name: "ollama", Family: provider.Ollama, BaseURL: "http://127.0.0.1:11434", AllowPlaintext: true, AskUsage: true},
+		{Name: "voyage", Family: provider.Voyage, BaseURL: "https://api.voyageai.com", AskUsage: true},
 		{Name: "groq", Family: provider.OpenAI, BaseURL: "https://api.groq.com", AskUsage: true},
 		{Name: "openrouter", Family: provider.OpenAI, BaseURL: "https://openrouter.ai", AskUsage: true},
 		{Name: "gateway", Family: provider.OpenAI, BaseURL: "https://gw.example:8443/team/llm"},
@@ -52,6 +58,11 @@ func TestRoute(t *testing.T) {
 		{"/v1beta/models/gemini-2.5-pro:generateContent", none, "gemini", "/v1beta/models/gemini-2.5-pro:generateContent"},
 		{"/v1alpha/models", none, "gemini", "/v1alpha/models"},
 		{"/v1/models/gemini-2.5-pro:streamGenerateContent", ant, "gemini", "/v1/models/gemini-2.5-pro:streamGenerateContent"},
+		{"/v1/tunedModels/mine:generateContent", none, "gemini", "/v1/tunedModels/mine:generateContent"},
+		{"/vertex/v1/projects/p/locations/l/publishers/google/models/m:generateContent", none, "vertex", "/v1/projects/p/locations/l/publishers/google/models/m:generateContent"},
+		{"/bedrock/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fm/converse", none, "bedrock", "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fm/converse"},
+		{"/ollama/api/tags", none, "ollama", "/api/tags"},
+		{"/openai/api/pull", none, "openai", "/api/pull"},
 		{"/v1/models", none, "openai", "/v1/models"},
 		{"/v1/models", goog, "openai", "/v1/models"},
 		{"/v1/models", ant, "anthropic", "/v1/models"},
@@ -116,6 +127,10 @@ func TestRouteRefuses(t *testing.T) {
 			"/v1/%6frganizations", "/v1%2forganizations", "/v1/%256frganizations", "/v1//organizations", "//v1/organizations", "/v1/organizations%20",
 			"/v1/organizations;x=y", "/v1;x/organizations", "/v1/organizations.", "/openai/organization/users", "/openai/v1/vendor/api_keys",
 			"/azure/openai/realtimeapi/sessions",
+			"/ollama/api/pull", "/ollama/api/push", "/ollama/api/create", "/ollama/api/copy", "/ollama/api/delete", "/ollama/api/blobs/sha256:0",
+			"/ollama/api/me", "/ollama/api/signout", "/ollama/api/user/keys/k", "/ollama/API/%70ull",
+			"/vertex/v1/projects/p/locations/l/endpoints/1:setIamPolicy", "/vertex/v1/projects/p/locations/l/models/1%3AsetIamPolicy",
+			"/bedrock/v1/projects", "/v1/projects/p/locations/l/publishers/google/models/m:generateContent",
 		}},
 	}
 	for _, test := range tests {
@@ -140,8 +155,14 @@ func TestRouteListsRoutes(t *testing.T) {
 			t.Errorf("the message does not name %s: %s", want, refusal.Message)
 		}
 	}
-	if refusal.Family != provider.Anthropic {
-		t.Errorf("the answer is in the shape of %v, want that of the SDK that asked", refusal.Family)
+	for header, want := range map[string]provider.Family{
+		"anthropic-version: 1\r\n": provider.Anthropic, "X-Goog-Api-Key: k\r\n": provider.Gemini,
+		"amz-sdk-invocation-id: 1\r\n": provider.Bedrock, "authorization: Bearer k\r\n": provider.OpenAI,
+	} {
+		_, err := registry.Route([]byte("/nothing"), provider.Headers(header))
+		if !errors.As(err, &refusal) || refusal.Family != want {
+			t.Errorf("%q: the answer is in the shape of %v, want that of the SDK that asked", header, refusal.Family)
+		}
 	}
 }
 

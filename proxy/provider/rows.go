@@ -149,7 +149,9 @@ var rows = []classifierRow{
 	// Counting tokens, batches and files have limits of their own
 	// (Anthropic's rate limits guide): nothing else is closed by them.
 	{
-		"throttled-beside", func(s *signs) bool { return s.Status == 429 && s.Endpoint != nil && !s.Endpoint.Billable() },
+		"throttled-beside", func(s *signs) bool {
+			return s.Status == 429 && s.Endpoint != nil && (!s.Endpoint.Billable() || s.Endpoint.API.Items())
+		},
 		ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeRequest},
 		(*signs).wait,
 	},

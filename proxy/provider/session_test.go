@@ -30,6 +30,7 @@ func TestSessionSources(t *testing.T) {
 		{"prompt_cache_key", "", `{"metadata":{"user_id":"jane"},"conversation":"conv_1","prompt_cache_key":"` + id + `"}`, id, ""},
 		{"conversation", "", `{"conversation":"conv_1"}`, "conv_1", ""},
 		{"conversation", "", `{"conversation":{"id":"conv_1"}}`, "conv_1", ""},
+		{"x-session-id", "x-session-id: ses_1\r\n", `{"conversation_id":"conv_1"}`, "ses_1", ""},
 
 		// Sub-agents.
 		{"x-session-id", "x-session-id: ses_2\r\nX-Parent-Session-Id: ses_1\r\n", "", "ses_2", "ses_1"},
@@ -75,6 +76,17 @@ func TestSessionHash(t *testing.T) {
 	responsesBase := request{"default", "openai", responses, `{"instructions":"S","input":[{"role":"user","content":[{"type":"input_text","text":"U"}]}]}`}
 	geminiBase := request{"default", "gemini", "/v1beta/models/m:generateContent", `{"systemInstruction":{"parts":[{"text":"S"}]},"contents":[{"parts":[{"text":"U"}]}]}`}
 
+	const (
+		vertexGemini = "/v1/projects/p/locations/l/publishers/google/models/m:generateContent"
+		vertexClaude = "/v1/projects/p/locations/l/publishers/anthropic/models/m:rawPredict"
+	)
+	converseBase := request{"default", "bedrock", "/model/m/converse", `{"system":[{"text":"S"}],"messages":[{"role":"user","content":[{"text":"U"}]}]}`}
+	cohereBase := request{"default", "cohere", "/v1/chat", `{"message":"U","preamble":"S"}`}
+	cohere2Base := request{"default", "cohere", "/v2/chat", `{"messages":[{"role":"system","content":"S"},{"role":"user","content":"U"}]}`}
+	ollamaBase := request{"default", "ollama", "/api/chat", `{"messages":[{"role":"system","content":"S"},{"role":"user","content":"U"}]}`}
+	promptBase := request{"default", "ollama", "/api/generate", `{"prompt":"U","system":"S"}`}
+	vertexBase := request{"default", "vertex", vertexGemini, geminiBase.body}
+
 	// The same conversation.
 	for _, pair := range [][2]request{
 		{base, {"default", "anthropic", messages, `{"messages":[{"content":"U","role":"user"}],"system":"S","model":"another"}`}},
@@ -84,6 +96,18 @@ func TestSessionHash(t *testing.T) {
 		{chatBase, {"default", "openai", chat, `{"model":"m","messages":[{"content":"S","role":"developer"},{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"V"}]}`}},
 		{responsesBase, {"default", "openai", responses, `{"instructions":"S","store":false,"input":[{"type":"message","role":"user","content":[{"text":"U","type":"input_text"}]},{"type":"reasoning","encrypted_content":"E"},{"role":"user","content":"V"}]}`}},
 		{geminiBase, {"default", "gemini", "/v1beta/models/another:streamGenerateContent", `{"contents":[{"role":"user","parts":[{"text":"U"}]},{"role":"model","parts":[{"text":"A"}]}],"systemInstruction":{"parts":[{"text":"S"}]}}`}},
+		{geminiBase, {"default", "gemini", "/v1beta/models/m:countTokens", `{"system_instruction":{"parts":[{"text":"S"}]},"contents":[{"role":"user","parts":[{"text":"U"}]},{"role":"model","parts":[{"functionCall":{"args":{"text":"T"}}}]}]}`}},
+		{vertexBase, {"default", "vertex", vertexGemini, `{"contents":[{"role":"user","parts":[{"text":"U"}]},{"role":"model","parts":[{"text":"A"}]},{"role":"user","parts":[{"text":"V"}]}],"systemInstruction":{"role":"system","parts":[{"text":"S"}]}}`}},
+		{
+			{"default", "vertex", vertexClaude, `{"anthropic_version":"vertex-2023-10-16","messages":[{"role":"user","content":"U"}]}`},
+			{"default", "vertex", vertexClaude, `{"messages":[{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"V"}]}`},
+		},
+		{converseBase, {"default", "bedrock", "/model/other/converse-stream", `{"messages":[{"content":[{"text":"U"}],"role":"user"},{"role":"assistant","content":[{"toolUse":{"input":{"text":"T"}}}]},{"role":"user","content":[{"text":"V"}]}],"system":[{"text":"S"}],"inferenceConfig":{"maxTokens":5}}`}},
+		{converseBase, {"default", "bedrock", "/model/m/converse", `{"system":[{"text":"S"},{"cachePoint":{"type":"default"}}],"messages":[{"role":"user","content":[{"text":"U"},{"cachePoint":{"type":"default"}}]},{"role":"assistant","content":[{"text":"A"}]}]}`}},
+		{cohereBase, {"default", "cohere", "/v1/chat", `{"chat_history":[{"role":"USER","message":"U"},{"role":"CHATBOT","message":"A"}],"message":"V","preamble":"S"}`}},
+		{cohereBase, {"default", "cohere", "/v1/chat", `{"message":"V","preamble":"S","chat_history":[{"message":"U","role":"User"},{"message":"A","role":"Chatbot"}]}`}},
+		{cohere2Base, {"default", "cohere", "/v2/chat", `{"messages":[{"role":"system","content":"S"},{"role":"user","content":[{"type":"text","text":"U"}]},{"role":"assistant","content":"A"},{"role":"user","content":"V"}]}`}},
+		{ollamaBase, {"default", "ollama", "/api/chat", `{"stream":false,"messages":[{"role":"system","content":"S"},{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"V"}]}`}},
 	} {
 		a, b := pair[0], pair[1]
 		if session(a.agent, a.provider, a.rest, a.body) != session(b.agent, b.provider, b.rest, b.body) {
@@ -108,6 +132,20 @@ func TestSessionHash(t *testing.T) {
 		{"default", "openai", responses, `{"input":"U"}`},
 		{"default", "openai", "/v1/completions", `{"prompt":"P"}`},
 		geminiBase,
+		vertexBase,
+		converseBase,
+		cohereBase,
+		cohere2Base,
+		ollamaBase,
+		promptBase,
+		{"default", "gemini", "/v1beta/models/m:generateContent", `{"contents":[{"parts":[{"text":"U"}]}]}`},
+		{"default", "bedrock", "/model/m/converse", `{"system":[{"text":"T"}],"messages":[{"role":"user","content":[{"text":"U"}]}]}`},
+		{"default", "bedrock", "/model/m/invoke", `{"inputText":"U"}`},
+		{"default", "bedrock", "/model/m/invoke", `{"prompt":"P"}`},
+		{"default", "cohere", "/v1/chat", `{"message":"V","preamble":"S"}`},
+		{"default", "cohere", "/v1/chat", `{"message":"U"}`},
+		{"default", "cohere", "/v1/generate", `{"prompt":"U"}`},
+		{"default", "ollama", "/api/generate", `{"prompt":"U"}`},
 		{"default", "openai", chat, `not JSON`},
 	} {
 		id := session(r.agent, r.provider, r.rest, r.body)
@@ -115,6 +153,18 @@ func TestSessionHash(t *testing.T) {
 			t.Errorf("%+v\nand\n%+v\nare one session", r, other)
 		}
 		seen[id] = r
+	}
+}
+
+// A conversation that Cohere keeps is named by its body, at Cohere's chat only.
+func TestSessionKeptByCohere(t *testing.T) {
+	const body = `{"conversation_id":"c 1","message":"V"}`
+	c := inspect(t, "cohere", "/v1/chat", "", body)
+	if c.Session.Source != "conversation" || !hashForm.MatchString(c.Session.ID) || !c.Unsafe {
+		t.Errorf("got %+v, unsafe %v", c.Session, c.Unsafe)
+	}
+	if c = inspect(t, "openai", "/v1/chat/completions", "", body); c.Session.Source != "hash" || c.Unsafe {
+		t.Errorf("elsewhere: got %+v, unsafe %v", c.Session, c.Unsafe)
 	}
 }
 

@@ -58,10 +58,10 @@ type Admin struct {
 
 // Provider is one API family reached over HTTP.
 type Provider struct {
-	Type           string `yaml:"type" jsonschema:"enum=anthropic,enum=openai" jsonschema_description:"Which API it speaks. Needed for a provider that is not built in; not allowed for one that is."`
+	Type           string `yaml:"type" jsonschema:"enum=anthropic,enum=openai,enum=gemini,enum=azure,enum=bedrock,enum=cohere,enum=ollama,enum=voyage" jsonschema_description:"Which API it speaks: gemini is Vertex AI's too, openai that of all that is compatible with it. Needed for a provider that is not built in; not allowed for one that is."`
 	BaseURL        string `yaml:"base_url" jsonschema_description:"Scheme and host, a path prefix allowed. Agents' paths are appended as they are."`
 	AllowPlaintext bool   `yaml:"allow_plaintext" jsonschema_description:"Allow http:// in base_url. The credential then travels unencrypted."`
-	StreamUsage    string `yaml:"stream_usage" jsonschema:"enum=ask,enum=never" jsonschema_description:"ask: add include_usage to OpenAI streams that did not ask for it and take the extra chunk out again. never: leave such streams uncounted."`
+	StreamUsage    string `yaml:"stream_usage" jsonschema:"enum=ask,enum=never" jsonschema_description:"ask: add include_usage to OpenAI streams that did not ask for it and take the extra chunk out again. never: leave such streams as they are, for a provider that refuses the question; they count as unknown unless they tell their usage unasked. Left out: ask, but for mistral, which tells and refuses."`
 }
 
 // Subscription is one credential at one provider.

@@ -55,7 +55,6 @@ func TestWarnings(t *testing.T) {
 	f("providers: {groq: {base_url: 'https://api.groq.com/openai/v1/'}}\n", "a.yaml:1:30: providers.groq.base_url: ends in /v1: agents' paths are appended whole")
 	f("subscriptions:\n  - {id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, cost_usd: 1}]}\n",
 		"a.yaml:2:68: subscriptions[0].budgets: has no effect in this version: NOTHING STOPS SPENDING")
-	f("subscriptions: [{id: a, provider: gemini, credential: {value: env:A}}]\n", "a.yaml:1:35: subscriptions[0].provider: requests to gemini's own API")
 	f("notifications: [{url: 'https://h/', events: [a.b]}]\n", "a.yaml:1:16: notifications: has no effect in this version")
 	f("intercept: {enabled: true, other_hosts: tunnel}\n", "a.yaml:1:22: intercept.enabled: has no effect", "a.yaml:1:41: intercept.other_hosts: has no effect")
 	f("agents: {isolation: strict}\n", "a.yaml:1:21: agents.isolation: is not kept in this version")
@@ -193,7 +192,8 @@ subscriptions:
 		"azure":     {Type: "azure", BaseURL: "https://res.openai.azure.com", StreamUsage: "ask"},
 		"groq":      {Type: "openai", BaseURL: "https://api.groq.com", StreamUsage: "ask"},
 		"vertex":    {Type: "gemini", StreamUsage: "ask"},
-		"ollama":    {Type: "openai", BaseURL: "http://127.0.0.1:11434", AllowPlaintext: true, StreamUsage: "ask"},
+		"mistral":   {Type: "openai", BaseURL: "https://api.mistral.ai", StreamUsage: "never"},
+		"ollama":    {Type: "ollama", BaseURL: "http://127.0.0.1:11434", AllowPlaintext: true, StreamUsage: "ask"},
 	} {
 		if got, ok := c.ProviderByName(name); !ok || got != want {
 			t.Errorf("%s is %+v, %v, want %+v", name, got, ok, want)

@@ -132,7 +132,7 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 `,
 		"a.yaml:2:3: providers.v1: is a name that routes already",
 		`a.yaml:3:3: providers.Bad.Name: "Bad.Name" is no name`,
-		"a.yaml:4:3: providers.mine.type: is missing for a provider that is not built in → one of anthropic, openai",
+		"a.yaml:4:3: providers.mine.type: is missing for a provider that is not built in → one of anthropic, openai, gemini,",
 		"a.yaml:5:3: providers.yours.base_url: is missing for a provider that is not built in",
 		"a.yaml:6:18: providers.openai.type: cannot be changed for a built-in provider",
 		`a.yaml:7:3: providers.antropic.type: is missing for a provider that is not built in (did you mean "anthropic"?)`,

@@ -11,10 +11,14 @@ import (
 
 // builtin is a provider that needs no entry in the file.
 type builtin struct {
-	family    string // the dialect of its credential header, errors and limit headers
-	baseURL   string // empty: the host differs by region or resource and must be configured
+	family  string // the dialect of its credential header, errors and limit headers
+	baseURL string // empty: the host differs by region or resource and must be configured
+	// example is what to configure then.
+	example   string
 	plaintext bool
-	uncounted bool // its own API is passed on, but this version reads no usage from it
+	// tells: its streams tell their usage unasked, and it refuses requests that
+	// ask for it.
+	tells bool
 }
 
 // builtins are the providers of contract.md's routing list. Hosts are those of
@@ -23,12 +27,12 @@ type builtin struct {
 var builtins = map[string]builtin{
 	"anthropic":   {family: "anthropic", baseURL: "https://api.anthropic.com"},
 	"openai":      {family: "openai", baseURL: "https://api.openai.com"},
-	"gemini":      {family: "gemini", baseURL: "https://generativelanguage.googleapis.com", uncounted: true},
-	"vertex":      {family: "gemini", uncounted: true},
-	"bedrock":     {family: "openai", uncounted: true}, // its API keys are bearer tokens
-	"azure":       {family: "azure"},
-	"cohere":      {family: "openai", baseURL: "https://api.cohere.com", uncounted: true},
-	"mistral":     {family: "openai", baseURL: "https://api.mistral.ai"},
+	"gemini":      {family: "gemini", baseURL: "https://generativelanguage.googleapis.com"},
+	"vertex":      {family: "gemini", example: "https://us-east5-aiplatform.googleapis.com"},
+	"bedrock":     {family: "bedrock", example: "https://bedrock-runtime.us-east-1.amazonaws.com"},
+	"azure":       {family: "azure", example: "https://RESOURCE.openai.azure.com"},
+	"cohere":      {family: "cohere", baseURL: "https://api.cohere.com"},
+	"mistral":     {family: "openai", baseURL: "https://api.mistral.ai", tells: true}, // openai/openai-agents-python#442
 	"groq":        {family: "openai", baseURL: "https://api.groq.com"},
 	"deepseek":    {family: "openai", baseURL: "https://api.deepseek.com"},
 	"xai":         {family: "openai", baseURL: "https://api.x.ai"},
@@ -38,8 +42,8 @@ var builtins = map[string]builtin{
 	"fireworks":   {family: "openai", baseURL: "https://api.fireworks.ai"},
 	"cerebras":    {family: "openai", baseURL: "https://api.cerebras.ai"},
 	"huggingface": {family: "openai", baseURL: "https://router.huggingface.co"},
-	"ollama":      {family: "openai", baseURL: "http://127.0.0.1:11434", plaintext: true, uncounted: true},
-	"voyage":      {family: "openai", baseURL: "https://api.voyageai.com", uncounted: true},
+	"ollama":      {family: "ollama", baseURL: "http://127.0.0.1:11434", plaintext: true},
+	"voyage":      {family: "voyage", baseURL: "https://api.voyageai.com"},
 	"zai":         {family: "openai", baseURL: "https://api.z.ai"},
 }
 
@@ -62,6 +66,9 @@ func (c *Config) ProviderByName(name string) (Provider, bool) {
 		p.setDefaults()
 	}
 	p.Type = b.family
+	if _, said := c.origin.places["providers."+name+".stream_usage"]; b.tells && !said {
+		p.StreamUsage = "never"
+	}
 	if p.BaseURL == "" {
 		p.BaseURL, p.AllowPlaintext = b.baseURL, p.AllowPlaintext || b.plaintext
 	}
@@ -97,7 +104,7 @@ func (v *validator) providers() {
 		case known && p.Type != "" && p.Type != b.family:
 			v.fault(path+".type", "cannot be changed for a built-in provider", "leave it out, or declare a provider of another name")
 		case !known && p.Type == "":
-			v.fault(path+".type", "is missing for a provider that is not built in"+suggest(name, BuiltinProviders()), "one of anthropic, openai")
+			v.fault(path+".type", "is missing for a provider that is not built in"+suggest(name, BuiltinProviders()), "one of anthropic, openai, gemini, azure, bedrock, cohere, ollama, voyage")
 		}
 		if p.BaseURL != "" {
 			v.baseURL(path+".base_url", p)

@@ -223,10 +223,8 @@ func (v *validator) subscriptionProvider(path, name string) {
 			names = append(names, declared)
 		}
 		v.fault(path, quoted(name)+" is no provider"+suggest(name, names), "a built-in one ("+strings.Join(BuiltinProviders(), ", ")+") or one declared under providers")
-	case p.BaseURL == "" && builtins[name].family != "":
-		v.fault(path, name+" has another host for each region or resource", "providers."+name+".base_url with yours")
-	case builtins[name].uncounted:
-		v.warn(path, "requests to "+name+"'s own API are passed on, but this version reads no usage from the answers: they are counted as unknown, without tokens and cost")
+	case p.BaseURL == "" && builtins[name].example != "":
+		v.fault(path, name+" has another host for each region or resource", "providers."+name+".base_url with yours, such as "+builtins[name].example)
 	}
 }
 

@@ -88,25 +88,19 @@ func newProvidersFromConfig(c *config.Config) (*provider.Registry, error) {
 	options := make([]provider.Options, 0, len(names))
 	for _, name := range names {
 		p, _ := c.ProviderByName(name)
+		family, err := provider.ParseFamily(p.Type)
+		if err != nil {
+			return nil, fmt.Errorf("providers.%s: %w", name, err)
+		}
 		options = append(options, provider.Options{
 			Name:           name,
-			Family:         familyOf(p.Type),
+			Family:         family,
 			BaseURL:        baseURL(name, p),
 			AllowPlaintext: p.AllowPlaintext,
 			AskUsage:       p.StreamUsage == "ask",
 		})
 	}
 	return provider.NewRegistry(options)
-}
-
-// familyOf names the dialect of a provider type. The types that have no dialect
-// of their own yet take a bearer credential, as OpenAI's does.
-func familyOf(providerType string) provider.Family {
-	family, err := provider.ParseFamily(providerType)
-	if err != nil {
-		return provider.OpenAI
-	}
-	return family
 }
 
 // baseURL is where a provider is reached. A built-in one whose host differs by

@@ -11,7 +11,8 @@ import (
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
-// Groupings lists what usage can be added up by, the default first.
+// Groupings lists what people can add usage up by, the default first. Programs may
+// also ask for usage.ByCell.
 func Groupings() []usage.By {
 	return []usage.By{
 		usage.BySubscription, usage.ByModel, usage.BySession, usage.ByAgent, usage.ByDay, usage.ByBlock,
@@ -35,7 +36,7 @@ func ParseQuery(values url.Values, now time.Time) (usage.Query, error) {
 	if by == "" {
 		by = usage.BySubscription
 	}
-	if !slices.Contains(Groupings(), by) {
+	if !slices.Contains(Groupings(), by) && by != usage.ByCell {
 		return usage.Query{}, fmt.Errorf("by: %q is not one of %s", by, joinGroupings())
 	}
 	since, _, err := parseTime(values.Get("since"), now)

@@ -34,6 +34,7 @@ func TestParseQuery(t *testing.T) {
 	f("until=2026-11-20T00:00:01Z", "subscription", "", "2026-11-21T00:00:00Z")
 	f("since=2026-11-20T23:30:00-01:00", "subscription", "2026-11-21T00:00:00Z", "")
 	f("by=model&since=24h", "model", "2026-11-21T00:00:00Z", "")
+	f("by=cell&since=24h", "cell", "2026-11-21T00:00:00Z", "")
 	f("since=7d&until=1d", "subscription", "2026-11-15T00:00:00Z", "2026-11-22T00:00:00Z")
 	f("since=0s", "subscription", "2026-11-22T00:00:00Z", "")
 	f("by=block&since=24h&until=2026-11-22T09:10:11Z", "block", "2026-11-21T09:30:00Z", "2026-11-22T09:10:11Z")

@@ -26,6 +26,9 @@ const (
 	ByAgent        By = "agent"
 	ByDay          By = "day"   // UTC: YYYY-MM-DD
 	ByBlock        By = "block" // "<subscription>/<start, RFC 3339>"
+	// ByCell is the finest that is kept for good, for comparing with a ledger:
+	// "<subscription>/<YYYY-MM-DD>/<model>". Only the model may hold more slashes.
+	ByCell By = "cell"
 )
 
 // Query asks for usage in [Since, Until). What is kept are sums and not events: a
@@ -77,7 +80,7 @@ func (t tally) add(key string, c Counts) {
 
 func (s *Store) usage(ctx context.Context, q Query, now time.Time) (tally, error) {
 	switch q.By {
-	case BySubscription, ByModel, ByDay:
+	case BySubscription, ByModel, ByDay, ByCell:
 		return s.usageOfDays(ctx, q, now)
 	case ByBlock:
 		return s.usageOfBlocks(ctx, q)
@@ -133,8 +136,11 @@ func (s *Store) usageOfDays(ctx context.Context, q Query, now time.Time) (tally,
 	}
 	sums := tally{}
 	err = s.hashes(ctx, keys, func(i int, hash map[string]string) error {
-		if q.By == ByModel {
-			return addModels(sums, hash)
+		switch q.By {
+		case ByModel:
+			return addModels(sums, "", hash)
+		case ByCell:
+			return addModels(sums, places[i].sub+"/"+places[i].date+"/", hash)
 		}
 		c, err := parseCounts(hash)
 		if err != nil {
@@ -150,8 +156,9 @@ func (s *Store) usageOfDays(ctx context.Context, q Query, now time.Time) (tally,
 	return sums, err
 }
 
-// addModels adds the counts in a hash's "<model>:<kind>" fields.
-func addModels(sums tally, hash map[string]string) error {
+// addModels adds the counts in a hash's "<model>:<kind>" fields, each model under
+// its name after prefix.
+func addModels(sums tally, prefix string, hash map[string]string) error {
 	for field, v := range hash {
 		i := strings.LastIndexByte(field, ':')
 		kind := slices.Index(fields[:], field[i+1:])
@@ -164,7 +171,7 @@ func addModels(sums tally, hash map[string]string) error {
 		}
 		var c Counts
 		*c.refs()[kind] = n
-		sums.add(field[:i], c)
+		sums.add(prefix+field[:i], c)
 	}
 	return nil
 }

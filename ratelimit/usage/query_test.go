@@ -58,6 +58,10 @@ func TestUsage(t *testing.T) {
 		f(usage.Query{By: usage.BySession}, map[string]int64{"coder/s1": 2, "ci/s1": 1, "coder/s2": 1})
 		f(usage.Query{By: usage.ByAgent}, map[string]int64{"coder": 3, "ci": 1})
 		f(usage.Query{By: usage.ByDay}, map[string]int64{"2096-02-28": 2, "2096-02-29": 2})
+		f(usage.Query{By: usage.ByCell}, map[string]int64{
+			"team-a/2096-02-28/m:1": 1, "team-a/2096-02-28/m2": 1, "team-a/2096-02-29/m2": 1, "team-b/2096-02-29/m2": 1,
+		})
+		f(usage.Query{By: usage.ByCell, Since: at(29, 0)}, map[string]int64{"team-a/2096-02-29/m2": 1, "team-b/2096-02-29/m2": 1})
 		f(usage.Query{By: usage.ByBlock}, map[string]int64{
 			"team-a/2096-02-28T09:00:00Z": 2, "team-a/2096-02-29T00:00:00Z": 1, "team-b/2096-02-29T15:00:00Z": 1,
 		})

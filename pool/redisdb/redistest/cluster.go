@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -243,12 +244,52 @@ func (c *Cluster) Move(key string, to *Server, meanwhile func(moved int)) {
 	}
 }
 
-// clusterClient returns a test's client of a cluster. Unlike the product's it asks
-// the servers which commands go to all of them, so that a test may flush and list.
+// clusterClient returns a test's client of a cluster.
 func clusterClient(t testing.TB, addrs []string) redis.UniversalClient {
 	opts := options(addrs...)
 	opts.IsClusterMode = true
 	client := newClient(t, opts).(*redis.ClusterClient)
-	client.SetCommandInfoResolver(client.NewDynamicResolver())
+	client.AddHook(everywhere{client})
 	return client
 }
+
+// everywhere sends to all masters what tests do to a whole database, and the library
+// to one node.
+type everywhere struct{ client *redis.ClusterClient }
+
+// ProcessHook implements redis.Hook.
+func (e everywhere) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		switch cmd := cmd.(type) {
+		case *redis.StringSliceCmd:
+			if cmd.Name() != "keys" {
+				break
+			}
+			var mu sync.Mutex
+			var all []string
+			err := e.client.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+				keys, err := node.Keys(ctx, cmd.Args()[1].(string)).Result()
+				mu.Lock()
+				defer mu.Unlock()
+				all = append(all, keys...)
+				return err
+			})
+			cmd.SetVal(all)
+			return err
+		case *redis.StatusCmd:
+			if cmd.Name() != "flushall" {
+				break
+			}
+			return e.client.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return node.FlushAll(ctx).Err() })
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// ProcessPipelineHook implements redis.Hook.
+func (everywhere) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// DialHook implements redis.Hook.
+func (everywhere) DialHook(next redis.DialHook) redis.DialHook { return next }

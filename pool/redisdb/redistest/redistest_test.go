@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -111,4 +112,21 @@ func TestSentinelsFailOver(t *testing.T) {
 	if err := s.Replica.Client().Set(t.Context(), "k", "v", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestEachReachesTheWholeDatabase(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		ctx := t.Context()
+		for i := range 30 {
+			if err := client.Set(ctx, strconv.Itoa(i), i, 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if keys, size := client.Keys(ctx, "*").Val(), client.DBSize(ctx).Val(); len(keys) != 30 || size != 30 {
+			t.Errorf("%d keys are listed, %d counted, of 30", len(keys), size)
+		}
+		if err := client.FlushAll(ctx).Err(); err != nil || client.DBSize(ctx).Val() != 0 {
+			t.Errorf("after a flush %d keys are left, %v", client.DBSize(ctx).Val(), err)
+		}
+	})
 }

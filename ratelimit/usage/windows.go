@@ -104,30 +104,30 @@ func (s *Store) Observe(ctx context.Context, subscription, ruling string, window
 // Windows returns the newest view of the windows of subscriptions, by id, sorted by
 // name. A subscription without windows is left out.
 func (s *Store) Windows(ctx context.Context, subscriptions ...string) (map[string][]Window, error) {
+	keys, totals := make([]string, len(subscriptions)), make([]string, len(subscriptions))
+	for i, sub := range subscriptions {
+		keys[i], totals[i] = s.windowsKey(sub), s.totalKey(sub)
+	}
+	hashes := make([]map[string]string, len(subscriptions))
+	err := s.hashes(ctx, keys, func(i int, hash map[string]string) error {
+		hashes[i] = hash
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the providers' windows: %w", err)
+	}
+	spent, err := s.costs(ctx, totals) // after the windows, so that what came since is counted
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the totals: %w", err)
+	}
 	found := map[string][]Window{}
-	for chunk := range slices.Chunk(subscriptions, pipelineSize) {
-		hashes := make([]*redis.MapStringStringCmd, len(chunk))
-		totals := make([]*redis.SliceCmd, len(chunk))
-		if err := s.pipeline(ctx, func(p redis.Pipeliner) {
-			for i, sub := range chunk {
-				hashes[i] = p.HGetAll(ctx, s.windowsKey(sub))
-				totals[i] = p.HMGet(ctx, s.totalKey(sub), "cost_nano_usd")
-			}
-		}); err != nil {
-			return nil, fmt.Errorf("cannot read the providers' windows: %w", err)
+	for i, sub := range subscriptions {
+		windows, err := parseWindows(hashes[i], spent[i])
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the provider's windows of %s: %w", sub, err)
 		}
-		for i, sub := range chunk {
-			total, err := parseAmount(totals[i].Val()[0])
-			if err != nil {
-				return nil, fmt.Errorf("cannot read the total of %s: %w", sub, err)
-			}
-			windows, err := parseWindows(hashes[i].Val(), total)
-			if err != nil {
-				return nil, fmt.Errorf("cannot read the provider's windows of %s: %w", sub, err)
-			}
-			if len(windows) > 0 {
-				found[sub] = windows
-			}
+		if len(windows) > 0 {
+			found[sub] = windows
 		}
 	}
 	return found, nil
@@ -175,19 +175,6 @@ func parseWindows(hash map[string]string, total int64) ([]Window, error) {
 	}
 	slices.SortFunc(windows, func(a, b Window) int { return cmp.Compare(a.Name, b.Name) })
 	return windows, nil
-}
-
-// parseAmount reads one field of an HMGET, which is nil where it is absent.
-func parseAmount(v any) (int64, error) {
-	text, ok := v.(string)
-	if !ok {
-		return 0, nil
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("%q is not an amount", text)
-	}
-	return n, nil
 }
 
 const (

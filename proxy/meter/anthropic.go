@@ -11,6 +11,9 @@ import (
 var anthropicUsage = append([]place{
 	{"server_tool_use.web_search_requests", webSearches},
 	{"server_tool_use.web_fetch_requests", webFetches},
+	{"service_tier", tier},
+	{"speed", speed},
+	{"inference_geo", geo},
 	{"iterations[]", iterBegin},
 	{"iterations[].type", iterKind},
 	{"iterations[].model", iterModel},
@@ -34,13 +37,18 @@ var anthropicMessages = dialect{
 		{"message.model", model},
 		{"message.usage", usageBegin},
 		{"usage", usageBegin},
+		{"content_block", block},
+		{"content_block.name", called},
+		{"content_block.data", sealed}, // redacted thinking
 		{"delta.text", generated},
-		{"delta.thinking", generated},
-		{"delta.partial_json", generated},
+		{"delta.thinking", thought},
+		{"delta.signature", sealed}, // holds the thinking, whether shown or not
+		{"delta.partial_json", arguments},
 	}, under("message.usage", anthropicUsage), under("usage", anthropicUsage), failureAt("error")),
 	event:  anthropicEvent,
 	answer: anthropicAnswer,
 	normal: anthropicNormal,
+	rates:  rates{block: 4, call: 36, sealedBase: 260, sealedRate: 188},
 }
 
 // anthropicEvent takes over an event. Usage stands in message_start, whole, and
@@ -64,7 +72,7 @@ func anthropicEvent(m *Meter, e *event) {
 			return
 		}
 		m.content = true
-		m.text += e.text
+		m.shown.plus(&e.shown)
 	}
 }
 
@@ -83,6 +91,7 @@ func anthropicTake(m *Meter, e *event) {
 		return
 	}
 	m.told = true
+	m.service.take(&e.service)
 	e.counts.splitWrites(&m.counts)
 	m.counts.take(&e.counts)
 	if e.others != nil || e.extra != (usage.Tokens{}) {
@@ -187,7 +196,7 @@ var anthropicComplete = dialect{
 	}, failureAt("error")),
 	event: func(m *Meter, e *event) {
 		m.takeModel(e)
-		m.text += e.text
+		m.shown.plus(&e.shown)
 		m.content = m.content || e.content || e.finished
 		m.terminal = m.terminal || e.finished
 		if e.failed {

@@ -39,7 +39,7 @@ func audioEvent(last string) func(*Meter, *event) {
 			return
 		}
 		m.content = true
-		m.text += e.text
+		m.shown.plus(&e.shown)
 		if string(e.kind.bytes()) == last {
 			m.replaceUsage(e)
 			m.terminal = true

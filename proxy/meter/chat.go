@@ -13,30 +13,34 @@ var chatUsage = []place{
 	{"prompt_cache_hit_tokens", cacheReadElse},
 	{"cached_tokens", cacheReadElse},
 	{"completion_tokens_details.reasoning_tokens", reasoning},
+	{"service_tier", tier},              // Mistral's
+	{"prompt_audio_seconds", seconds},   // Mistral's
+	{"num_search_queries", webSearches}, // Perplexity's
 }
 
-// openAIChat serves chat completions and text completions: they differ only in
-// where the text stands.
+// openAIChat serves chat completions.
 var openAIChat = dialect{
-	json: newTable([]place{{"model", model}, {"usage", usageBegin}},
+	json: newTable([]place{{"model", model}, {"service_tier", tier}, {"usage", usageBegin}},
 		under("usage", chatUsage), failureAt("error"), failureAt("choices[].error")),
 	events: newTable([]place{
 		{"model", model},
+		{"service_tier", tier},
 		{"usage", usageBegin},
 		{"x_groq.usage", usageBegin}, // Groq's, also for those who did not ask
 		{"choices[].finish_reason", finish},
-		{"choices[].text", generated},
+		{"choices[].text", something},            // Together repeats the delta
 		{"choices[].message.content", something}, // Perplexity repeats the whole text
 		{"choices[].delta.role", ignored},
 		{"choices[].delta.content", generated},
 		{"choices[].delta.content[]", something}, // Mistral's parts
 		{"choices[].delta.content[].text", generated},
-		{"choices[].delta.content[].thinking[].text", generated},
-		{"choices[].delta.reasoning_content", generated}, // DeepSeek, xAI, Z.ai
-		{"choices[].delta.reasoning", generated},         // Groq, OpenRouter
+		{"choices[].delta.content[].thinking[].text", thought},
+		{"choices[].delta.reasoning_content", thought}, // DeepSeek, xAI, Z.ai
+		{"choices[].delta.reasoning", thought},         // Groq, OpenRouter
 		{"choices[].delta.refusal", generated},
 		{"choices[].delta.tool_calls[]", something},
-		{"choices[].delta.tool_calls[].function.arguments", generated},
+		{"choices[].delta.tool_calls[].function.name", called},
+		{"choices[].delta.tool_calls[].function.arguments", arguments},
 		{"choices[].delta.*", something},
 		{"choices[].delta.*[]", something},
 	}, under("usage", chatUsage), under("x_groq.usage", chatUsage), failureAt("error"), failureAt("choices[].error")),
@@ -44,6 +48,27 @@ var openAIChat = dialect{
 	answer:  takeAnswer,
 	normal:  normalOpenAI,
 	endMark: true,
+	rates:   chatRates,
+}
+
+var chatRates = rates{fine: true, call: 10}
+
+// openAICompletions serves text completions: they differ only in where the text
+// stands. Together repeats it as a delta of a chat.
+var openAICompletions = dialect{
+	json: openAIChat.json,
+	events: newTable([]place{
+		{"model", model},
+		{"service_tier", tier},
+		{"usage", usageBegin},
+		{"choices[].finish_reason", finish},
+		{"choices[].text", generated},
+	}, under("usage", chatUsage), failureAt("error"), failureAt("choices[].error")),
+	event:   chatEvent,
+	answer:  takeAnswer,
+	normal:  normalOpenAI,
+	endMark: true,
+	rates:   chatRates,
 }
 
 // chatEvent takes over a chunk. The last chunk with a usage counts: it may be
@@ -56,7 +81,7 @@ func chatEvent(m *Meter, e *event) {
 		m.fail(e)
 		return
 	}
-	m.text += e.text
+	m.shown.plus(&e.shown)
 	m.content = m.content || e.content || e.finished
 	m.final = m.final || e.finished
 }

@@ -23,13 +23,15 @@ type dialect struct {
 	media bool
 	// lines: an answer is one JSON text a line, whatever its Content-Type.
 	lines bool
+	// rates are for the estimate of a stream that was cut.
+	rates rates
 }
 
 var dialects = [...]*dialect{
 	AnthropicMessages:    &anthropicMessages,
 	AnthropicComplete:    &anthropicComplete,
 	OpenAIChat:           &openAIChat,
-	OpenAICompletions:    &openAIChat,
+	OpenAICompletions:    &openAICompletions,
 	OpenAIResponses:      &openAIResponses,
 	OpenAIEmbeddings:     &openAIEmbeddings,
 	OpenAIImages:         &openAIImages,
@@ -37,7 +39,14 @@ var dialects = [...]*dialect{
 	OpenAISpeech:         &openAISpeech,
 	OpenAIOther:          nil,
 
-	OpenAIBatchOutput: nil,
+	CohereChat:            &cohereChat,
+	CohereGenerate:        &cohereGenerate,
+	CohereEmbed:           &cohereEmbed,
+	Rerank:                &rerank,
+	OllamaChat:            &ollamaChat,
+	OllamaEmbed:           &ollamaEmbed,
+	AnthropicBatchResults: &anthropicBatchResults,
+	OpenAIBatchOutput:     &openAIBatchOutput,
 }
 
 // slot is what a value at a place means.
@@ -57,6 +66,9 @@ const (
 	webSearches
 	webFetches
 	seconds
+	searchUnits
+	billedInput // what is charged, where that is told beside what was used
+	billedOutput
 	numCounts
 )
 
@@ -71,8 +83,22 @@ const (
 	status     // of a response
 	model
 	generated // text from the model: content, and counted for the estimate
+	thought   // the same, of its reasoning
+	arguments // the same, of a tool call
+	called    // the name of a called tool
+	block     // a content block begins
+	sealed    // reasoning that cannot be read
 	something // content when it is anything but null, empty or false
 	finish    // the reason for the end
+	ended     // whether this is the end
+	tier      // of service
+	speed     // of service
+	geo       // where it was served
+	item      // one of the items that the Responses API's output consists of
+	itemKind
+	itemAction
+	customID  // of a batch's request
+	answered  // with this HTTP status
 	image     // one image made
 	iterBegin // one of Anthropic's iterations
 	iterKind
@@ -146,7 +172,9 @@ type table struct {
 	slots []slot
 }
 
-const messageLimit = 1 << 10
+// textLimit is how many bytes are kept of an error's message and of a
+// custom_id, which providers limit to 64 characters.
+const textLimit = 1 << 10
 
 // newTable returns the table of a JSON text that is an answer or an event.
 func newTable(lists ...[]place) *table {
@@ -173,8 +201,8 @@ func compile(lists [][]place) *table {
 	}
 	t.paths = jsonscan.MustCompile(paths...)
 	for i, s := range t.slots {
-		if s == failMessage {
-			t.paths.Limit(i, messageLimit)
+		if s == failMessage || s == customID {
+			t.paths.Limit(i, textLimit)
 		}
 	}
 	return t

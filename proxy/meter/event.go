@@ -19,8 +19,13 @@ type event struct {
 	finished bool
 	failed   bool
 	failure  Failure
-	text     int64
+	shown    generation
+	service  service
 	images   int64
+	item     outputItem
+	searches int64 // made by the provider
+	customID string
+	answered int64
 	iter     iteration
 	extra    usage.Tokens // iterations of the same model
 	others   []ModelTokens
@@ -47,7 +52,10 @@ func (e *event) reset() {
 	e.counts.reset()
 	e.told, e.content, e.finished, e.failed = false, false, false, false
 	e.failure = Failure{}
-	e.text, e.images = 0, 0
+	e.shown = generation{}
+	e.service = service{}
+	e.images, e.searches = 0, 0
+	e.customID, e.answered = "", 0
 	e.iter.open = false
 	e.extra = usage.Tokens{}
 	e.others = nil
@@ -94,12 +102,14 @@ func (m *Meter) Found(v *jsonscan.Value) {
 		if v.Kind == jsonscan.String && v.End-v.Start > 2 {
 			e.model = m.keepModel(v)
 		}
-	case generated:
-		if v.Kind == jsonscan.String {
-			if n := v.End - v.Start - 2; n > 0 {
-				e.text += n
-				e.content = true
-			}
+	case generated, thought, arguments, called, sealed:
+		if v.Kind == jsonscan.String && v.End-v.Start > 2 {
+			e.content = true
+			m.readShown(s, v)
+		}
+	case block:
+		if v.Kind == jsonscan.ObjectBegin {
+			e.shown.blocks++
 		}
 	case something:
 		switch v.Kind {
@@ -111,6 +121,19 @@ func (m *Meter) Found(v *jsonscan.Value) {
 		}
 	case finish:
 		e.finished = e.finished || v.Kind == jsonscan.String
+	case ended:
+		e.finished = v.Kind == jsonscan.True
+	case tier, speed, geo:
+		e.service.read(s, v)
+	case item, itemKind, itemAction:
+		e.readItem(s, v)
+	case customID:
+		e.customID = ""
+		if v.Kind == jsonscan.String {
+			e.customID = text(v)
+		}
+	case answered:
+		e.answered, _ = number(v.Raw)
 	case image:
 		if v.Kind == jsonscan.ObjectBegin {
 			e.images++
@@ -139,10 +162,30 @@ func (m *Meter) keepModel(v *jsonscan.Value) string {
 	return string(raw)
 }
 
-// takeModel makes the event's model the answer's.
+// takeModel takes over the model that served, and how it did.
 func (m *Meter) takeModel(e *event) {
+	m.service.take(&e.service)
 	if e.model != "" {
 		m.model = e.model
+	}
+}
+
+// readShown counts a piece of what the model generated.
+func (m *Meter) readShown(s slot, v *jsonscan.Value) {
+	g := &m.event.shown
+	switch s {
+	case generated:
+		g.prose.add(size(v))
+	case thought:
+		g.thought.add(size(v))
+	case arguments:
+		g.args.add(size(v))
+	case called:
+		g.names += size(v)
+		g.calls++
+	case sealed:
+		g.sealed += m.dialect.rates.seal(v.End - v.Start - 2)
+	default:
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"io"
+	"slices"
 	"testing"
 
 	"github.com/andybalholm/brotli"
@@ -25,6 +26,7 @@ type reading struct {
 	Terminal bool
 	Input    bool
 	Estimate int64
+	Items    []meter.Item // that were told of on the way
 }
 
 func (r reading) failed() (meter.Failure, bool) {
@@ -49,7 +51,11 @@ func told(m *meter.Meter) reading {
 // unchanged, and returns what the meter tells.
 func read(t *testing.T, api meter.API, contentType, coding string, pieces ...[]byte) reading {
 	t.Helper()
-	m := meter.New(api, meter.Options{ContentType: []byte(contentType), Model: "asked-for"})
+	var items []meter.Item
+	m := meter.New(api, meter.Options{ContentType: []byte(contentType), Model: "asked-for", Item: func(i meter.Item) {
+		i.Result.Others = slices.Clone(i.Result.Others)
+		items = append(items, i)
+	}})
 	tp := tap.New(tap.Options{Encoding: coding, Sink: m, Mask: [][]byte{[]byte("sk-canary-0123456789")}})
 	defer tp.Close()
 	var sent, passed []byte
@@ -68,7 +74,9 @@ func read(t *testing.T, api meter.API, contentType, coding string, pieces ...[]b
 	if !bytes.Equal(append(passed, out...), sent) {
 		t.Fatal("the bytes were changed")
 	}
-	return told(m)
+	r := told(m)
+	r.Items = items
+	return r
 }
 
 var codings = map[string]func(*testing.T, []byte) []byte{

@@ -16,6 +16,7 @@ import (
 
 	"github.com/authpool/authpool/proxy/meter"
 	"github.com/authpool/authpool/proxy/tap"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 var update = flag.Bool("update", false, "rewrite the want parts of testdata")
@@ -44,6 +45,14 @@ var apis = map[string]meter.API{
 	"openai-transcriptions": meter.OpenAITranscriptions,
 	"openai-speech":         meter.OpenAISpeech,
 	"other":                 meter.OpenAIOther,
+	"cohere-chat":           meter.CohereChat,
+	"cohere-generate":       meter.CohereGenerate,
+	"cohere-embed":          meter.CohereEmbed,
+	"rerank":                meter.Rerank,
+	"ollama-chat":           meter.OllamaChat,
+	"ollama-embed":          meter.OllamaEmbed,
+	"anthropic-batch":       meter.AnthropicBatchResults,
+	"openai-batch":          meter.OpenAIBatchOutput,
 }
 
 func vectors(t testing.TB) []vector {
@@ -95,9 +104,22 @@ func vectors(t testing.TB) []vector {
 
 // render writes a reading as the want parts have it.
 func render(r reading) string {
-	states := map[meter.State]string{meter.Absent: "absent", meter.Partial: "partial", meter.Reported: "reported"}
 	var b strings.Builder
-	x := r.Result
+	for _, i := range r.Items {
+		fmt.Fprintf(&b, "item %q billable=%v\n%s", i.CustomID, i.Result.Billable, renderResult(i.Result))
+	}
+	b.WriteString(renderResult(r.Result))
+	fmt.Fprintf(&b, "billable=%v content=%v terminal=%v input_known=%v estimate=%d\n", r.Result.Billable, r.Content, r.Terminal, r.Input, r.Estimate)
+	if f, failed := r.failed(); failed {
+		fmt.Fprintf(&b, "failure: type=%q code=%q status=%d resets_at=%d message=%q\n", f.Type, f.Code, f.Status, f.ResetsAt, f.Message)
+	}
+	return b.String()
+}
+
+func renderResult(x meter.Result) string {
+	states := map[meter.State]string{meter.Absent: "absent", meter.Partial: "partial", meter.Reported: "reported"}
+	tiers := map[usage.Tier]string{usage.TierStandard: "standard", usage.TierBatch: "batch", usage.TierFlex: "flex", usage.TierPriority: "priority", usage.TierOther: "other"}
+	var b strings.Builder
 	tokens := func(m meter.ModelTokens) string {
 		t := m.Tokens
 		return fmt.Sprintf("model=%s input=%d output=%d cache_read=%d cache_write_5m=%d cache_write_1h=%d reasoning=%d",
@@ -110,12 +132,11 @@ func render(r reading) string {
 	for name, n := range x.Units.All() {
 		fmt.Fprintf(&b, "unit: %s=%d\n", name, n)
 	}
+	if x.Service != (usage.Service{}) {
+		fmt.Fprintf(&b, "service: tier=%s fast=%v us=%v\n", tiers[x.Service.Tier], x.Service.Fast, x.Service.US)
+	}
 	fmt.Fprintf(&b, "raw: input=%d output=%d total=%d cache_read=%d cache_write=%d cache_write_5m=%d cache_write_1h=%d reasoning=%d\n",
 		x.Raw.Input, x.Raw.Output, x.Raw.Total, x.Raw.CacheRead, x.Raw.CacheWrite, x.Raw.CacheWrite5m, x.Raw.CacheWrite1h, x.Raw.Reasoning)
-	fmt.Fprintf(&b, "billable=%v content=%v terminal=%v input_known=%v estimate=%d\n", x.Billable, r.Content, r.Terminal, r.Input, r.Estimate)
-	if f, failed := r.failed(); failed {
-		fmt.Fprintf(&b, "failure: type=%q code=%q status=%d resets_at=%d message=%q\n", f.Type, f.Code, f.Status, f.ResetsAt, f.Message)
-	}
 	return b.String()
 }
 

@@ -28,6 +28,8 @@ const (
 	True
 	False
 	Null
+	// StringPart is a piece of a string at a path of Paths.Parts.
+	StringPart
 )
 
 // Value is one value at one of the compiled paths. It and its slices are valid

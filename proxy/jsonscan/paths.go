@@ -24,6 +24,7 @@ const (
 type Paths struct {
 	nodes  []node
 	limits []int
+	parts  int // index of the path whose strings are reported in parts, or none
 	buffer int // bytes that a Scanner must be able to keep
 }
 
@@ -55,6 +56,7 @@ func Compile(paths ...string) (*Paths, error) {
 	p := &Paths{
 		nodes:  []node{{path: none, star: none, elem: none}},
 		limits: make([]int, len(paths)),
+		parts:  none,
 		buffer: max(maxRawKey, defaultLimit),
 	}
 	for i, path := range paths {
@@ -88,6 +90,15 @@ func (p *Paths) Limit(i, bytes int) *Paths {
 	p.limits[i] = bytes
 	p.buffer = max(p.buffer, bytes)
 	return p
+}
+
+// Parts makes the text of a string at the i-th path, of any length, be reported
+// in parts as it comes, and returns p: Value.Raw of a StringPart is the next
+// piece, which may begin or end within an escape, and the String that ends them
+// has no Raw. At most one path can be so. It must be called before p is used.
+func (p *Paths) Parts(i int) *Paths {
+	p.parts = i
+	return p.Limit(i, 0)
 }
 
 // insert walks path from the root, adds what is missing, and returns the node

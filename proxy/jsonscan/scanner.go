@@ -31,6 +31,7 @@ type Scanner struct {
 	hasKey   bool // cur's key is in key
 	inKey    bool // the string being read is a key
 	escaped  bool // the string being read holds an escape
+	inParts  bool // the string being read is reported in parts
 	keep     int  // bytes of the scalar being read to be kept
 	length   int  // bytes of it read in earlier pieces
 	mark     int  // where in the piece the scalar's unread part begins
@@ -211,6 +212,9 @@ func (s *Scanner) carry(p []byte) {
 		return
 	}
 	part := p[s.mark:]
+	if s.inParts {
+		s.reportPart(part)
+	}
 	if s.length == 0 {
 		s.buf = s.buf[:0]
 	}
@@ -294,6 +298,7 @@ func (s *Scanner) beginValue(c byte, i int) {
 		s.inKey = false
 		s.beginScalar(i + 1)
 		s.state = inString
+		s.inParts = s.cur.node != none && s.paths.parts != none && int(s.paths.nodes[s.cur.node].path) == s.paths.parts
 	case c == '{':
 		s.beginContainer(ObjectBegin)
 	case c == '[':
@@ -400,7 +405,7 @@ func (s *Scanner) report(k Kind, f *frame, end int64, withKey bool) {
 
 // beginScalar starts a scalar whose kept text begins at p[i].
 func (s *Scanner) beginScalar(i int) {
-	s.escaped = false
+	s.escaped, s.inParts = false, false
 	s.keep, s.length, s.mark = 0, 0, i
 	if s.cur.node != none {
 		if path := s.paths.nodes[s.cur.node].path; path != none {
@@ -422,6 +427,9 @@ func (s *Scanner) endScalar(k Kind, p []byte, i int, end int64) {
 	if p != nil {
 		part = p[s.mark:i]
 	}
+	if s.inParts {
+		s.reportPart(part)
+	}
 	raw, whole := s.text(part)
 	s.value = Value{
 		Path: int(path), Kind: k, Raw: raw, Truncated: !whole, Escaped: s.escaped,
@@ -430,6 +438,19 @@ func (s *Scanner) endScalar(k Kind, p []byte, i int, end int64) {
 	}
 	if s.hasKey {
 		s.value.Key = s.key[:s.keyLen]
+	}
+	s.to.Found(&s.value)
+}
+
+// reportPart tells the handler of the next piece of a string's text.
+func (s *Scanner) reportPart(part []byte) {
+	if len(part) == 0 {
+		return
+	}
+	s.value = Value{
+		Path: s.paths.parts, Kind: StringPart, Raw: part, Escaped: s.escaped,
+		Start: s.cur.start, End: s.cur.start,
+		KeyStart: s.cur.keyStart, KeyEnd: s.cur.keyEnd, Index: s.cur.index,
 	}
 	s.to.Found(&s.value)
 }
@@ -450,7 +471,7 @@ func (s *Scanner) text(part []byte) (text []byte, whole bool) {
 
 func (s *Scanner) beginKey(i int) {
 	s.inKey = true
-	s.escaped = false
+	s.escaped, s.inParts = false, false
 	s.state = inString
 	s.length, s.mark = 0, i+1
 	s.keyStart = s.pos + int64(i)

@@ -58,9 +58,9 @@ func anthropicEvent(m *Meter, e *event) {
 	switch string(e.kind.bytes()) {
 	case "message_start":
 		m.takeModel(e)
-		anthropicTake(m, e)
+		m.takeUsage(e)
 	case "message_delta":
-		anthropicTake(m, e)
+		m.takeUsage(e)
 		m.final = m.final || e.told
 		m.content = true
 	case "ping":
@@ -78,24 +78,10 @@ func anthropicEvent(m *Meter, e *event) {
 
 func anthropicAnswer(m *Meter, e *event) {
 	m.takeModel(e)
-	anthropicTake(m, e)
+	m.takeUsage(e)
 	m.final = m.final || e.told
 	if e.failed {
 		m.fail(e)
-	}
-}
-
-// anthropicTake merges one usage object.
-func anthropicTake(m *Meter, e *event) {
-	if !e.told {
-		return
-	}
-	m.told = true
-	m.service.take(&e.service)
-	e.counts.splitWrites(&m.counts)
-	m.counts.take(&e.counts)
-	if e.others != nil || e.extra != (usage.Tokens{}) {
-		m.others, m.extra = e.others, e.extra
 	}
 }
 

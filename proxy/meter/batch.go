@@ -18,7 +18,7 @@ var anthropicBatchResults = dialect{
 	}, under("result.message.usage", anthropicUsage)),
 	event: func(m *Meter, e *event) {
 		if string(e.kind.bytes()) == "succeeded" && e.customID != "" {
-			m.tellItem(e, anthropicTake)
+			m.tellItem(e, (*Meter).takeUsage)
 		}
 	},
 	answer: func(*Meter, *event) {},

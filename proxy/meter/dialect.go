@@ -11,6 +11,8 @@ type dialect struct {
 	json   *table // of a whole answer
 	events *table // of one event
 	array  *table // of events that stand in a JSON array; nil where none do
+	// headers are those of the answer that tell usage; the body goes before them.
+	headers []place
 	// event takes over what a complete event has told.
 	event func(*Meter, *event)
 	// answer does the same for a complete JSON answer.
@@ -21,6 +23,10 @@ type dialect struct {
 	endMark bool
 	// media: an answer may also be sound or plain text.
 	media bool
+	// frames: an answer may be in AWS' event stream.
+	frames bool
+	// wrapped: the payload of its frames holds the event's JSON in Base64.
+	wrapped bool
 	// lines: an answer is one JSON text a line, whatever its Content-Type.
 	lines bool
 	// rates are for the estimate of a stream that was cut.
@@ -38,6 +44,12 @@ var dialects = [...]*dialect{
 	OpenAITranscriptions: &openAITranscriptions,
 	OpenAISpeech:         &openAISpeech,
 	OpenAIOther:          nil,
+	GeminiGenerate:       &gemini,
+	GeminiStream:         &gemini,
+	GeminiEmbed:          &geminiEmbed,
+	VertexPredict:        &vertexPredict,
+	BedrockInvoke:        &bedrockInvoke,
+	BedrockConverse:      &bedrockConverse,
 
 	CohereChat:            &cohereChat,
 	CohereGenerate:        &cohereGenerate,
@@ -63,6 +75,11 @@ const (
 	cacheWrite5m
 	cacheWrite1h
 	reasoning
+	toolInput    // prompts of tools, beside input
+	metricInput  // Bedrock's metrics: what was told before, once more
+	metricOutput //
+	metricRead   //
+	metricWrite  //
 	webSearches
 	webFetches
 	seconds
@@ -100,6 +117,11 @@ const (
 	customID  // of a batch's request
 	answered  // with this HTTP status
 	image     // one image made
+	moreInput // a number that is added to input
+	moreOutput
+	writeBegin // one entry of Bedrock's cache writes
+	writeLife
+	writeCount
 	iterBegin // one of Anthropic's iterations
 	iterKind
 	iterModel
@@ -160,7 +182,7 @@ func (c *counts) raw() Raw {
 // at returns the number in s, or 0 when none was told.
 func (c *counts) at(s slot) int64 { return max(c[s], 0) }
 
-// place says what stands at a path.
+// place says what stands at a path, or in a header.
 type place struct {
 	path string
 	slot slot

@@ -18,6 +18,7 @@ type event struct {
 	content  bool
 	finished bool
 	failed   bool
+	whole    bool // of a frame: its JSON text is complete
 	failure  Failure
 	shown    generation
 	service  service
@@ -27,6 +28,7 @@ type event struct {
 	customID string
 	answered int64
 	iter     iteration
+	write    cacheWriting
 	extra    usage.Tokens // iterations of the same model
 	others   []ModelTokens
 }
@@ -37,10 +39,10 @@ type name struct {
 	n    int
 }
 
-func (n *name) set(v *jsonscan.Value) {
+func (n *name) set(text []byte) {
 	n.n = 0
-	if len(v.Raw) <= len(n.text) {
-		n.n = copy(n.text[:], v.Raw)
+	if len(text) <= len(n.text) {
+		n.n = copy(n.text[:], text)
 	}
 }
 
@@ -51,6 +53,7 @@ func (e *event) reset() {
 	e.model = ""
 	e.counts.reset()
 	e.told, e.content, e.finished, e.failed = false, false, false, false
+	e.whole = false
 	e.failure = Failure{}
 	e.shown = generation{}
 	e.service = service{}
@@ -95,15 +98,16 @@ func (m *Meter) Found(v *jsonscan.Value) {
 	case usageBegin:
 		e.told = e.told || v.Kind == jsonscan.ObjectBegin
 	case kind:
-		e.kind.set(v)
+		e.kind.set(v.Raw)
 	case status:
-		e.status.set(v)
+		e.status.set(v.Raw)
 	case model:
 		if v.Kind == jsonscan.String && v.End-v.Start > 2 {
 			e.model = m.keepModel(v)
 		}
 	case generated, thought, arguments, called, sealed:
-		if v.Kind == jsonscan.String && v.End-v.Start > 2 {
+		whole := v.Kind == jsonscan.String || v.Kind == jsonscan.ObjectEnd // some arguments are an object
+		if whole && v.End-v.Start > 2 {
 			e.content = true
 			m.readShown(s, v)
 		}
@@ -135,14 +139,53 @@ func (m *Meter) Found(v *jsonscan.Value) {
 	case answered:
 		e.answered, _ = number(v.Raw)
 	case image:
-		if v.Kind == jsonscan.ObjectBegin {
+		if v.Kind == jsonscan.ObjectBegin || v.Kind == jsonscan.String {
 			e.images++
 		}
+	case moreInput:
+		e.counts.add(input, v)
+	case moreOutput:
+		e.counts.add(output, v)
+	case writeBegin, writeLife, writeCount:
+		e.readWrite(s, v)
 	case iterBegin, iterKind, iterModel:
 		e.readIteration(m, s, v)
 	case failBegin, failKind, failCode, failDetail, failMessage, failStatus, failResets:
 		e.readFailure(s, v)
 	default:
+	}
+}
+
+// add adds the number v to that in s.
+func (c *counts) add(s slot, v *jsonscan.Value) {
+	if n, ok := number(v.Raw); ok && v.Kind == jsonscan.Number {
+		c[s] = c.at(s) + n
+	}
+}
+
+// cacheWriting is one entry of a list of cache writes by their life.
+type cacheWriting struct {
+	n    int64
+	hour bool
+}
+
+func (e *event) readWrite(s slot, v *jsonscan.Value) {
+	w := &e.write
+	switch {
+	case s == writeLife:
+		w.hour = string(v.Raw) == "1h"
+	case s == writeCount && v.Kind == jsonscan.Number:
+		if n, ok := number(v.Raw); ok {
+			w.n = n
+		}
+	case s == writeBegin && v.Kind == jsonscan.ObjectBegin:
+		*w = cacheWriting{}
+	case s == writeBegin && v.Kind == jsonscan.ObjectEnd:
+		life := cacheWrite5m
+		if w.hour {
+			life = cacheWrite1h
+		}
+		e.counts[life] = e.counts.at(life) + w.n
 	}
 }
 
@@ -195,6 +238,21 @@ func (m *Meter) replaceUsage(e *event) {
 	if e.told && e.counts.some() {
 		m.counts = e.counts
 		m.told = true
+	}
+}
+
+// takeUsage merges a usage object into those before: every number that it has
+// replaces the one told last.
+func (m *Meter) takeUsage(e *event) {
+	if !e.told {
+		return
+	}
+	m.told = true
+	m.service.take(&e.service)
+	e.counts.splitWrites(&m.counts)
+	m.counts.take(&e.counts)
+	if e.others != nil || e.extra != (usage.Tokens{}) {
+		m.others, m.extra = e.others, e.extra
 	}
 }
 

@@ -27,7 +27,6 @@ var contentTypes = []struct {
 	framing framing
 }{
 	{"text/event-stream", sseFraming},
-	{"application/json", jsonFraming},
 	{"application/x-ndjson", linesFraming},
 	{"application/ndjson", linesFraming},
 	{"application/stream+json", linesFraming},
@@ -43,11 +42,27 @@ func declared(contentType []byte) framing {
 	name, _, _ := bytes.Cut(contentType, []byte{';'})
 	name = bytes.TrimSpace(name)
 	for i := range contentTypes {
-		if c := &contentTypes[i]; len(c.name) == len(name) && bytes.EqualFold(name, []byte(c.name)) {
+		if c := &contentTypes[i]; foldedEqual(name, c.name) {
 			return c.framing
 		}
 	}
 	return unknownFraming
+}
+
+// foldedEqual compares ASCII text with lower, without regard to case.
+func foldedEqual(text []byte, lower string) bool {
+	if len(text) != len(lower) {
+		return false
+	}
+	for i, c := range text {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // Streams tells whether an answer of this dialect and Content-Type is delivered
@@ -83,6 +98,8 @@ func (m *Meter) sniff(p []byte) []byte {
 		case c == '{' || c == '[':
 			m.framing = jsonFraming
 			m.begin(d.json)
+		case d.frames && m.declared == frameFraming:
+			m.framing = frameFraming
 		case m.declared == sseFraming || !d.media:
 			m.framing = sseFraming
 		default:
@@ -164,11 +181,14 @@ func (m *Meter) begin(t *table) {
 
 // complete is called where the JSON text of an event, or of the answer, ends.
 func (m *Meter) complete() {
-	if m.framing == jsonFraming {
+	switch m.framing {
+	case jsonFraming:
 		m.dialect.answer(m, &m.event)
 		m.terminal = true
 		m.content = m.content || !m.failed
-		return
+	case frameFraming:
+		m.event.whole = true // and counts once the checksum is known
+	default:
+		m.dialect.event(m, &m.event)
 	}
-	m.dialect.event(m, &m.event)
 }

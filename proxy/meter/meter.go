@@ -36,6 +36,7 @@ type Meter struct {
 	declared framing
 	framing  framing
 	events   tap.Events
+	frames   frames
 	scanner  jsonscan.Scanner
 
 	table *table
@@ -85,6 +86,7 @@ func (m *Meter) Reset(api API, o Options) {
 		m.framing = opaqueFraming
 	}
 	m.events.Reset()
+	m.frames.reset()
 	m.table = nil
 	m.event.reset()
 	m.seen = 0
@@ -105,6 +107,22 @@ func (m *Meter) forgetUsage() {
 	m.others, m.extra = nil, usage.Tokens{}
 }
 
+// readHeaders takes over usage told in the answer's headers. It is final, but a
+// usage object in the body tells more and replaces it.
+func (m *Meter) readHeaders(headers iter.Seq2[[]byte, []byte]) {
+	for name, value := range headers {
+		for _, h := range m.dialect.headers {
+			if !foldedEqual(name, h.path) {
+				continue
+			}
+			if n, ok := number(value); ok {
+				m.counts[h.slot] = n
+				m.told, m.final = true, true
+			}
+		}
+	}
+}
+
 // Write reads the next piece of the body. It implements tap.Sink.
 func (m *Meter) Write(p []byte) {
 	if m.blind || len(p) == 0 {
@@ -120,6 +138,8 @@ func (m *Meter) Write(p []byte) {
 		m.readEvents(p)
 	case linesFraming:
 		m.readLines(p)
+	case frameFraming:
+		m.readFrames(p)
 	case opaqueFraming:
 		m.content = true
 	default: // nothing but white space yet

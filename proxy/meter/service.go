@@ -37,17 +37,17 @@ func (x *service) take(y *service) {
 }
 
 // tierNamed returns the tier of a name as providers write it. Groq says
-// on_demand for the usual one; the Responses API says auto in its first events,
-// before it has decided.
+// on_demand for the usual one, Vertex puts it in front of every one that is paid
+// by use; the Responses API says auto in its first events, before it has decided.
 func tierNamed(name []byte) usage.Tier {
 	switch string(name) {
-	case "", "standard", "default", "on_demand", "auto":
+	case "", "standard", "default", "on_demand", "auto", "ON_DEMAND", "TRAFFIC_TYPE_UNSPECIFIED":
 		return usage.TierStandard
 	case "batch":
 		return usage.TierBatch
-	case "flex":
+	case "flex", "ON_DEMAND_FLEX":
 		return usage.TierFlex
-	case "priority":
+	case "priority", "ON_DEMAND_PRIORITY":
 		return usage.TierPriority
 	default:
 		return usage.TierOther

@@ -214,3 +214,31 @@ func TestSpent(t *testing.T) {
 		f(6*d, usage.Spent{Month: 64})
 	})
 }
+
+func TestLastMinute(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		apply(t, store, batch(1, event(0), event(9999*time.Millisecond), event(10*time.Second), event(59*time.Second)))
+		f := func(now time.Duration, requests int64) {
+			t.Helper()
+			got, err := store.LastMinute(t.Context(), epoch.Add(now), "team-none", "team-a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]usage.Counts{}
+			if requests > 0 {
+				want["team-a"] = usage.Counts{Requests: requests, Input: requests, Output: 2 * requests}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("at %v (-want +got):\n%s", now, diff)
+			}
+		}
+		f(-time.Millisecond, 0)
+		f(9*time.Second, 2)
+		f(59999*time.Millisecond, 4)
+		f(time.Minute, 2) // the first ten seconds have left
+		f(70*time.Second, 1)
+		f(110*time.Second-time.Millisecond, 1)
+		f(110*time.Second, 0)
+	})
+}

@@ -34,7 +34,7 @@ func fleet(t *testing.T, client redis.UniversalClient, n int, opts pool.Options,
 	h := &health{}
 	pools := make([]*pool.Pool, n)
 	for i := range pools {
-		pools[i] = startWith(opts, store.New(client, h, "authpool"), subs...)
+		pools[i] = startWith(opts, store.New(client, client, h, "authpool"), subs...)
 		t.Cleanup(pools[i].Close)
 	}
 	return pools, h
@@ -311,7 +311,7 @@ func TestOrphanReservationEnds(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
 		pools, _ := fleet(t, client, 1, pool.Options{}, sub("one", limits(pool.Limits{Sessions: 1})))
 		// A process reserves a place and dies.
-		orphan := store.New(client, &health{}, "authpool")
+		orphan := store.New(client, client, &health{}, "authpool")
 		place, err := orphan.Reserve(context.Background(), "one", "anthropic/a/orphan", 1, 500*time.Millisecond)
 		if err != nil || !place.Granted || !place.Created {
 			t.Fatalf("Reserve = %+v, %v", place, err)
@@ -462,7 +462,7 @@ func TestRedisStopsAndComesBackEmpty(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = db.Close(context.Background()) })
-		p := startWith(pool.Options{IdleTimeout: 40 * time.Second}, store.New(db.Client(), db, "authpool"), sub("one"), sub("two"))
+		p := startWith(pool.Options{IdleTimeout: 40 * time.Second}, store.New(db.Client(), db.Durable(), db, "authpool"), sub("one"), sub("two"))
 		t.Cleanup(p.Close)
 		pools = append(pools, p)
 	}
@@ -499,7 +499,7 @@ func TestIdleSessionComesBackToALimitedSubscription(t *testing.T) {
 		serve(t, pools[0], ask("s"), ok)
 		free := func() bool { return len(members(client, "one")) == 0 }
 		expired := func() bool { // Redis prunes when it is asked
-			_, _, err := store.New(client, &health{}, "authpool").Extend(context.Background(), "one", 1, nil)
+			_, _, err := store.New(client, client, &health{}, "authpool").Extend(context.Background(), "one", 1, nil)
 			return err == nil && free()
 		}
 		eventually(t, 5*time.Second, "its place has ended", expired)

@@ -132,18 +132,22 @@ func (s *service) listen() error {
 	return nil
 }
 
-// openStore opens Redis, the journal and what brings one into the other.
+// openStore opens the journal, Redis and what brings one into the other. The
+// journal comes first, because it holds what the embedded Redis was told since its
+// last snapshot.
 func (s *service) openStore(ctx context.Context) error {
-	var err error
-	if s.db, err = newRedisFromConfig(ctx, s.cfg.Redis, s.dir, s.log); err != nil {
+	journal, err := openJournalFromConfig(s.cfg.Journal, s.dir, s.log)
+	if err != nil {
+		return err
+	}
+	s.onClose("journal", func(context.Context) error { return journal.Close() })
+	if s.db, err = newRedisFromConfig(ctx, s.cfg.Redis, s.dir, journal.Writes(), s.log); err != nil {
 		return err
 	}
 	s.onClose("redis", s.db.Close)
 	s.usage = usage.NewStore(s.db.Client(), s.cfg.Redis.Prefix)
-	if s.recorder, err = newRecorderFromConfig(ctx, s.cfg.Journal, s.dir, s.usage, s.log); err != nil {
-		return err
-	}
-	s.onClose("journal", s.recorder.Close)
+	s.recorder = startRecorder(ctx, journal, s.usage, s.db, s.log)
+	s.onClose("usage", s.recorder.Close)
 	return nil
 }
 
@@ -157,7 +161,7 @@ func (s *service) openServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	bindings := store.New(s.db.Client(), s.db, s.cfg.Redis.Prefix)
+	bindings := store.New(s.db.Client(), s.db.Durable(), s.db, s.cfg.Redis.Prefix)
 	if s.pool, err = newPoolFromConfig(s.cfg, bindings, s.log); err != nil {
 		return err
 	}

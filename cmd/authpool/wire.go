@@ -26,8 +26,9 @@ import (
 const snapshotFile = "redis.snapshot"
 
 // newRedisFromConfig opens the Redis that c names. Its secrets are resolved
-// here and nowhere else.
-func newRedisFromConfig(ctx context.Context, c config.Redis, dir *statedir.Dir, log *slog.Logger) (*redisdb.DB, error) {
+// here and nowhere else. The embedded one keeps in writes what must not be lost
+// between snapshots.
+func newRedisFromConfig(ctx context.Context, c config.Redis, dir *statedir.Dir, writes embedded.WriteLog, log *slog.Logger) (*redisdb.DB, error) {
 	opts := redisdb.Options{
 		Mode:      redisdb.Mode(c.Mode), // empty: what the URL and the addresses say
 		Addresses: c.Addresses,
@@ -55,6 +56,7 @@ func newRedisFromConfig(ctx context.Context, c config.Redis, dir *statedir.Dir, 
 	}
 	opts.Embedded = embedded.Options{
 		Snapshot:     filepath.Join(dir.Path(), snapshotFile),
+		Log:          writes,
 		Listen:       c.Listen,
 		PasswordHash: sha256.Sum256([]byte(dir.RedisPassword())),
 		Logger:       log,

@@ -34,6 +34,7 @@ import (
 type DB struct {
 	mode     Mode
 	client   redis.UniversalClient
+	durable  redis.UniversalClient // nil unless embedded
 	gate     *gate
 	prober   *prober         // nil when embedded
 	embedded *embedded.Store // nil otherwise
@@ -63,9 +64,12 @@ func openEmbedded(opts Options) (*DB, error) {
 		return nil, fmt.Errorf("cannot open the embedded Redis: %w", err)
 	}
 	p := plan{mode: Embedded, addrs: []string{"127.0.0.1:0"}} // a name would be looked up, even with a Dialer
-	universal := p.universal()
-	universal.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) { return store.Dial(ctx) }
-	db := &DB{mode: Embedded, client: redis.NewUniversalClient(universal), gate: newGate(), embedded: store}
+	connect := func(dial func(context.Context) (net.Conn, error)) redis.UniversalClient {
+		universal := p.universal()
+		universal.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
+		return redis.NewUniversalClient(universal)
+	}
+	db := &DB{mode: Embedded, client: connect(store.Dial), durable: connect(store.DialDurable), gate: newGate(), embedded: store}
 	db.gate.up.Store(true)
 	return db, nil
 }
@@ -88,6 +92,17 @@ func openRemote(ctx context.Context, opts Options, p plan) *DB {
 
 // Client returns the one client that everybody shares. Do not close it.
 func (db *DB) Client() redis.UniversalClient { return db.client }
+
+// Durable returns the client for writes that somebody waits for, such as a new
+// agent's token. With the embedded Redis its answers come when the write is on
+// disk, see embedded.Store.DialDurable; to any other it is Client, since there its
+// own settings decide. Do not close it.
+func (db *DB) Durable() redis.UniversalClient {
+	if db.durable == nil {
+		return db.client
+	}
+	return db.durable
+}
 
 // Healthy tells in one atomic load whether Redis answered when last asked.
 func (db *DB) Healthy() bool { return db.gate.up.Load() }
@@ -157,7 +172,7 @@ func (db *DB) Close(ctx context.Context) error {
 	db.gate.up.Store(false)
 	err := db.client.Close()
 	if db.embedded != nil {
-		err = errors.Join(err, db.embedded.Close(ctx))
+		err = errors.Join(err, db.durable.Close(), db.embedded.Close(ctx))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot close Redis: %w", err)

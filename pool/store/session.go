@@ -124,7 +124,7 @@ func (s *Store) Keep(ctx context.Context, bindings []Binding, affinity time.Dura
 	for i, b := range bindings {
 		calls[i] = call{[]string{s.sessionKey(b.Session)}, s.bindArgs(b.Session, "", b.Subscription, b.Parent, affinity)}
 	}
-	replies, err := s.pipeline(ctx, bindScript, calls)
+	replies, err := pipeline(ctx, s.client, bindScript, calls)
 	if err != nil {
 		return nil, fmt.Errorf("cannot keep the bindings of %d sessions: %w", len(bindings), err)
 	}
@@ -143,7 +143,7 @@ func (s *Store) Counts(ctx context.Context, subs []string) ([]int64, error) {
 	for i, sub := range subs {
 		calls[i] = call{[]string{s.subscriptionKey(sub, "sessions")}, []any{0}}
 	}
-	replies, err := s.pipeline(ctx, extendScript, calls)
+	replies, err := pipeline(ctx, s.client, extendScript, calls)
 	if err != nil {
 		return nil, fmt.Errorf("cannot count the sessions of %d subscriptions: %w", len(subs), err)
 	}

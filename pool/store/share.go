@@ -43,7 +43,7 @@ func (s *Store) Shares(ctx context.Context, process string, requests []ShareRequ
 	for i, r := range requests {
 		calls[i] = call{[]string{s.subscriptionKey(r.Subscription, "slots")}, []any{process, r.Limit, r.InFlight, r.Want, ms(ShareLease)}}
 	}
-	replies, err := s.pipeline(ctx, shareScript, calls)
+	replies, err := pipeline(ctx, s.client, shareScript, calls)
 	if err != nil {
 		return nil, fmt.Errorf("cannot renew the shares of %d subscriptions: %w", len(requests), err)
 	}

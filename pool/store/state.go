@@ -33,18 +33,35 @@ type Cooldown struct {
 	Wait         time.Duration
 }
 
+// longCooldown is from when on a cooldown must survive authpool: it is cheaper to
+// find a shorter one out again than to sync a disk for it.
+const longCooldown = time.Minute
+
 // Cool shares cooldowns with all processes. A cooldown that ends before the
-// known one changes nothing.
+// known one changes nothing. The long ones are safe when it returns.
 func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) error {
-	calls := make([]call, len(cooldowns))
-	for i, c := range cooldowns {
-		calls[i] = call{
+	var short, long []call
+	for _, c := range cooldowns {
+		made := call{
 			[]string{s.subscriptionKey(c.Subscription, "state")},
 			[]any{c.Model, ms(c.Wait), c.State, c.Reason, s.channel(), c.Subscription},
 		}
+		if c.Wait > longCooldown {
+			long = append(long, made)
+		} else {
+			short = append(short, made)
+		}
 	}
-	if _, err := s.pipeline(ctx, coolScript, calls); err != nil {
-		return fmt.Errorf("cannot share %d cooldowns: %w", len(cooldowns), err)
+	for _, part := range []struct {
+		client redis.UniversalClient
+		calls  []call
+	}{{s.client, short}, {s.durable, long}} {
+		if len(part.calls) == 0 {
+			continue
+		}
+		if _, err := pipeline(ctx, part.client, coolScript, part.calls); err != nil {
+			return fmt.Errorf("cannot share %d cooldowns: %w", len(cooldowns), err)
+		}
 	}
 	return nil
 }
@@ -56,7 +73,7 @@ func (s *Store) Cooldowns(ctx context.Context, subs []string) ([]Cooldown, error
 	for i, sub := range subs {
 		calls[i] = call{keys: []string{s.subscriptionKey(sub, "state")}}
 	}
-	replies, err := s.pipeline(ctx, stateScript, calls)
+	replies, err := pipeline(ctx, s.client, stateScript, calls)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the states of %d subscriptions: %w", len(subs), err)
 	}

@@ -33,14 +33,17 @@ type Health interface{ Healthy() bool }
 // Store is the fleet's shared memory in one Redis. It is safe for concurrent
 // use. Its methods obey their context and try once.
 type Store struct {
-	client redis.UniversalClient
-	health Health
-	prefix string
+	client  redis.UniversalClient
+	durable redis.UniversalClient
+	health  Health
+	prefix  string
 }
 
 // New returns the Store under the prefix ("authpool" by default) of a Redis.
-func New(client redis.UniversalClient, health Health, prefix string) *Store {
-	return &Store{client: client, health: health, prefix: prefix}
+// durable is a client of the same Redis for writes that must survive authpool: it
+// answers when they do. It may be client.
+func New(client, durable redis.UniversalClient, health Health, prefix string) *Store {
+	return &Store{client: client, durable: durable, health: health, prefix: prefix}
 }
 
 // Healthy tells whether it is worth asking.
@@ -80,10 +83,10 @@ func integers(cmd *redis.Cmd, n int) ([]int64, error) {
 
 // pipeline runs a script for every set of keys and arguments in one round
 // trip, loading it where a server does not know it. Results come in order.
-func (s *Store) pipeline(ctx context.Context, script *redis.Script, calls []call) ([]*redis.Cmd, error) {
+func pipeline(ctx context.Context, client redis.UniversalClient, script *redis.Script, calls []call) ([]*redis.Cmd, error) {
 	send := func() ([]*redis.Cmd, error) {
 		out := make([]*redis.Cmd, len(calls))
-		_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		_, err := client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			for i, c := range calls {
 				out[i] = script.EvalSha(ctx, pipe, c.keys, c.args...)
 			}
@@ -94,7 +97,7 @@ func (s *Store) pipeline(ctx context.Context, script *redis.Script, calls []call
 	out, err := send()
 	for _, cmd := range out {
 		if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
-			if err := script.Load(ctx, s.client).Err(); err != nil {
+			if err := script.Load(ctx, client).Err(); err != nil {
 				return nil, err
 			}
 			return send()

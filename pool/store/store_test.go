@@ -30,7 +30,7 @@ var ctx = context.Background()
 func each(t *testing.T, suite func(t *testing.T, s *store.Store, client redis.UniversalClient)) {
 	t.Helper()
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
-		suite(t, store.New(client, healthy{}, "authpool"), client)
+		suite(t, store.New(client, client, healthy{}, "authpool"), client)
 	})
 }
 
@@ -42,7 +42,7 @@ func timed(t *testing.T) (*store.Store, func(time.Duration)) {
 	t.Cleanup(func() { _ = client.Close() })
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	server.SetTime(now)
-	return store.New(client, healthy{}, "authpool"), func(d time.Duration) {
+	return store.New(client, client, healthy{}, "authpool"), func(d time.Duration) {
 		now = now.Add(d)
 		server.SetTime(now)
 		server.FastForward(d)
@@ -318,7 +318,7 @@ func TestWatch(t *testing.T) {
 
 func TestWatchComesBackAfterARestart(t *testing.T) {
 	server := redistest.NewServer(t)
-	s := store.New(server.Client(), healthy{}, "authpool")
+	s := store.New(server.Client(), server.Client(), healthy{}, "authpool")
 	watching, stop := context.WithCancel(ctx)
 	var fresh atomic.Int32
 	var wg sync.WaitGroup

@@ -49,7 +49,7 @@ func TestTrapScriptsMayRunAgain(t *testing.T) {
 			server.SetTime(time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
 			client := redis.NewClient(&redis.Options{Addr: server.Addr(), DisableIdentity: true})
 			defer client.Close()
-			s := store.New(client, healthy{}, "authpool")
+			s := store.New(client, client, healthy{}, "authpool")
 			place := first(s.Reserve(ctx, "one", s1, 2, 10*time.Second))
 			first(s.Bind(ctx, s1, "", "one", "", time.Hour))
 			first(s.Shares(ctx, "process-1", []store.ShareRequest{{Subscription: "one", Limit: 10, InFlight: 1, Want: 4}}))

@@ -84,12 +84,14 @@ type Journal struct {
 	bound    int64      // what total may be: Max, or less while the disk is full
 	bounded  time.Time  // when the disk was found full
 	open     map[string]*segment
-	buf      []byte
-	durable  position // everything before it is on the disk
-	failed   position // the last position whose sync failed
-	syncErr  error    // why
-	newNames bool     // the folder has files whose names are not on the disk
-	closed   bool
+	// lastWrite is the highest number in the WriteLog.
+	lastWrite int64
+	buf       []byte
+	durable   position // everything before it is on the disk
+	failed    position // the last position whose sync failed
+	syncErr   error    // why
+	newNames  bool     // the folder has files whose names are not on the disk
+	closed    bool
 }
 
 // tail is where one subscription's numbers stand.
@@ -248,6 +250,11 @@ func (j *Journal) index(seg *segment, r record, open map[string]Event) error {
 		}
 		open[e.ID], j.open[e.ID] = e, seg
 		seg.opens++
+		return nil
+	}
+	if r.kind == recordWrite {
+		j.lastWrite = max(j.lastWrite, r.number)
+		seg.lastWrite = r.number
 		return nil
 	}
 	if was := j.open[string(r.id)]; was != nil {
@@ -429,20 +436,29 @@ func (j *Journal) syncLoop() {
 	}
 }
 
-// sync brings everything written so far to the disk. A failure is kept for those
-// who wait, and counted; the bytes are then still read from the page cache, since
-// that is as good as it gets.
+// sync brings everything written so far to the disk.
 func (j *Journal) sync() {
+	j.mu.Lock()
+	at := position{j.newest().id, j.newest().size}
+	j.mu.Unlock()
+	j.syncTo(at)
+}
+
+// syncTo returns when everything before at is on the disk; it may bring more there,
+// so that those who wait meanwhile have nothing left to do. A failure is kept for
+// those who wait, and counted; the bytes are then still read from the page cache,
+// since that is as good as it gets.
+func (j *Journal) syncTo(at position) {
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
 
 	j.mu.Lock()
-	seg := j.newest()
-	target := position{seg.id, seg.size}
-	if !j.durable.before(target) {
+	if !j.durable.before(at) {
 		j.mu.Unlock()
 		return
 	}
+	seg := j.newest()
+	target := position{seg.id, seg.size}
 	var files []*segment
 	for _, s := range j.segments {
 		if s.file != nil {

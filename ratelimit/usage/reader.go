@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// readChunk is how much of a segment is read at a time. It holds several of the
-// largest records.
+// readChunk is how much of a segment is read at a time. It holds the largest record,
+// and hundreds of the usual ones.
 const readChunk = 128 << 10
 
 // reader reads the journal's records in order, as far as they are on the disk. It

@@ -17,7 +17,8 @@ import (
 // six counts of Tokens and the cost, uvarints; then provider, agent, session, model
 // and price version. What few events have follows, as the flags say: units, which
 // are how many counts there are, uvarint, and the counts, uvarints; then batch and
-// item. A string is its length, uvarint, and its bytes.
+// item. A string is its length, uvarint, and its bytes. Of a write (see WriteLog)
+// the entry follows the id, which is empty.
 //
 // Records without those are what the first version wrote, to the byte. A flag or a
 // count that is not known here makes a record unreadable: it is better told as
@@ -26,7 +27,7 @@ const (
 	segmentMagic = "apjrnl\x00\x01" // the last byte is the version
 	frameSize    = 8
 	// maxRecord bounds a payload: names are short, so a larger one is damage.
-	maxRecord = 16 << 10
+	maxRecord = 64 << 10
 	// maxNumber bounds a number: the script counts in doubles.
 	maxNumber = 1 << 53
 )
@@ -36,6 +37,7 @@ const (
 	recordEvent byte = 1 // a finished answer, numbered
 	recordOpen  byte = 2 // an answer under way: its usage so far
 	recordVoid  byte = 3 // an answer under way that came to nothing: only its id
+	recordWrite byte = 4 // an entry of the WriteLog, numbered
 )
 
 // The flags of an event.
@@ -105,10 +107,28 @@ func appendRecord(b []byte, kind byte, number int64, e *Event) []byte {
 		b = appendString(b, shorten(e.Batch))
 		b = appendString(b, shorten(e.Item))
 	}
-	payload := b[start+frameSize:]
-	binary.LittleEndian.PutUint32(b[start:], uint32(len(payload)))
-	binary.LittleEndian.PutUint32(b[start+4:], crc32.Checksum(payload, castagnoli))
+	sealFrame(b[start:])
 	return b
+}
+
+// appendWrite appends an entry of the WriteLog as one framed record to b.
+func appendWrite(b []byte, number int64, entry []byte) []byte {
+	start := len(b)
+	b = append(b, make([]byte, frameSize)...)
+	b = append(b, recordWrite)
+	b = binary.AppendUvarint(b, uint64(number))
+	b = appendString(b, "")
+	b = appendString(b, "")
+	b = append(b, entry...)
+	sealFrame(b[start:])
+	return b
+}
+
+// sealFrame writes length and checksum in front of the payload that follows them.
+func sealFrame(b []byte) {
+	payload := b[frameSize:]
+	binary.LittleEndian.PutUint32(b, uint32(len(payload)))
+	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(payload, castagnoli))
 }
 
 func appendString(b []byte, s string) []byte {
@@ -161,8 +181,9 @@ func parseRecord(payload []byte) (record, error) {
 	d := decoder{b: payload}
 	r := record{kind: d.byte(), number: int64(d.uvarint()), subscription: d.bytes(), id: d.bytes()}
 	r.rest = d.b
+	numbered := r.kind == recordEvent || r.kind == recordWrite
 	switch {
-	case d.bad, r.kind < recordEvent, r.kind > recordVoid, r.number < 0, r.number > maxNumber, (r.kind == recordEvent) != (r.number > 0):
+	case d.bad, r.kind < recordEvent, r.kind > recordWrite, r.number < 0, r.number > maxNumber, numbered != (r.number > 0):
 		return record{}, errRecord
 	}
 	return r, nil

@@ -23,6 +23,8 @@ type segment struct {
 	size  int64            // of what is readable; what lies behind it is damage
 	spans map[string]*span // by subscription
 	opens int              // answers under way whose open record stands here
+	// lastWrite is the number of the last entry of the WriteLog here, 0: none.
+	lastWrite int64
 	// counted is when all of it was first seen to be counted, zero before; only
 	// trim looks at it.
 	counted time.Time

@@ -65,6 +65,10 @@ func (s *Store) inspect(peer *server.Peer, name string, args ...string) bool {
 		peer.WriteError("ERR the embedded Redis of authpool has no command '" + printable(name) + "'")
 		return true
 	case flushes:
+		if s.touched != nil {
+			peer.WriteError("ERR a durable connection does not delete everything")
+			return true
+		}
 		clear(s.dirty)
 		s.flushed = true
 	case control, reads:
@@ -72,8 +76,14 @@ func (s *Store) inspect(peer *server.Peer, name string, args ...string) bool {
 			peer.WriteError("ERR this pattern is not supported: use * and ? only")
 			return true
 		}
-		if s.calling != nil && (name == "SUBSCRIBE" || name == "PSUBSCRIBE") {
-			s.calling.subscribed = true
+		if name == "SUBSCRIBE" || name == "PSUBSCRIBE" {
+			if s.touched != nil {
+				peer.WriteError("ERR a durable connection takes no messages")
+				return true
+			}
+			if s.calling != nil {
+				s.calling.subscribed = true
+			}
 		}
 	default:
 		if s.opts.Snapshot != "" {
@@ -96,6 +106,9 @@ func (s *Store) markDirty(e effect, args []string) {
 	}
 	for i := 0; i < end; i += step {
 		s.dirty[args[i]] = struct{}{}
+		if s.touched != nil {
+			s.touched[args[i]] = struct{}{}
+		}
 	}
 }
 

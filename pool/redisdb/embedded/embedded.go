@@ -13,7 +13,8 @@
 //     own way of moving them walks every key at every access;
 //   - it remembers no dead keys, because it is renewed now and then (renew.go);
 //   - it survives the process by snapshots (image.go, snapshot.go), taken in slices
-//     that hold no command up for long and yet show one moment.
+//     that hold no command up for long and yet show one moment, and what somebody
+//     waits for by a log beside them (durable.go).
 //
 // It is made for one machine and up to 20,000 keys.
 package embedded
@@ -40,6 +41,10 @@ type Options struct {
 	// Interval is the time between snapshots while something changes. Zero means
 	// DefaultInterval.
 	Interval time.Duration
+	// Log keeps what is written over DialDurable between snapshots. It belongs to
+	// Snapshot, and is ignored without. Nil: such writes are safe with the next
+	// snapshot only.
+	Log WriteLog
 	// Listen is host:port of the read-only port for people. Empty or "off": none.
 	Listen string
 	// PasswordHash is the SHA-256 of the password that the port asks for. It must
@@ -65,11 +70,18 @@ type Store struct {
 	calling *caller             // whose command runs, nil between commands
 	dirty   map[string]struct{} // keys written since they were last copied into image
 	flushed bool                // everything was deleted since then
+	touched map[string]struct{} // keys that a durable command has written; nil outside of one
+	// unlogged are keys that durable commands have written and Log has not taken.
+	unlogged map[string]struct{}
+	logged   int64 // number of the last entry in Log
 
-	saving  sync.Mutex // held by the one snapshot under way; guards the three below
+	synced atomic.Int64 // Log is on disk up to this number
+
+	saving  sync.Mutex // held by the one snapshot under way; guards the four below
 	image   map[string]record
-	unsaved bool // image is ahead of the file
-	dead    int  // keys that ended since miniredis was started or renewed
+	shown   int64 // logged as it was when image was last brought up to date
+	unsaved bool  // image is ahead of the file
+	dead    int   // keys that ended since miniredis was started or renewed
 	stats   stats
 
 	front *front // nil without Listen
@@ -96,12 +108,13 @@ type stats struct {
 // taken fails with the config key in the message.
 func Open(opts Options) (*Store, error) {
 	s := &Store{
-		opts:   opts,
-		logger: opts.Logger,
-		dirty:  map[string]struct{}{},
-		image:  map[string]record{},
-		locals: map[*local]struct{}{},
-		stop:   make(chan struct{}),
+		opts:     opts,
+		logger:   opts.Logger,
+		dirty:    map[string]struct{}{},
+		unlogged: map[string]struct{}{},
+		image:    map[string]record{},
+		locals:   map[*local]struct{}{},
+		stop:     make(chan struct{}),
 	}
 	if s.logger == nil {
 		s.logger = slog.Default()
@@ -109,13 +122,21 @@ func Open(opts Options) (*Store, error) {
 	if s.opts.Interval <= 0 {
 		s.opts.Interval = DefaultInterval
 	}
+	if s.opts.Snapshot == "" {
+		s.opts.Log = nil
+	}
 	var err error
 	if s.mini, err = newMini(); err != nil {
 		return nil, err
 	}
 	s.server = s.mini.Server()
 	s.server.SetPreHook(s.inspect)
-	if err := s.load(time.Now()); err != nil {
+	now := time.Now()
+	if err := s.load(now); err != nil {
+		s.mini.Close()
+		return nil, err
+	}
+	if err := s.replay(now); err != nil {
 		s.mini.Close()
 		return nil, err
 	}

@@ -81,6 +81,7 @@ func (s *Store) slice(most int) (at time.Time, done bool) {
 			s.dead++
 		}
 	}
+	s.shown = s.logged
 	return at, true
 }
 
@@ -113,8 +114,7 @@ func (s *Store) copyKey(key string, now time.Time) (r record, ok bool) {
 	if ttl := db.TTL(key); ttl > 0 {
 		r.expires = now.Add(ttl).UnixMilli()
 	}
-	r.encoded = appendRequest(nil, kind, strconv.FormatInt(r.expires, 10), key)
-	r.encoded = appendRequest(r.encoded, values...)
+	r.encoded = savedKey{kind, key, r.expires, values}.encode()
 	return r, true
 }
 
@@ -151,37 +151,68 @@ func restore(mini *miniredis.Miniredis, body []byte, keys int, now time.Time) (m
 	in := bufio.NewReader(bytes.NewReader(body))
 	image := make(map[string]record, keys)
 	for range keys {
-		head, err := readRequest(in, recordLimits)
+		k, err := readKey(in)
 		if err != nil {
 			return nil, err
 		}
-		values, err := readRequest(in, recordLimits)
-		if err != nil {
-			return nil, err
-		}
-		if len(head) != 3 {
-			return nil, fmt.Errorf("a record has %d parts at its head", len(head))
-		}
-		key := head[2]
-		expires, err := strconv.ParseInt(head[1], 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("key %q: the expiry is no number", key)
-		}
-		if expires != 0 && expires <= now.UnixMilli() {
+		if k.over(now) {
 			continue
 		}
-		if err := put(mini.DB(0), head[0], key, values); err != nil {
-			return nil, fmt.Errorf("key %q: %w", key, err)
+		if err := k.put(mini.DB(0), now); err != nil {
+			return nil, err
 		}
-		if expires != 0 {
-			mini.DB(0).SetTTL(key, time.UnixMilli(expires).Sub(now))
-		}
-		image[key] = record{encoded: appendRequest(appendRequest(nil, head...), values...), expires: expires}
+		image[k.name] = record{encoded: k.encode(), expires: k.expires}
 	}
 	if _, err := in.Peek(1); err == nil {
 		return nil, errors.New("something follows the last record")
 	}
 	return image, nil
+}
+
+// savedKey is a record taken apart.
+type savedKey struct {
+	kind, name string
+	expires    int64 // Unix ms, 0: never
+	values     []string
+}
+
+// readKey reads one record.
+func readKey(in *bufio.Reader) (savedKey, error) {
+	head, err := readRequest(in, recordLimits)
+	if err != nil {
+		return savedKey{}, err
+	}
+	values, err := readRequest(in, recordLimits)
+	if err != nil {
+		return savedKey{}, err
+	}
+	if len(head) != 3 {
+		return savedKey{}, fmt.Errorf("a record has %d parts at its head", len(head))
+	}
+	k := savedKey{kind: head[0], name: head[2], values: values}
+	if k.expires, err = strconv.ParseInt(head[1], 10, 64); err != nil {
+		return savedKey{}, fmt.Errorf("key %q: the expiry is no number", k.name)
+	}
+	return k, nil
+}
+
+// encode makes the record that readKey reads.
+func (k savedKey) encode() []byte {
+	return appendRequest(appendRequest(nil, k.kind, strconv.FormatInt(k.expires, 10), k.name), k.values...)
+}
+
+// over tells whether the key's time has ended.
+func (k savedKey) over(now time.Time) bool { return k.expires != 0 && k.expires <= now.UnixMilli() }
+
+// put makes the key in a store that has none of its name.
+func (k savedKey) put(db *miniredis.RedisDB, now time.Time) error {
+	if err := put(db, k.kind, k.name, k.values); err != nil {
+		return fmt.Errorf("key %q: %w", k.name, err)
+	}
+	if k.expires != 0 {
+		db.SetTTL(k.name, time.UnixMilli(k.expires).Sub(now))
+	}
+	return nil
 }
 
 // put makes a key of what a record holds for its type.

@@ -31,7 +31,10 @@ type local struct {
 
 // Dial returns a connection to the store over memory. It fits the Dialer of a
 // Redis client, and works inside a synctest bubble.
-func (s *Store) Dial(context.Context) (net.Conn, error) {
+func (s *Store) Dial(context.Context) (net.Conn, error) { return s.dial(s.serveCommands) }
+
+// dial makes a connection that serve answers.
+func (s *Store) dial(serve func(*local)) (net.Conn, error) {
 	s.conns.Lock()
 	defer s.conns.Unlock()
 	if s.closed {
@@ -41,7 +44,7 @@ func (s *Store) Dial(context.Context) (net.Conn, error) {
 	l := &local{conn: own, wake: make(chan struct{}, 1)}
 	l.caller = newCaller(l)
 	s.locals[l] = struct{}{}
-	s.running.Go(func() { s.serveLocal(l) })
+	s.running.Go(func() { s.serveLocal(l, serve) })
 	return client, nil
 }
 
@@ -55,9 +58,19 @@ func (s *Store) closeLocals() {
 	}
 }
 
-func (s *Store) serveLocal(l *local) {
+func (s *Store) serveLocal(l *local, serve func(*local)) {
 	var writer sync.WaitGroup
 	writer.Go(l.pump)
+	serve(l)
+	l.end()
+	writer.Wait()
+	s.conns.Lock()
+	delete(s.locals, l)
+	s.conns.Unlock()
+}
+
+// serveCommands answers a usual connection.
+func (s *Store) serveCommands(l *local) {
 	c := l.caller
 	in := bufio.NewReader(l.conn)
 	for !c.peer.Closed() {
@@ -68,11 +81,6 @@ func (s *Store) serveLocal(l *local) {
 		s.run(c, args)
 	}
 	s.leave(c)
-	l.end()
-	writer.Wait()
-	s.conns.Lock()
-	delete(s.locals, l)
-	s.conns.Unlock()
 }
 
 // Write implements io.Writer for miniredis. It never waits.

@@ -18,11 +18,15 @@ import (
 
 // A snapshot file is one line and the records of image.go:
 //
-//	authpool-snapshot 1 <Unix ms> <keys> <bytes of body> <CRC-32C of body, hex>\n
+//	authpool-snapshot 2 <Unix ms> <last entry of the log in it> <keys> <bytes of body> <CRC-32C of body, hex>\n
 //
 // It is written beside its name, synced, and renamed into place; the former one
 // stays as <name>.1. Whatever moment the machine stops at, one of the two is whole.
-const headerForm = "authpool-snapshot 1 %d %d %d %08x\n"
+const (
+	headerForm = "authpool-snapshot 2 %d %d %d %d %08x\n"
+	// headerForm1 is that of files from before there was a log.
+	headerForm1 = "authpool-snapshot 1 %d %d %d %08x\n"
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -90,7 +94,7 @@ func (s *Store) writeImage(at time.Time) (int64, error) {
 		sum = crc32.Update(sum, castagnoli, s.image[key].encoded)
 	}
 	return size, replaceFile(s.opts.Snapshot, func(w io.Writer) error {
-		if _, err := fmt.Fprintf(w, headerForm, at.UnixMilli(), len(keys), size, sum); err != nil {
+		if _, err := fmt.Fprintf(w, headerForm, at.UnixMilli(), s.shown, len(keys), size, sum); err != nil {
 			return err
 		}
 		for _, key := range keys {
@@ -165,10 +169,14 @@ func (s *Store) loadFile(path string, now time.Time) error {
 		return err
 	}
 	line, body, _ := bytes.Cut(content, []byte{'\n'})
-	var at int64
+	var at, logged int64
 	var keys, size int
 	var sum uint32
-	if _, err := fmt.Sscanf(string(line)+"\n", headerForm, &at, &keys, &size, &sum); err != nil {
+	_, err = fmt.Sscanf(string(line)+"\n", headerForm, &at, &logged, &keys, &size, &sum)
+	if err != nil {
+		_, err = fmt.Sscanf(string(line)+"\n", headerForm1, &at, &keys, &size, &sum)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: its first line is not that of a snapshot", errDamaged)
 	}
 	if size != len(body) || sum != crc32.Checksum(body, castagnoli) {
@@ -179,7 +187,7 @@ func (s *Store) loadFile(path string, now time.Time) error {
 		s.mini.FlushAll()
 		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	s.image = image
+	s.image, s.logged, s.shown = image, logged, logged
 	s.stats.savedAt.Store(time.UnixMilli(at).UnixNano())
 	s.stats.bytes.Store(int64(size))
 	s.stats.keys.Store(int64(len(s.image)))

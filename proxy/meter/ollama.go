@@ -21,6 +21,7 @@ var ollamaChat = dialect{
 		{"message.content", generated},
 		{"message.thinking", thought},
 		{"message.tool_calls[].function.name", called},
+		{"message.tool_calls[].function.arguments", arguments},
 		{"response", generated},
 		{"thinking", thought},
 	}, ollamaUsage, failureAt("error")),

@@ -29,6 +29,8 @@ type recording struct {
 		Status  int               `json:"status"`
 		Headers map[string]string `json:"headers"`
 		Body    string            `json:"body"`
+		Stream  bool              `json:"stream"`
+		Framing string            `json:"framing"`
 	} `json:"response"`
 	Expect struct {
 		Model             *string `json:"model"`

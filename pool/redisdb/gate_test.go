@@ -67,8 +67,9 @@ func TestAway(t *testing.T) {
 }
 
 func TestGateRefusesWhileShut(t *testing.T) {
-	g := newGate()
-	g.up.Store(true)
+	gs := newGates()
+	g := gs.only()
+	gs.open(g)
 	calls := 0
 	process := g.ProcessHook(func(context.Context, redis.Cmder) error { calls++; return io.EOF })
 	pipeline := g.ProcessPipelineHook(func(context.Context, []redis.Cmder) error { calls++; return nil })
@@ -83,14 +84,15 @@ func TestGateRefusesWhileShut(t *testing.T) {
 	if err := pipeline(t.Context(), cmds); !errors.Is(err, ErrAway) || !errors.Is(cmds[1].Err(), ErrAway) {
 		t.Errorf("pipeline: %v, %v", err, cmds[1].Err())
 	}
-	if calls != 1 || g.failures.Load() != 1 || g.refused.Load() != 3 {
-		t.Errorf("%d calls went out, %d failures, %d refused", calls, g.failures.Load(), g.refused.Load())
+	if calls != 1 || gs.failures.Load() != 1 || gs.refused.Load() != 3 {
+		t.Errorf("%d calls went out, %d failures, %d refused", calls, gs.failures.Load(), gs.refused.Load())
 	}
 }
 
 func TestGateShutsOnFailedDial(t *testing.T) {
-	g := newGate()
-	g.up.Store(true)
+	gs := newGates()
+	g := gs.only()
+	gs.open(g)
 	dial := g.DialHook(func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED })
 	if _, err := dial(t.Context(), "tcp", "h:1"); err == nil || g.up.Load() {
 		t.Errorf("dial: %v, up %t", err, g.up.Load())

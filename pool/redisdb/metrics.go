@@ -4,7 +4,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 var (
 	failuresDesc = prometheus.NewDesc("authpool_redis_failures_total",
-		"Times Redis went from answering to away.", nil, nil)
+		"Times Redis, or a node of a cluster, went from answering to away.", nil, nil)
 	refusedDesc = prometheus.NewDesc("authpool_redis_refused_commands_total",
 		"Commands not sent because Redis was known to be away.", nil, nil)
 	offsetDesc = prometheus.NewDesc("authpool_redis_clock_offset_seconds",
@@ -24,8 +24,8 @@ func (db *DB) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (db *DB) Collect(out chan<- prometheus.Metric) {
-	out <- prometheus.MustNewConstMetric(failuresDesc, prometheus.CounterValue, float64(db.gate.failures.Load()))
-	out <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(db.gate.refused.Load()))
+	out <- prometheus.MustNewConstMetric(failuresDesc, prometheus.CounterValue, float64(db.gates.failures.Load()))
+	out <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(db.gates.refused.Load()))
 	out <- prometheus.MustNewConstMetric(offsetDesc, prometheus.GaugeValue, db.Offset().Seconds())
 	if db.embedded != nil {
 		db.embedded.Collect(out)

@@ -12,6 +12,10 @@
 // Callers ask Healthy to decide from memory, or simply handle the error; those
 // that hold work back for Redis learn through OnUp when to send it.
 //
+// A cluster has a gate before each node. A lost node takes its own slots with it
+// and nothing else: what lies there waits as if Redis were away, the rest goes on,
+// and as soon as a replica has taken over the slots, or the node is back, all does.
+//
 // The package knows no keys and no scripts: these belong to ratelimit/usage and
 // pool/store.
 package redisdb
@@ -35,7 +39,7 @@ type DB struct {
 	mode     Mode
 	client   redis.UniversalClient
 	durable  redis.UniversalClient // nil unless embedded
-	gate     *gate
+	gates    *gates
 	prober   *prober         // nil when embedded
 	embedded *embedded.Store // nil otherwise
 	closed   atomic.Bool
@@ -69,8 +73,8 @@ func openEmbedded(opts Options) (*DB, error) {
 		universal.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
 		return redis.NewUniversalClient(universal)
 	}
-	db := &DB{mode: Embedded, client: connect(store.Dial), durable: connect(store.DialDurable), gate: newGate(), embedded: store}
-	db.gate.up.Store(true)
+	db := &DB{mode: Embedded, client: connect(store.Dial), durable: connect(store.DialDurable), gates: newGates(), embedded: store}
+	db.gates.open(db.gates.only())
 	return db, nil
 }
 
@@ -83,11 +87,30 @@ func openRemote(ctx context.Context, opts Options, p plan) *DB {
 	if prefix == "" {
 		prefix = "authpool"
 	}
-	db := &DB{mode: p.mode, client: redis.NewUniversalClient(p.universal()), gate: newGate()}
-	db.client.AddHook(db.gate)
-	db.prober = startProber(db.gate, db.client, p, prefix, logger.With("redis", string(p.mode)))
+	db := &DB{mode: p.mode, gates: newGates()}
+	if p.mode == Cluster {
+		db.client = newCluster(p, db.gates)
+	} else {
+		db.client = redis.NewUniversalClient(p.universal())
+		db.client.AddHook(db.gates.only())
+	}
+	db.prober = startProber(db.gates, db.client, p, prefix, logger.With("redis", string(p.mode)))
 	db.prober.awaitFirst(ctx)
 	return db
+}
+
+// newCluster returns a client of a cluster with a gate before each node. A gate
+// before the whole would see an answer only after all of the library's own
+// repetitions, and would shut off every node for one.
+//
+// The library's routing by the servers' own command tables is off, as it asks for
+// them on the caller's time, for 5 s whatever the caller's deadline.
+func newCluster(p plan, gs *gates) *redis.ClusterClient {
+	opts := p.universal().Cluster()
+	opts.DisableRoutingPolicies = true
+	client := redis.NewClusterClient(opts)
+	client.OnNewNode(func(node *redis.Client) { node.AddHook(gs.node(node.Options().Addr)) })
+	return client
 }
 
 // Client returns the one client that everybody shares. Do not close it.
@@ -104,8 +127,10 @@ func (db *DB) Durable() redis.UniversalClient {
 	return db.durable
 }
 
-// Healthy tells in one atomic load whether Redis answered when last asked.
-func (db *DB) Healthy() bool { return db.gate.up.Load() }
+// Healthy tells in one atomic load whether Redis answered when last asked; in a
+// cluster, whether a master did. Commands for one that did not return ErrAway at
+// once, those for the others are sent.
+func (db *DB) Healthy() bool { return db.gates.healthy.Load() }
 
 // Mode returns embedded, single, sentinel or cluster.
 func (db *DB) Mode() string { return string(db.mode) }
@@ -121,10 +146,12 @@ func (db *DB) Offset() time.Duration {
 	return time.Duration(db.prober.offset.Load())
 }
 
-// OnUp has f called each time Redis comes (back) from being away after this
-// call; for a Redis that never goes away, as the embedded one, that is never.
-// Calls come one after another from one goroutine, which nothing else of the
-// health check runs on meanwhile: f must return soon and must not call Close.
+// OnUp has f called each time that Redis, or a node of a cluster, comes (back) from
+// being away after this call, or is found to be another server than before, as after
+// a fail-over, or to have been restarted: its last writes may be missing. Within ten
+// seconds that is noticed even if no command has failed. For the embedded Redis it
+// is never. Calls come one after another, and several occasions may make one call: f
+// must return soon and must not call Close.
 func (db *DB) OnUp(f func()) {
 	if db.prober != nil {
 		db.prober.register(f)
@@ -169,7 +196,7 @@ func (db *DB) Close(ctx context.Context) error {
 	if db.prober != nil {
 		db.prober.close()
 	}
-	db.gate.up.Store(false)
+	db.gates.close()
 	err := db.client.Close()
 	if db.embedded != nil {
 		err = errors.Join(err, db.durable.Close(), db.embedded.Close(ctx))

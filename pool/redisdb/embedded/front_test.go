@@ -18,7 +18,6 @@ import (
 
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
-
 )
 
 var login = appendRequest(nil, "AUTH", testPassword)

@@ -91,8 +91,8 @@ func tryShared(t testing.TB, path string) (addrs []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer in.Close() //nolint:errcheck // the keeper has its own
-	cmd := exec.Command("/bin/sh", args...)
+	defer in.Close()                        //nolint:errcheck // the keeper has its own
+	cmd := exec.Command("/bin/sh", args...) //nolint:gosec // the script above
 	cmd.Stdin = in
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -110,10 +110,15 @@ func joinShared(t testing.TB, dir string, addrs []string) error {
 	t.Helper()
 	nodes := make([]*redis.Client, len(addrs))
 	for i, addr := range addrs {
-		node := redis.NewClient(options(addr).Simple())
-		defer node.Close() //nolint:errcheck // of no interest
-		nodes[i] = node
-		_, port, _ := net.SplitHostPort(addr)
+		nodes[i] = redis.NewClient(options(addr).Simple())
+	}
+	defer func() {
+		for _, node := range nodes {
+			_ = node.Close() // of no interest
+		}
+	}()
+	for i, node := range nodes {
+		_, port, _ := net.SplitHostPort(addrs[i])
 		if err := isAt(node, filepath.Join(dir, port)); err != nil {
 			return err
 		}

@@ -184,7 +184,9 @@ func (s *service) openServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sources := &sources{pool: s.pool, db: s.db, usage: s.usage, recorder: s.recorder, log: s.log}
+	sources := &sources{
+		pool: s.pool, db: s.db, usage: s.usage, recorder: s.recorder, budgets: budgetsFromConfig(s.cfg), log: s.log,
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
 	s.admin = admin.New(admin.Options{

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/authpool/authpool/pool"
@@ -18,28 +19,33 @@ type sources struct {
 	db       *redisdb.DB
 	usage    *usage.Store
 	recorder *usage.Recorder
+	budgets  map[string][]usage.Budget // as configured, by subscription
 	log      *slog.Logger
 }
 
-// Status implements admin.StatusSource. Only the blocks come from Redis; while
-// it is away they are left out and the rest is told.
+// Status implements admin.StatusSource. What was counted comes from Redis; while
+// it is away that is left out and the rest is told.
 func (s *sources) Status(ctx context.Context) (admin.Status, error) {
 	s.catchUp(ctx)
 	members := s.pool.Status()
+	journal := s.recorder.Journal()
 	status := admin.Status{
 		Subscriptions: make([]admin.Subscription, 0, len(members)),
 		Redis: admin.Redis{
 			Mode:           s.db.Mode(),
 			OK:             s.db.Healthy(),
-			JournalPending: int(s.recorder.Pending()),
+			JournalPending: int(journal.Pending),
+		},
+		Journal: admin.Journal{
+			Bytes: journal.Bytes, Held: journal.Held, MaxBytes: journal.Max,
+			Refused: journal.Refused, Refusing: journal.Refusing,
 		},
 	}
-	blocks := s.activeBlocks(ctx, members)
+	now := time.Now()
+	counted := s.counted(ctx, now, members)
 	for _, m := range members {
 		sub := subscriptionOf(m)
-		if b, ok := blocks[m.ID]; ok {
-			sub.Block = blockOf(b)
-		}
+		reckon(&sub, counted[m.ID], s.budgets[m.ID], now)
 		status.Subscriptions = append(status.Subscriptions, sub)
 	}
 	return status, nil
@@ -62,9 +68,8 @@ func (s *sources) catchUp(ctx context.Context) {
 	}
 }
 
-// activeBlocks reads the active blocks by subscription; none while Redis is
-// away.
-func (s *sources) activeBlocks(ctx context.Context, members []pool.Status) map[string]usage.Block {
+// counted reads what was counted by subscription; nothing while Redis is away.
+func (s *sources) counted(ctx context.Context, now time.Time, members []pool.Status) map[string]*stored {
 	if len(members) == 0 || !s.db.Healthy() {
 		return nil
 	}
@@ -72,19 +77,12 @@ func (s *sources) activeBlocks(ctx context.Context, members []pool.Status) map[s
 	for _, m := range members {
 		ids = append(ids, m.ID)
 	}
-	blocks, err := s.usage.Now(ctx, time.Now(), ids...)
+	all, err := readStored(ctx, s.usage, now, ids)
 	if err != nil {
-		s.log.Warn("the active blocks are left out of the status", "error", err)
+		s.log.Warn("what was counted is left out of the status", "error", err)
 		return nil
 	}
-	return blocks
-}
-
-func blockOf(b usage.Block) *admin.Block {
-	return &admin.Block{
-		Start: b.Start, End: b.End, Requests: b.Requests, Input: b.Input, Output: b.Output, CacheRead: b.CacheRead,
-		CacheWrite5m: b.CacheWrite5m, CacheWrite1h: b.CacheWrite1h, CostUSD: admin.NanoUSD(b.CostNanoUSD),
-	}
+	return all
 }
 
 // Usage implements admin.UsageSource.
@@ -100,6 +98,7 @@ func (s *sources) Usage(ctx context.Context, q usage.Query) ([]admin.UsageRow, e
 			Key: r.Key, Requests: r.Requests, Input: r.Input, Output: r.Output, CacheRead: r.CacheRead,
 			CacheWrite5m: r.CacheWrite5m, CacheWrite1h: r.CacheWrite1h, CostUSD: admin.NanoUSD(r.CostNanoUSD),
 			Estimated: r.Estimated, Unpriced: r.Unpriced, Unknown: r.Unknown,
+			Reasoning: r.Reasoning, Units: maps.Collect(r.Units.All()),
 		})
 	}
 	return rows, nil

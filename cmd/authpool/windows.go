@@ -11,6 +11,9 @@ import (
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
+// providerWindow is the kind of a ratelimit.Window that is a usage window.
+const providerWindow = "provider"
+
 const (
 	// windowsEvery is how often the providers' windows are brought to Redis.
 	windowsEvery = time.Second
@@ -104,7 +107,7 @@ func (w *windowsWriter) write(ctx context.Context) {
 func providerWindows(told []ratelimit.Window) (windows []usage.ProviderWindow, ruling string) {
 	var newest time.Time
 	for _, w := range told {
-		if w.Kind != "provider" {
+		if w.Kind != providerWindow {
 			continue
 		}
 		windows = append(windows, usage.ProviderWindow{

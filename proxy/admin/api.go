@@ -1,8 +1,11 @@
 package admin
 
 import (
+	"cmp"
 	"math"
 	"time"
+
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 // The paths of the API that `authpool status` and `authpool usage` ask.
@@ -22,6 +25,7 @@ const (
 type Status struct {
 	Subscriptions []Subscription `json:"subscriptions"` // never null
 	Redis         Redis          `json:"redis"`
+	Journal       Journal        `json:"journal"`
 }
 
 // Subscription is one subscription's state.
@@ -38,19 +42,78 @@ type Subscription struct {
 	Windows        []Window             `json:"windows"`         // the provider's own view; never null
 	Sessions       int                  `json:"sessions"`
 	InFlight       int                  `json:"in_flight"`
+	Budgets        []Budget             `json:"budgets"`        // the configured ones; never null, empty while Redis is away
+	BudgetState    string               `json:"budget_state"`   // the worst of Budgets: ok, warning or exceeded
+	BudgetFreeAt   *time.Time           `json:"budget_free_at"` // when none is exceeded any more; null when none is, or when it is not known
+	Minute         *Minute              `json:"minute"`         // null while Redis is away
 }
 
 // Block is the active 5-hour block of a subscription.
 type Block struct {
-	Start        time.Time `json:"start"`
-	End          time.Time `json:"end"`
-	Requests     int64     `json:"requests"`
-	Input        int64     `json:"input"`
-	Output       int64     `json:"output"`
-	CacheRead    int64     `json:"cache_read"`
-	CacheWrite5m int64     `json:"cache_write_5m"`
-	CacheWrite1h int64     `json:"cache_write_1h"`
-	CostUSD      NanoUSD   `json:"cost_usd"`
+	Start        time.Time        `json:"start"`
+	End          time.Time        `json:"end"`
+	Requests     int64            `json:"requests"`
+	Input        int64            `json:"input"`
+	Output       int64            `json:"output"`
+	CacheRead    int64            `json:"cache_read"`
+	CacheWrite5m int64            `json:"cache_write_5m"`
+	CacheWrite1h int64            `json:"cache_write_1h"`
+	CostUSD      NanoUSD          `json:"cost_usd"`
+	First        time.Time        `json:"first"` // the first event in it
+	Last         time.Time        `json:"last"`
+	Reasoning    int64            `json:"reasoning"`  // a part of Output
+	Units        map[string]int64 `json:"units"`      // what is not counted in tokens, by name; never null
+	Burn         *Burn            `json:"burn"`       // null while it has no two events at different times
+	Projection   *Projection      `json:"projection"` // likewise
+	Capacity     *Capacity        `json:"capacity"`   // null when no budget is configured and nothing is learned
+	EmptiesAt    *time.Time       `json:"empties_at"` // when Capacity is used up at the present rate; null when not within the block
+}
+
+// Burn is how fast a block is spent, over the time from its first event to its last.
+type Burn struct {
+	TokensPerMinute    float64 `json:"tokens_per_minute"`    // all kinds
+	IndicatorPerMinute float64 `json:"indicator_per_minute"` // input and output alone
+	CostUSDPerHour     NanoUSD `json:"cost_usd_per_hour"`
+}
+
+// Projection is what the block will have come to at its end at that rate.
+type Projection struct {
+	RemainingMinutes int64   `json:"remaining_minutes"`
+	Tokens           int64   `json:"tokens"`
+	CostUSD          NanoUSD `json:"cost_usd"`
+}
+
+// The sources of a Capacity.
+const (
+	Configured = "configured" // the budget of the config
+	Learned    = "learned"    // from how the provider's utilisation moves
+)
+
+// Capacity is what a block may cost, and how much of that is used.
+type Capacity struct {
+	CostUSD NanoUSD `json:"cost_usd"`
+	Source  string  `json:"source"` // Configured or Learned
+	Used    float64 `json:"used"`   // fraction, whole thousandths, rounded down; above 1 is possible
+}
+
+// Budget is an amount that a subscription may cost in a period. It is shown and
+// warned of; it stops nothing.
+type Budget struct {
+	Window    string     `json:"window"` // block, day, week or month; UTC
+	CostUSD   NanoUSD    `json:"cost_usd"`
+	SpentUSD  NanoUSD    `json:"spent_usd"`
+	Used      float64    `json:"used"`       // as in Capacity
+	State     string     `json:"state"`      // ok, warning (from 0.8) or exceeded
+	Resets    *time.Time `json:"resets"`     // null for a block that has not begun
+	EmptiesAt *time.Time `json:"empties_at"` // when it is spent at the active block's rate; null when not before it resets
+}
+
+// Minute is the usage of the last minute: of the present ten seconds and the fifty
+// before.
+type Minute struct {
+	Requests int64 `json:"requests"`
+	Input    int64 `json:"input"`
+	Output   int64 `json:"output"`
 }
 
 // Tokens is the sum of all kinds.
@@ -58,7 +121,8 @@ func (b Block) Tokens() int64 {
 	return b.Input + b.Output + b.CacheRead + b.CacheWrite5m + b.CacheWrite1h
 }
 
-// Window is a provider's own view of one of its limits.
+// Window is a provider's own view of one of its limits, and from Effective on, what
+// is reckoned from it and our own count.
 type Window struct {
 	Name        string     `json:"name"`
 	Kind        string     `json:"kind"`
@@ -66,6 +130,17 @@ type Window struct {
 	Status      string     `json:"status"`
 	Reset       *time.Time `json:"reset"` // null when the provider did not tell
 	Seen        time.Time  `json:"seen"`
+	Effective   float64    `json:"effective"` // Utilization and what went through us since; 0 once Reset has passed
+	SpentUSD    *NanoUSD   `json:"spent_usd"` // our own cost in this window, until Seen; null when not known
+	// CapacityUSD is what the whole window holds, learned from how far our own cost
+	// moved Utilization; null until it did.
+	CapacityUSD *NanoUSD `json:"capacity_usd"`
+	// Drift is Utilization less our own share of CapacityUSD, or of the configured
+	// budget while nothing is learned: 0 when all usage goes through us, above when
+	// somebody else uses the subscription. Null when there is neither.
+	Drift     *float64   `json:"drift"`
+	Foreign   float64    `json:"foreign"`    // Drift against what was learned, where it is more than rounding explains
+	EmptiesAt *time.Time `json:"empties_at"` // when it is used up at the active block's rate; null when not before Reset
 }
 
 // Redis is the state of the store.
@@ -73,6 +148,15 @@ type Redis struct {
 	Mode           string `json:"mode"` // embedded, single, sentinel or cluster
 	OK             bool   `json:"ok"`
 	JournalPending int    `json:"journal_pending"` // events that are not in Redis yet
+}
+
+// Journal is the state of the usage journal of the process that answers.
+type Journal struct {
+	Bytes    int64 `json:"bytes"`      // on disk
+	Held     int64 `json:"held_bytes"` // the part of Bytes that cannot go, as it is not counted in Redis yet
+	MaxBytes int64 `json:"max_bytes"`  // of Held; beyond it usage is refused
+	Refused  int64 `json:"refused"`    // answers whose usage was not recorded since the start
+	Refusing bool  `json:"refusing"`   // the newest answer's was not
 }
 
 // UsageRow is one line of UsagePath's answer and of `authpool usage --json`.
@@ -88,6 +172,9 @@ type UsageRow struct {
 	Estimated    int64   `json:"estimated"` // requests that were cut before their final usage
 	Unpriced     int64   `json:"unpriced"`  // requests of models that the price table does not know
 	Unknown      int64   `json:"unknown"`   // requests whose answer told no usage
+
+	Reasoning int64            `json:"reasoning"` // the part of Output that was reasoning
+	Units     map[string]int64 `json:"units"`     // what is not counted in tokens, by name; never null
 }
 
 // Problem is the body of every error of this API (RFC 9457,
@@ -113,10 +200,7 @@ func (s *Status) normalise() {
 }
 
 func (s *Subscription) normalise() {
-	if s.CooldownUntil != nil {
-		t := utc(*s.CooldownUntil)
-		s.CooldownUntil = &t
-	}
+	s.CooldownUntil, s.BudgetFreeAt = utcOrNil(s.CooldownUntil), utcOrNil(s.BudgetFreeAt)
 	models := make(map[string]time.Time, len(s.CooldownModels))
 	for model, until := range s.CooldownModels {
 		models[model] = utc(until)
@@ -124,20 +208,66 @@ func (s *Subscription) normalise() {
 	s.CooldownModels = models
 	if s.Block != nil {
 		b := *s.Block
-		b.Start, b.End = utc(b.Start), utc(b.End)
+		b.normalise()
 		s.Block = &b
 	}
 	windows := make([]Window, len(s.Windows))
 	for i, w := range s.Windows {
 		w.Seen = utc(w.Seen)
-		if math.IsNaN(w.Utilization) || math.IsInf(w.Utilization, 0) {
-			w.Utilization = 0 // JSON has no such numbers
-		}
-		if w.Reset != nil {
-			t := utc(*w.Reset)
-			w.Reset = &t
+		w.Reset, w.EmptiesAt = utcOrNil(w.Reset), utcOrNil(w.EmptiesAt)
+		w.Utilization, w.Effective, w.Foreign = finite(w.Utilization), finite(w.Effective), finite(w.Foreign)
+		if w.Drift != nil {
+			drift := finite(*w.Drift)
+			w.Drift = &drift
 		}
 		windows[i] = w
 	}
 	s.Windows = windows
+	budgets := make([]Budget, len(s.Budgets))
+	for i, b := range s.Budgets {
+		b.Used = finite(b.Used)
+		b.Resets, b.EmptiesAt = utcOrNil(b.Resets), utcOrNil(b.EmptiesAt)
+		budgets[i] = b
+	}
+	s.Budgets = budgets
+	s.BudgetState = cmp.Or(s.BudgetState, usage.BudgetOK.String())
+}
+
+func (b *Block) normalise() {
+	b.Start, b.End, b.First, b.Last = utc(b.Start), utc(b.End), utc(b.First), utc(b.Last)
+	b.EmptiesAt = utcOrNil(b.EmptiesAt)
+	b.Units = orEmpty(b.Units)
+	if b.Burn != nil {
+		burn := *b.Burn
+		burn.TokensPerMinute, burn.IndicatorPerMinute = finite(burn.TokensPerMinute), finite(burn.IndicatorPerMinute)
+		b.Burn = &burn
+	}
+	if b.Capacity != nil {
+		c := *b.Capacity
+		c.Used = finite(c.Used)
+		b.Capacity = &c
+	}
+}
+
+func utcOrNil(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := utc(*t)
+	return &u
+}
+
+// finite is f, or 0 for what JSON has no words for.
+func finite(f float64) float64 {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return 0
+	}
+	return f
+}
+
+func orEmpty(units map[string]int64) map[string]int64 {
+	if units == nil {
+		return map[string]int64{}
+	}
+	return units
 }

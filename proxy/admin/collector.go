@@ -52,6 +52,14 @@ var (
 		"Cost of the active block in dollars.", subscriptionLabels, nil)
 	windowDesc = prometheus.NewDesc("authpool_window_utilization",
 		"Spent fraction of a window as the provider last told it.", append(subscriptionLabels[:2:2], "window"), nil)
+	windowDriftDesc = prometheus.NewDesc("authpool_window_drift_ratio",
+		"Utilization as the provider last told it, less our own share: 0 when all usage of the window went through authpool.",
+		append(subscriptionLabels[:2:2], "window"), nil)
+	windowCapacityDesc = prometheus.NewDesc("authpool_window_capacity_usd",
+		"What a whole window holds in dollars, as learned from its utilization and our own cost.",
+		append(subscriptionLabels[:2:2], "window"), nil)
+	budgetDesc = prometheus.NewDesc("authpool_budget_spent_ratio",
+		"Spent fraction of a configured budget.", append(subscriptionLabels[:2:2], "window"), nil)
 	redisDesc = prometheus.NewDesc("authpool_redis_up",
 		"1 while Redis answers.", []string{"mode"}, nil)
 )
@@ -60,7 +68,8 @@ var (
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		stateDesc, healthDesc, cooldownDesc, cooldownModelsDesc, sessionsDesc, inFlightDesc,
-		blockTokensDesc, blockRequestsDesc, blockCostDesc, windowDesc, redisDesc,
+		blockTokensDesc, blockRequestsDesc, blockCostDesc, windowDesc,
+		windowDriftDesc, windowCapacityDesc, budgetDesc, redisDesc,
 	} {
 		out <- d
 	}
@@ -97,6 +106,15 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		}
 		for _, w := range s.Windows {
 			gauge(windowDesc, w.Utilization, s.ID, s.Provider, w.Name)
+			if w.Drift != nil {
+				gauge(windowDriftDesc, *w.Drift, s.ID, s.Provider, w.Name)
+			}
+			if w.CapacityUSD != nil {
+				gauge(windowCapacityDesc, float64(*w.CapacityUSD)/nanosPerDollar, s.ID, s.Provider, w.Name)
+			}
+		}
+		for _, b := range s.Budgets {
+			gauge(budgetDesc, b.Used, s.ID, s.Provider, b.Window)
 		}
 	}
 	up := 0.0

@@ -149,6 +149,9 @@ func (s *Server) serveUsage(w http.ResponseWriter, r *http.Request) {
 	if rows == nil {
 		rows = []UsageRow{}
 	}
+	for i := range rows {
+		rows[i].Units = orEmpty(rows[i].Units)
+	}
 	if !query.Since.IsZero() {
 		w.Header().Set(SinceHeader, query.Since.Format(time.RFC3339))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -127,7 +128,8 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 func fullStatus() admin.Status {
 	east := time.FixedZone("east", 3*3600)
 	at := func(d time.Duration) time.Time { return noon.Add(d).In(east) }
-	until, reset := at(90*time.Second+123456789), at(2*time.Hour)
+	until, reset, empties := at(90*time.Second+123456789), at(2*time.Hour), at(time.Hour+7)
+	spent, capacity, drift := admin.NanoUSD(20_000_000_000), admin.NanoUSD(25_500_000_000), 0.25
 	return admin.Status{
 		Subscriptions: []admin.Subscription{
 			{
@@ -138,13 +140,26 @@ func fullStatus() admin.Status {
 				Block: &admin.Block{
 					Start: at(-time.Hour), End: at(4 * time.Hour),
 					Requests: 7, Input: 1, Output: 2, CacheRead: 3, CacheWrite5m: 4, CacheWrite1h: 5, CostUSD: 1_291_817_850,
+					First: at(-50 * time.Minute), Last: at(-10 * time.Minute), Reasoning: 1, Units: map[string]int64{"web_search_requests": 2},
+					Burn:       &admin.Burn{TokensPerMinute: 300, IndicatorPerMinute: 12.5, CostUSDPerHour: 3},
+					Projection: &admin.Projection{RemainingMinutes: 225, Tokens: 79_500, CostUSD: 4},
+					Capacity:   &admin.Capacity{CostUSD: 25_000_000_000, Source: admin.Configured, Used: 0.051},
+					EmptiesAt:  &empties,
 				},
-				Windows:  []admin.Window{{Name: "5h", Kind: "provider", Utilization: 1.04, Status: "rejected", Reset: &reset, Seen: at(0)}},
+				Windows: []admin.Window{{
+					Name: "5h", Kind: "provider", Utilization: 1.04, Status: "rejected", Reset: &reset, Seen: at(0),
+					Effective: 1.05, SpentUSD: &spent, CapacityUSD: &capacity, Drift: &drift, Foreign: 0.24, EmptiesAt: &empties,
+				}},
 				Sessions: 3, InFlight: 2,
+				Budgets: []admin.Budget{{
+					Window: "day", CostUSD: 10_000_000_000, SpentUSD: 9_000_000_000, Used: 0.9, State: "warning", Resets: &reset, EmptiesAt: &empties,
+				}},
+				BudgetState: "warning", BudgetFreeAt: &reset, Minute: &admin.Minute{Requests: 1, Input: 2, Output: 3},
 			},
 			{ID: "team-b", Provider: "openai", State: "ready", Health: 100, Breaker: "closed"},
 		},
-		Redis: admin.Redis{Mode: "embedded", OK: true, JournalPending: 4},
+		Redis:   admin.Redis{Mode: "embedded", OK: true, JournalPending: 4},
+		Journal: admin.Journal{Bytes: 5, Held: 4, MaxBytes: 1 << 30, Refused: 6, Refusing: true},
 	}
 }
 
@@ -157,6 +172,24 @@ func TestStatusIsWhatTheContractSays(t *testing.T) {
 	golden(t, "status.json", a.body)
 }
 
+// TestStatusHasNoNumberThatJSONLacks whatever a source says.
+func TestStatusHasNoNumberThatJSONLacks(t *testing.T) {
+	nan, infinite := math.NaN(), math.Inf(-1)
+	base := start(t, &sources{status: admin.Status{Subscriptions: []admin.Subscription{{
+		Block:   &admin.Block{Burn: &admin.Burn{TokensPerMinute: nan, IndicatorPerMinute: infinite}, Capacity: &admin.Capacity{Used: nan}},
+		Windows: []admin.Window{{Utilization: nan, Effective: infinite, Drift: &nan, Foreign: nan}},
+		Budgets: []admin.Budget{{Used: infinite}},
+	}}}}, nil)
+	a := get(t, base+admin.StatusPath, nil)
+	for _, want := range []string{
+		`"tokens_per_minute":0,"indicator_per_minute":0,`, `"used":0}`, `"utilization":0,`, `"effective":0,`, `"drift":0,"foreign":0,`, `"used":0,"state"`, `"units":{}`,
+	} {
+		if !strings.Contains(a.body, want) {
+			t.Errorf("%d: no %s in %s", a.status, want, a.body)
+		}
+	}
+}
+
 func TestStatusWithoutSubscriptionsIsAnEmptyList(t *testing.T) {
 	base := start(t, &sources{}, nil)
 	golden(t, "status-empty.json", get(t, base+admin.StatusPath, nil).body)
@@ -167,6 +200,7 @@ func TestUsageIsWhatTheContractSays(t *testing.T) {
 		{
 			Key: "team-a", Requests: 9, Input: 1, Output: 2, CacheRead: 3, CacheWrite5m: 4, CacheWrite1h: 5,
 			CostUSD: 1, Estimated: 6, Unpriced: 7, Unknown: 8,
+			Reasoning: 1, Units: map[string]int64{"images": 2, "seconds": 30},
 		},
 		{Key: "team-b"},
 	}}

@@ -10,7 +10,7 @@ import (
 // in lower case (@google/genai, Vertex AI's API reference).
 var googleMethods = map[string]*Endpoint{
 	"generatecontent":       {Name: "generateContent", API: meter.GeminiGenerate, Conversation: true},
-	"streamgeneratecontent": {Name: "streamGenerateContent", API: meter.GeminiGenerate, Conversation: true, Streams: true},
+	"streamgeneratecontent": {Name: "streamGenerateContent", API: meter.GeminiStream, Conversation: true, Streams: true},
 	"counttokens":           {Name: "countTokens", Conversation: true},
 	"computetokens":         {Name: "computeTokens"},
 	"embedcontent":          {Name: "embedContent", API: meter.GeminiEmbed},

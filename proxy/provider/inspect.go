@@ -99,7 +99,7 @@ func shape(p *Provider, e *Endpoint) Family {
 		if p.Family != Voyage {
 			return OpenAI
 		}
-	case meter.GeminiGenerate, meter.GeminiEmbed, meter.VertexPredict:
+	case meter.GeminiGenerate, meter.GeminiStream, meter.GeminiEmbed, meter.VertexPredict:
 		return Gemini
 	case meter.BedrockInvoke, meter.BedrockConverse:
 		return Bedrock

@@ -106,9 +106,9 @@ func TestManifest(t *testing.T) {
 		want
 	}{
 		{"gemini", "/v1beta/models/gemini-x:generateContent", want{"generateContent", meter.GeminiGenerate, provider.Gemini, "gemini-x", false, true}},
-		{"gemini", "/v1/models/gemini-x:streamGenerateContent", want{"streamGenerateContent", meter.GeminiGenerate, provider.Gemini, "gemini-x", true, true}},
+		{"gemini", "/v1/models/gemini-x:streamGenerateContent", want{"streamGenerateContent", meter.GeminiStream, provider.Gemini, "gemini-x", true, true}},
 		{"gemini", "/v1beta/tunedModels/mine:generateContent", want{"generateContent", meter.GeminiGenerate, provider.Gemini, "mine", false, true}},
-		{"gemini", "/v1alpha/dynamic/d1:streamGenerateContent", want{"streamGenerateContent", meter.GeminiGenerate, provider.Gemini, "d1", true, true}},
+		{"gemini", "/v1alpha/dynamic/d1:streamGenerateContent", want{"streamGenerateContent", meter.GeminiStream, provider.Gemini, "d1", true, true}},
 		{"gemini", "/v1beta/models/gemini-x:countTokens", want{"countTokens", meter.None, provider.Gemini, "gemini-x", false, true}},
 		{"gemini", "/v1beta/models/e-1:embedContent", want{"embedContent", meter.GeminiEmbed, provider.Gemini, "e-1", false, false}},
 		{"gemini", "/v1beta/models/e-1:batchEmbedContents", want{"batchEmbedContents", meter.GeminiEmbed, provider.Gemini, "e-1", false, false}},
@@ -121,7 +121,7 @@ func TestManifest(t *testing.T) {
 		{"gemini", "/v1beta/batches/b1:cancel", want{"batches", meter.None, provider.Gemini, "", false, false}},
 		{"gemini", "/v1beta/openai/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},
 		{"vertex", project + "publishers/google/models/gemini-x:generateContent", want{"generateContent", meter.GeminiGenerate, provider.Gemini, "gemini-x", false, true}},
-		{"vertex", "/v1beta1/publishers/google/models/gemini-x:streamGenerateContent", want{"streamGenerateContent", meter.GeminiGenerate, provider.Gemini, "gemini-x", true, true}},
+		{"vertex", "/v1beta1/publishers/google/models/gemini-x:streamGenerateContent", want{"streamGenerateContent", meter.GeminiStream, provider.Gemini, "gemini-x", true, true}},
 		{"vertex", project + "publishers/google/models/e-1:predict", want{"predict", meter.VertexPredict, provider.Gemini, "e-1", false, false}},
 		{"vertex", project + "publishers/google/models/p-1:serverStreamingPredict", want{"serverStreamingPredict", meter.OpenAIOther, provider.Gemini, "p-1", true, false}},
 		{"vertex", project + "publishers/google/models/veo:fetchPredictOperation", want{"fetchPredictOperation", meter.None, provider.Gemini, "veo", false, false}},

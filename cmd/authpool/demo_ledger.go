@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -71,105 +70,57 @@ func (d *demo) showBlock(ctx context.Context) (err error) {
 	return nil
 }
 
-// tally is what was used of one subscription.
-type tally struct {
-	requests, input, output, cacheRead, cacheWrite5m, cacheWrite1h int64
-}
-
-func (t tally) cells() string {
-	return fmt.Sprintf("%d\t%d\t%d\t%d\t%d", t.requests, t.input, t.output, t.cacheRead, t.cacheWrite5m+t.cacheWrite1h)
-}
-
-// compare sets what Redis says beside what the provider billed.
+// compare sets what Redis says beside what the provider billed, as `authpool audit
+// usage` does.
 func (d *demo) compare(ctx context.Context) error {
 	if _, err := d.settled(ctx); err != nil {
 		return err
 	}
-	inRedis, err := d.countedInRedis(ctx)
+	l := d.billed()
+	counted, err := d.asked.counted(ctx, l.days)
 	if err != nil {
 		return err
 	}
-	billed := d.billed()
+	result := compare(l, counted, l.days)
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(w, "\t\tREQUESTS\tINPUT\tOUTPUT\tCACHE READ\tCACHE WRITE\t") // a strings.Builder takes all
-	var wrong []string
-	for _, subscription := range slices.Sorted(maps.Keys(d.keys)) {
+	for _, row := range result.rows {
 		verdict := "equal"
-		if inRedis[subscription] != billed[subscription] {
+		if !row.equal() && !row.explained() {
 			verdict = "DIFFERENT"
-			wrong = append(wrong, subscription)
 		}
-		_, _ = fmt.Fprintf(w, "%s\tRedis\t%s\t\n\tledger\t%s\t  %s\n", subscription, inRedis[subscription].cells(), billed[subscription].cells(), verdict)
+		_, _ = fmt.Fprintf(w, "%s, %s\tRedis\t%s\t\n\tledger\t%s\t  %s\n", row.subscription, row.model,
+			demoCells(row.redis), demoCells(row.ledger), verdict) // a strings.Builder takes all
 	}
 	_ = w.Flush() // a strings.Builder takes all
 	d.say("")
 	d.say("6. Redis beside the provider's own ledger:")
 	d.say("%s", indent(table.String()))
-	if len(wrong) > 0 {
-		return fmt.Errorf("redis and the provider's ledger differ for %s", strings.Join(wrong, ", "))
+	if err := result.err(); err != nil {
+		return err
 	}
 	d.say("")
-	d.say("Equal to the token.")
+	d.say("%s", result.verdict())
+	d.say("")
+	d.say("Your own pool is compared so with a simulator's ledger or a provider's usage export by")
+	d.say("  authpool audit usage --ledger FILE|URL")
 	return nil
 }
 
-// countedInRedis adds up the blocks of every subscription.
-func (s *stage) countedInRedis(ctx context.Context) (_ map[string]tally, err error) {
-	r := s.reader()
-	defer func() { err = errors.Join(err, r.Close()) }()
-	sums := make(map[string]tally)
-	for subscription := range s.keys {
-		family := "authpool:{" + subscription + "}:"
-		starts, err := r.ZRange(ctx, family+"blocks", 0, -1).Result()
-		if err != nil {
-			return nil, fmt.Errorf("cannot list the blocks of %s: %w", subscription, err)
-		}
-		for _, start := range starts {
-			ms, err := strconv.ParseInt(start, 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("cannot read the blocks of %s: %q is no time", subscription, start)
-			}
-			block, err := r.HGetAll(ctx, family+"block:"+time.UnixMilli(ms).UTC().Format("2006-01-02T15")).Result()
-			if err != nil {
-				return nil, fmt.Errorf("cannot read a block of %s: %w", subscription, err)
-			}
-			sums[subscription] = add(sums[subscription], block)
-		}
-	}
-	return sums, nil
+func demoCells(s sums) string {
+	return fmt.Sprintf("%d\t%d\t%d\t%d\t%d", s[requests], s[input], s[output], s[cacheRead], s[cacheWrite5m]+s[cacheWrite1h])
 }
 
-// add counts a block's hash into t. A field that is absent is zero.
-func add(t tally, block map[string]string) tally {
-	for field, sum := range map[string]*int64{
-		"requests": &t.requests, "input": &t.input, "output": &t.output, "cache_read": &t.cacheRead,
-		"cache_write_5m": &t.cacheWrite5m, "cache_write_1h": &t.cacheWrite1h,
-	} {
-		n, err := strconv.ParseInt(block[field], 10, 64)
-		if err == nil {
-			*sum += n
-		}
-	}
-	return t
-}
-
-// billed adds up the simulator's ledger by subscription.
-func (s *stage) billed() map[string]tally {
+// billed is the simulator's ledger.
+func (s *stage) billed() *ledger {
 	bySecret := make(map[string]string, len(s.keys))
 	for subscription, key := range s.keys {
 		bySecret[key.Key] = subscription
 	}
-	sums := make(map[string]tally)
+	l := newSimulated(slices.Collect(maps.Keys(s.keys)))
 	for _, e := range s.sim.Ledger() {
-		t := sums[bySecret[e.Key]]
-		t.requests++
-		t.input += e.Input
-		t.output += e.Output
-		t.cacheRead += e.CacheRead
-		t.cacheWrite5m += e.CacheWrite5m
-		t.cacheWrite1h += e.CacheWrite1h
-		sums[bySecret[e.Key]] = t
+		l.add(simulated(bySecret[e.Key], &e))
 	}
-	return sums
+	return l
 }

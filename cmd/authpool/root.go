@@ -57,6 +57,7 @@ AUTHPOOL_STATE_DIR. A flag rules over the variable, the variable over the file.`
 		newCheckCommand(p),
 		newStatusCommand(p),
 		newUsageCommand(p),
+		newAuditCommand(p),
 		newEnvCommand(p),
 		newSimulateCommand(p),
 		newVersionCommand(p),

@@ -101,13 +101,10 @@ func (r *recording) answer() provider.Answer {
 			}
 		},
 	}
-	switch r.Provider {
-	case "anthropic":
-		a.Family = provider.Anthropic
-	case "gemini", "vertex":
+	if family, err := provider.ParseFamily(r.Provider); err == nil {
+		a.Family = family
+	} else if r.Provider == "vertex" {
 		a.Family = provider.Gemini
-	case "azure":
-		a.Family = provider.Azure
 	}
 	if r.Kind == "error" && r.Response.Framing == "sse" {
 		a.Failure = failureIn(r.Response.Body)

@@ -137,7 +137,10 @@ func (m *Meter) Found(v *jsonscan.Value) {
 			e.customID = text(v)
 		}
 	case answered:
-		e.answered, _ = number(v.Raw)
+		e.answered = 0
+		if v.Kind == jsonscan.Number {
+			e.answered, _ = number(v.Raw)
+		}
 	case image:
 		if v.Kind == jsonscan.ObjectBegin || v.Kind == jsonscan.String {
 			e.images++
@@ -156,10 +159,14 @@ func (m *Meter) Found(v *jsonscan.Value) {
 	}
 }
 
+// maxSum bounds what is added up: more than any number has, and far from an
+// overflow.
+const maxSum = 1e18
+
 // add adds the number v to that in s.
 func (c *counts) add(s slot, v *jsonscan.Value) {
 	if n, ok := number(v.Raw); ok && v.Kind == jsonscan.Number {
-		c[s] = c.at(s) + n
+		c[s] = min(c.at(s)+n, maxSum)
 	}
 }
 
@@ -185,7 +192,7 @@ func (e *event) readWrite(s slot, v *jsonscan.Value) {
 		if w.hour {
 			life = cacheWrite1h
 		}
-		e.counts[life] = e.counts.at(life) + w.n
+		e.counts[life] = min(e.counts.at(life)+w.n, maxSum)
 	}
 }
 

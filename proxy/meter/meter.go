@@ -95,6 +95,9 @@ func (m *Meter) Reset(api API, o Options) {
 	m.failure = Failure{}
 	m.shown = generation{}
 	m.forgetUsage()
+	if m.dialect != nil && m.dialect.headers != nil && o.Headers != nil {
+		m.readHeaders(o.Headers)
+	}
 }
 
 // forgetUsage makes m ready for another answer's usage.

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"io"
+	"net/http"
 	"slices"
 	"testing"
 
@@ -51,11 +52,41 @@ func told(m *meter.Meter) reading {
 // unchanged, and returns what the meter tells.
 func read(t *testing.T, api meter.API, contentType, coding string, pieces ...[]byte) reading {
 	t.Helper()
+	return readHead(t, api, head{contentType: contentType}, coding, pieces...)
+}
+
+// head is what a meter is told of an answer's head.
+type head struct {
+	contentType string
+	headers     http.Header
+}
+
+func (h head) options() meter.Options {
+	return meter.Options{
+		ContentType: []byte(h.contentType),
+		Model:       "asked-for",
+		Headers: func(yield func(name, value []byte) bool) {
+			for name, values := range h.headers {
+				for _, value := range values {
+					if !yield([]byte(name), []byte(value)) {
+						return
+					}
+				}
+			}
+		},
+	}
+}
+
+// readHead is read for an answer whose headers matter.
+func readHead(t *testing.T, api meter.API, h head, coding string, pieces ...[]byte) reading {
+	t.Helper()
 	var items []meter.Item
-	m := meter.New(api, meter.Options{ContentType: []byte(contentType), Model: "asked-for", Item: func(i meter.Item) {
+	o := h.options()
+	o.Item = func(i meter.Item) {
 		i.Result.Others = slices.Clone(i.Result.Others)
 		items = append(items, i)
-	}})
+	}
+	m := meter.New(api, o)
 	tp := tap.New(tap.Options{Encoding: coding, Sink: m, Mask: [][]byte{[]byte("sk-canary-0123456789")}})
 	defer tp.Close()
 	var sent, passed []byte

@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/authpool/authpool/proxy/meter"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 // recordingsVar names the folder of recorded provider traffic. The recordings
@@ -22,6 +25,7 @@ const recordingsVar = "AUTHPOOL_RECORDINGS"
 // recording is one recorded exchange, as far as the meter is concerned.
 type recording struct {
 	ID       string   `json:"id"`
+	Provider string   `json:"provider"`
 	API      string   `json:"api"`
 	Kind     string   `json:"kind"`
 	Flags    []string `json:"flags"`
@@ -29,6 +33,7 @@ type recording struct {
 		Status  int               `json:"status"`
 		Headers map[string]string `json:"headers"`
 		Body    string            `json:"body"`
+		Binary  []byte            `json:"body_base64"`
 		Stream  bool              `json:"stream"`
 		Framing string            `json:"framing"`
 	} `json:"response"`
@@ -50,6 +55,7 @@ type recording struct {
 		SearchUnits       *int64  `json:"search_units"`
 		UsageReported     bool    `json:"usage_reported"`
 		Billable          *bool   `json:"billable"`
+		SumOfLines        int     `json:"sum_of_lines"`
 		Status            string  `json:"status"`
 		InputFrom         string  `json:"input_from"`
 		RawUsage          struct {
@@ -79,6 +85,12 @@ var recordedAPIs = map[string]meter.API{
 	"ollama-generate":             meter.OllamaChat,
 	"ollama-embed":                meter.OllamaEmbed,
 	"ollama-embeddings":           meter.OllamaEmbed,
+	"anthropic-batches":           meter.AnthropicBatchResults,
+	"gemini-generate":             meter.GeminiStream,
+	"gemini-embed":                meter.GeminiEmbed,
+	"vertex-predict":              meter.VertexPredict,
+	"bedrock-invoke":              meter.BedrockInvoke,
+	"bedrock-converse":            meter.BedrockConverse,
 }
 
 // TestRecordings replays every recording of the dialects that the meter knows:
@@ -114,26 +126,30 @@ func TestRecordings(t *testing.T) {
 }
 
 func replay(t *testing.T, api meter.API, rec *recording) {
-	body := []byte(rec.Response.Body)
-	contentType := rec.Response.Headers["content-type"]
-	whole := read(t, api, contentType, "", body)
+	body := append([]byte(rec.Response.Body), rec.Response.Binary...) // it is one of them
+	h := head{contentType: rec.Response.Headers["content-type"], headers: http.Header{}}
+	for name, value := range rec.Response.Headers {
+		h.headers.Set(name, value)
+	}
+	whole := readHead(t, api, h, "", body)
 	if rec.Kind == "error" {
 		if _, failed := whole.failed(); !failed {
 			t.Error("the error was not seen")
 		}
 	} else {
 		checkRecorded(t, rec, whole.Result)
+		checkItems(t, rec, whole.Items)
 	}
-	checkFiltered(t, api, contentType, false, body)
+	checkFiltered(t, api, h.contentType, false, body)
 	for _, pieces := range [][][]byte{cutBytes(body), cutRandomly(body, 1), cutRandomly(body, 2)} {
-		if diff := cmp.Diff(whole, read(t, api, contentType, "", pieces...)); diff != "" {
+		if diff := cmp.Diff(whole, readHead(t, api, h, "", pieces...)); diff != "" {
 			t.Fatalf("cut (-whole +cut):\n%s", diff)
 		}
 	}
 	for coding, encode := range codings {
 		encoded := encode(t, body)
 		for _, pieces := range [][][]byte{{encoded}, cutBytes(encoded), cutRandomly(encoded, 3)} {
-			if diff := cmp.Diff(whole, read(t, api, contentType, coding, pieces...)); diff != "" {
+			if diff := cmp.Diff(whole, readHead(t, api, h, coding, pieces...)); diff != "" {
 				t.Fatalf("%s (-plain +coded):\n%s", coding, diff)
 			}
 		}
@@ -168,7 +184,8 @@ func checkRecorded(t *testing.T, rec *recording, r meter.Result) {
 		t.Errorf("state %v, want %v", r.State, want)
 	}
 	// Where the answer names no model, that of the request is expected.
-	nameless := strings.HasPrefix(rec.API, "cohere-") && r.Model == "asked-for"
+	nameless := r.Model == "asked-for" && !strings.Contains(rec.Response.Body, `"modelVersion"`) &&
+		slices.Contains([]string{"cohere", "bedrock", "gemini", "vertex"}, rec.Provider)
 	if e.Model != nil && r.Model != *e.Model && !nameless {
 		t.Errorf("model %q, want %q", r.Model, *e.Model)
 	}
@@ -214,6 +231,30 @@ func checkRecorded(t *testing.T, rec *recording, r meter.Result) {
 	}
 	same("seconds", r.Units.Seconds, seconds)
 	same("search units", r.Units.SearchUnits, e.SearchUnits)
+}
+
+// checkItems holds the requests that a batch's results tell of against their
+// sum.
+func checkItems(t *testing.T, rec *recording, items []meter.Item) {
+	if len(items) != rec.Expect.SumOfLines {
+		t.Fatalf("%d items, want %d", len(items), rec.Expect.SumOfLines)
+	}
+	if len(items) == 0 {
+		return
+	}
+	var sum usage.Tokens
+	for _, i := range items {
+		if i.CustomID == "" || i.Result.Model != *rec.Expect.Model || i.Result.State != meter.Reported || !i.Result.Billable {
+			t.Errorf("item %+v", i)
+		}
+		if i.Result.Service.Tier != usage.TierBatch {
+			t.Errorf("tier %v", i.Result.Service.Tier)
+		}
+		sum = sum.Add(i.Result.Tokens)
+	}
+	if sum.Prompt() != *rec.Expect.AllInputTokens || sum.Output != *rec.Expect.AllOutputTokens {
+		t.Errorf("the sum is %+v", sum)
+	}
 }
 
 // searchItems counts the searches of a response in its output, which no field

@@ -126,13 +126,18 @@ func TestBlindKeepsWhatWasTold(t *testing.T) {
 func TestResetForgets(t *testing.T) {
 	m := meter.New(meter.AnthropicMessages, meter.Options{ContentType: sse})
 	for _, v := range vectors(t) {
-		m.Reset(v.api, meter.Options{ContentType: []byte(v.contentType), Model: "asked-for"})
+		m.Reset(v.api, v.options())
 		m.Write(v.answer[:len(v.answer)*2/3])
 		m.Reset(meter.None, meter.Options{})
-		m.Reset(v.api, meter.Options{ContentType: []byte(v.contentType), Model: "asked-for"})
+		var items []meter.Item
+		o := v.options()
+		o.Item = func(i meter.Item) { items = append(items, i) }
+		m.Reset(v.api, o)
 		m.Write(v.answer)
 		m.Close()
-		if got := render(told(m)); got != v.want {
+		r := told(m)
+		r.Items = items
+		if got := render(r); got != v.want {
 			t.Errorf("%s after another answer:\n%s\nwant:\n%s", v.file, got, v.want)
 		}
 	}

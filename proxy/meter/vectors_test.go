@@ -5,15 +5,18 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
+	"github.com/authpool/authpool/proxy/eventstream/eventstreamtest"
 	"github.com/authpool/authpool/proxy/meter"
 	"github.com/authpool/authpool/proxy/tap"
 	"github.com/authpool/authpool/ratelimit/usage"
@@ -25,12 +28,12 @@ var update = flag.Bool("update", false, "rewrite the want parts of testdata")
 // what the meter must tell of it. Its comment says what it is for, and holds
 // settings as "name: value".
 type vector struct {
-	file        string
-	api         meter.API
-	contentType string
-	filter      bool
-	answer      []byte
-	want        string
+	file string
+	api  meter.API
+	head
+	filter bool
+	answer []byte
+	want   string
 }
 
 var apis = map[string]meter.API{
@@ -45,6 +48,12 @@ var apis = map[string]meter.API{
 	"openai-transcriptions": meter.OpenAITranscriptions,
 	"openai-speech":         meter.OpenAISpeech,
 	"other":                 meter.OpenAIOther,
+	"gemini-generate":       meter.GeminiGenerate,
+	"gemini-stream":         meter.GeminiStream,
+	"gemini-embed":          meter.GeminiEmbed,
+	"vertex-predict":        meter.VertexPredict,
+	"bedrock-invoke":        meter.BedrockInvoke,
+	"bedrock-converse":      meter.BedrockConverse,
 	"cohere-chat":           meter.CohereChat,
 	"cohere-generate":       meter.CohereGenerate,
 	"cohere-embed":          meter.CohereEmbed,
@@ -67,8 +76,8 @@ func vectors(t testing.TB) []vector {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := vector{file: file}
-		crlf := false
+		v := vector{file: file, head: head{headers: http.Header{}}}
+		crlf, framed, cut := false, false, 0
 		for line := range strings.Lines(string(archive.Comment)) {
 			name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
 			switch name {
@@ -84,6 +93,16 @@ func vectors(t testing.TB) []vector {
 				v.filter = value == "true"
 			case "crlf":
 				crlf = value == "true"
+			case "header":
+				name, value, _ := strings.Cut(value, "=")
+				v.headers.Add(name, value)
+			case "frames":
+				framed = value == "true"
+			case "cut":
+				cut, err = strconv.Atoi(value)
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 		for _, part := range archive.Files {
@@ -97,9 +116,44 @@ func vectors(t testing.TB) []vector {
 		if crlf {
 			v.answer = bytes.ReplaceAll(v.answer, []byte("\n"), []byte("\r\n"))
 		}
+		if framed {
+			v.contentType = "application/vnd.amazon.eventstream"
+			v.answer = frames(t, string(v.answer), v.api == meter.BedrockInvoke)
+		}
+		v.answer = v.answer[:len(v.answer)-cut]
 		all = append(all, v)
 	}
 	return all
+}
+
+// frames makes an event stream of text with one frame a line: its kind and its
+// payload. A "!" before the kind makes it an exception, a "~" breaks its
+// checksum. Events are wrapped as InvokeModel's stream has them if so told.
+func frames(t testing.TB, text string, wrapped bool) []byte {
+	t.Helper()
+	var stream []byte
+	for line := range strings.Lines(text) {
+		kind, payload, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if !ok {
+			t.Fatalf("no frame: %q", line)
+		}
+		broken := strings.HasPrefix(kind, "~")
+		kind = strings.TrimPrefix(kind, "~")
+		var frame []byte
+		switch {
+		case strings.HasPrefix(kind, "!"):
+			frame = eventstreamtest.Exception(kind[1:], payload)
+		case wrapped && kind == "chunk":
+			frame = eventstreamtest.Chunk(payload)
+		default:
+			frame = eventstreamtest.Event(kind, payload)
+		}
+		if broken {
+			frame[len(frame)-1] ^= 1
+		}
+		stream = append(stream, frame...)
+	}
+	return stream
 }
 
 // render writes a reading as the want parts have it.
@@ -143,7 +197,7 @@ func renderResult(x meter.Result) string {
 func TestVectors(t *testing.T) {
 	for _, v := range vectors(t) {
 		t.Run(strings.TrimSuffix(filepath.Base(v.file), ".txtar"), func(t *testing.T) {
-			whole := read(t, v.api, v.contentType, "", v.answer)
+			whole := readHead(t, v.api, v.head, "", v.answer)
 			if *update {
 				writeWant(t, v.file, render(whole))
 				return
@@ -152,13 +206,13 @@ func TestVectors(t *testing.T) {
 				t.Fatalf("(-want +got):\n%s", diff)
 			}
 			for i := range v.answer {
-				if diff := cmp.Diff(whole, read(t, v.api, v.contentType, "", v.answer[:i], v.answer[i:])); diff != "" {
+				if diff := cmp.Diff(whole, readHead(t, v.api, v.head, "", v.answer[:i], v.answer[i:])); diff != "" {
 					t.Fatalf("cut at %d (-whole +cut):\n%s", i, diff)
 				}
 			}
 			for coding, encode := range codings {
 				encoded := encode(t, v.answer)
-				if diff := cmp.Diff(whole, read(t, v.api, v.contentType, coding, cutBytes(encoded)...)); diff != "" {
+				if diff := cmp.Diff(whole, readHead(t, v.api, v.head, coding, cutBytes(encoded)...)); diff != "" {
 					t.Fatalf("%s (-plain +coded):\n%s", coding, diff)
 				}
 			}
@@ -176,8 +230,8 @@ func FuzzCuts(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, i uint, seed uint64) {
 		v := all[i%uint(len(all))]
-		whole := read(t, v.api, v.contentType, "", v.answer)
-		if diff := cmp.Diff(whole, read(t, v.api, v.contentType, "", cutRandomly(v.answer, seed)...)); diff != "" {
+		whole := readHead(t, v.api, v.head, "", v.answer)
+		if diff := cmp.Diff(whole, readHead(t, v.api, v.head, "", cutRandomly(v.answer, seed)...)); diff != "" {
 			t.Fatalf("%s cut by %d (-whole +cut):\n%s", v.file, seed, diff)
 		}
 		if got, want := filtered(t, cutRandomly(v.answer, seed)...), filtered(t, v.answer); !bytes.Equal(got, want) {

@@ -166,7 +166,6 @@ func (b *billed) withoutEnd(redis counted, has [measures]bool) string {
 		return ""
 	}
 	least, most := b.minus(b.open), b.sums
-	least[requests] += n
 	most[output] += b.open[output] + n
 	if !least.atMost(redis.sums) || !redis.atMost(most) {
 		return ""

@@ -50,5 +50,5 @@ type Claim struct {
 	// nothing was claimed.
 	Ahead bool
 	Last  int64 // the last number counted of this writer
-	Epoch int64 // the epoch claimed
+	Epoch int64 // the epoch claimed: higher than all before it
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,6 +98,59 @@ func BenchmarkApply(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkMix is what one sender brings to a real Redis: 20 subscriptions in turn,
+// 3 models, 8 sessions, in batches of some sizes. Events take the time that they
+// take at 20,000 a second. Beside events/s stands what the server's processor had to
+// do for one.
+func BenchmarkMix(b *testing.B) {
+	const subscriptions, rate = 20, 20_000
+	for _, size := range []int{50, 100, 1000, usage.MaxBatch} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			client := redistest.NewServer(b).Client()
+			store := usage.NewStore(client, "authpool")
+			clock, events := time.Duration(0), make([]usage.Event, size)
+			before := serverCPU(b, client)
+			n := 0
+			for b.Loop() {
+				for i := range events {
+					events[i] = typical(i)
+					events[i].Time = ms(clock)
+					clock += time.Second / rate
+				}
+				next := batch(int64(n/subscriptions*size)+1, events...)
+				next.Subscription = fmt.Sprint("team-", n%subscriptions)
+				if _, err := store.Apply(b.Context(), next); err != nil {
+					b.Fatal(err)
+				}
+				n++
+			}
+			counted := float64(n * size)
+			b.ReportMetric(counted/b.Elapsed().Seconds(), "events/s")
+			b.ReportMetric(float64((serverCPU(b, client)-before).Nanoseconds())/counted, "server-ns/event")
+		})
+	}
+}
+
+// serverCPU returns the processor time that a server has used.
+func serverCPU(b *testing.B, client redis.UniversalClient) time.Duration {
+	info, err := client.Info(b.Context(), "cpu").Result()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var used time.Duration
+	for line := range strings.Lines(info) {
+		name, seconds, _ := strings.Cut(strings.TrimSpace(line), ":")
+		if name == "used_cpu_user" || name == "used_cpu_sys" {
+			d, err := time.ParseDuration(seconds + "s")
+			if err != nil {
+				b.Fatal(err)
+			}
+			used += d
+		}
+	}
+	return used
 }
 
 // BenchmarkRecorder brings a journal to a local Redis: 20 subscriptions.

@@ -116,12 +116,12 @@ func merge(events []Event, repeats []bool) (rows []*row, slots []*slot, n int) {
 		c := countsOf(e)
 		r.events++
 		r.counts.Add(c)
-		s.counts.Add(c)
+		s.counts.Add(Counts{Requests: c.Requests, Input: c.Input, Output: c.Output})
 	}
 	return rows, slots, len(events)
 }
 
-// slot is what events of ten seconds add up to.
+// slot is what events of ten seconds add up to: requests, input and output.
 type slot struct {
 	start  int64 // epoch ms
 	counts Counts
@@ -224,7 +224,7 @@ func sumUp(rows []*row, slots []*slot) []*sum {
 		}
 	}
 	for _, s := range slots {
-		const few = 3 // requests, input, output
+		const few = 3 // as many of fields as it counts
 		sums = append(sums, &sum{
 			key: "recent:" + strconv.FormatInt(s.start/1000, 10), expiry: s.start + slotKept,
 			always: few, total: s.counts,

@@ -195,11 +195,10 @@ func (m *model) count(e usage.Event, start int64) {
 
 	slot := e.Time - e.Time%10_000
 	recent := fmt.Sprintf("recent:%d", slot/1000)
-	for field, n := range fieldsOf(wantCounts(e)) {
-		if n > 0 || field == "requests" || field == "input" || field == "output" {
-			m.incr(recent, field, n)
-		}
-	}
+	c := wantCounts(e)
+	m.incr(recent, "requests", c.Requests)
+	m.incr(recent, "input", c.Input)
+	m.incr(recent, "output", c.Output)
 	m.expiry[recent] = slot + 180_000
 }
 

@@ -210,18 +210,23 @@ func TestOutcomes(t *testing.T) {
 		f(batch(6), usage.Result{Outcome: usage.Gap, Last: 4})
 
 		claim, err := store.Claim(t.Context(), "team-a", "w1", 7, epoch)
-		if err != nil || claim != (usage.Claim{Last: 4, Epoch: 2}) {
+		second := epoch.UnixMilli() // as good as any that is new
+		if err != nil || claim != (usage.Claim{Last: 4, Epoch: second}) {
 			t.Fatalf("got %+v, %v", claim, err)
 		}
-		f(batch(5, e), usage.Result{Outcome: usage.Fenced, Last: 4, Epoch: 2, Fork: 7})
+		f(batch(5, e), usage.Result{Outcome: usage.Fenced, Last: 4, Epoch: second, Fork: 7})
 		newer := batch(5, e)
-		newer.Epoch = 2
+		newer.Epoch = second
 		f(newer, usage.Result{Outcome: usage.Applied, Last: 5, Applied: 1})
 
-		if claim, err = store.Claim(t.Context(), "team-a", "w1", 3, epoch); err != nil || claim != (usage.Claim{Ahead: true, Last: 5, Epoch: 2}) {
+		if claim, err = store.Claim(t.Context(), "team-a", "w1", 3, epoch); err != nil || claim != (usage.Claim{Ahead: true, Last: 5, Epoch: second}) {
 			t.Fatalf("an older journal got %+v, %v", claim, err)
 		}
-		if claim, err = store.Claim(t.Context(), "team-a", "w2", 0, epoch); err != nil || claim != (usage.Claim{Epoch: 1}) {
+		// Also when the clock stands, or goes back.
+		if claim, err = store.Claim(t.Context(), "team-a", "w1", 7, epoch.Add(-time.Hour)); err != nil || claim != (usage.Claim{Last: 5, Epoch: second + 1}) {
+			t.Fatalf("got %+v, %v", claim, err)
+		}
+		if claim, err = store.Claim(t.Context(), "team-a", "w2", 0, time.UnixMilli(0)); err != nil || claim != (usage.Claim{Epoch: 1}) {
 			t.Fatalf("a new writer got %+v, %v", claim, err)
 		}
 	})

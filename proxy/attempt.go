@@ -120,7 +120,7 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 	ex.mask[0] = append(ex.mask[0][:0], secret...)
 	maskHead(h, ex.mask[0])
 	ex.meter.Reset(ex.info.Endpoint.API, meter.Options{
-		ContentType: h.ContentType(), Model: ex.info.Model, Headers: h.All(), Item: ex.onItem,
+		ContentType: h.ContentType(), Model: ex.info.Model, Headers: h, Item: ex.onItem,
 	})
 	opts := tap.Options{
 		Encoding: string(h.ContentEncoding()),

@@ -17,10 +17,17 @@ type Options struct {
 	Model string
 	// Headers are those of the answer, for dialects that tell usage there; they
 	// are read during Reset only. May be nil.
-	Headers iter.Seq2[[]byte, []byte]
+	Headers Headers
 	// Item is called with each finished request that a batch's results tell of,
 	// while Write runs. It is needed for those dialects and unused for others.
 	Item func(Item)
+}
+
+// Headers are the headers of an answer: a *fasthttp.ResponseHeader is such, and
+// costs nothing where nobody reads it.
+type Headers interface {
+	// All goes through names and values.
+	All() iter.Seq2[[]byte, []byte]
 }
 
 // Meter reads one answer at a time. It is a tap.Sink: it is given the decoded
@@ -77,7 +84,6 @@ func New(api API, o Options) *Meter {
 // Reset makes m ready for another answer.
 func (m *Meter) Reset(api API, o Options) {
 	m.dialect = dialects[api]
-	// o itself is not kept: what it holds for Reset need not go to the heap.
 	m.asked, m.item = o.Model, o.Item
 	m.listing = api.Items()
 	m.declared = declared(o.ContentType)
@@ -112,8 +118,8 @@ func (m *Meter) forgetUsage() {
 
 // readHeaders takes over usage told in the answer's headers. It is final, but a
 // usage object in the body tells more and replaces it.
-func (m *Meter) readHeaders(headers iter.Seq2[[]byte, []byte]) {
-	for name, value := range headers {
+func (m *Meter) readHeaders(headers Headers) {
+	for name, value := range headers.All() {
 		for _, h := range m.dialect.headers {
 			if !foldedEqual(name, h.path) {
 				continue

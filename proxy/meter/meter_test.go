@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"testing"
@@ -62,18 +63,19 @@ type head struct {
 }
 
 func (h head) options() meter.Options {
-	return meter.Options{
-		ContentType: []byte(h.contentType),
-		Model:       "asked-for",
-		Headers: func(yield func(name, value []byte) bool) {
-			for name, values := range h.headers {
-				for _, value := range values {
-					if !yield([]byte(name), []byte(value)) {
-						return
-					}
+	return meter.Options{ContentType: []byte(h.contentType), Model: "asked-for", Headers: h}
+}
+
+// All implements meter.Headers.
+func (h head) All() iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, value []byte) bool) {
+		for name, values := range h.headers {
+			for _, value := range values {
+				if !yield([]byte(name), []byte(value)) {
+					return
 				}
 			}
-		},
+		}
 	}
 }
 

@@ -133,6 +133,33 @@ func BenchmarkMix(b *testing.B) {
 	}
 }
 
+// BenchmarkItems counts results of a batch: the claims, and the count of those that
+// come for the first time.
+func BenchmarkItems(b *testing.B) {
+	for _, again := range []bool{false, true} {
+		b.Run(map[bool]string{false: "first time", true: "again"}[again], func(b *testing.B) {
+			client := redistest.NewServer(b).Client()
+			store := usage.NewStore(client, "authpool")
+			before, n := serverCPU(b, client), 0
+			for b.Loop() {
+				reading := items(fmt.Sprint("r", n), 0, 0, usage.MaxBatch)
+				for i := range reading {
+					if !again {
+						reading[i].Batch = fmt.Sprint("batch-", n)
+					}
+				}
+				if _, err := store.Apply(b.Context(), batch(int64(n*usage.MaxBatch)+1, reading...)); err != nil {
+					b.Fatal(err)
+				}
+				n++
+			}
+			counted := float64(n * usage.MaxBatch)
+			b.ReportMetric(counted/b.Elapsed().Seconds(), "items/s")
+			b.ReportMetric(float64((serverCPU(b, client)-before).Nanoseconds())/counted, "server-ns/item")
+		})
+	}
+}
+
 // serverCPU returns the processor time that a server has used.
 func serverCPU(b *testing.B, client redis.UniversalClient) time.Duration {
 	info, err := client.Info(b.Context(), "cpu").Result()

@@ -194,7 +194,7 @@ func (d *demo) showStatus(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("%s", indent(statusTable(status, time.Now())))
+	d.say("%s", indent(statusTable(status, time.Now(), d.pen())))
 	return nil
 }
 

@@ -58,7 +58,7 @@ func showStatus(ctx context.Context, p *program, c *client, asJSON bool) error {
 	if asJSON {
 		return p.printJSON(status)
 	}
-	return p.printf("%s", statusTable(status, time.Now()))
+	return p.printf("%s", statusTable(status, time.Now(), p.pen()))
 }
 
 // watchStatus shows the status until ctx ends, which is no error.
@@ -86,31 +86,166 @@ func watchStatus(ctx context.Context, p *program, c *client, asJSON bool) error 
 	}
 }
 
-// statusTable is the status for people.
-func statusTable(status admin.Status, now time.Time) string {
+// statusTable is the status for people: a line for each subscription, and below it
+// what there is to say, with bars for what is used up. It fits lineWidth.
+func statusTable(status admin.Status, now time.Time, draw pen) string {
 	var out strings.Builder
 	if len(status.Subscriptions) == 0 {
 		out.WriteString("No subscription: set ANTHROPIC_API_KEY or OPENAI_API_KEY for serve, or write a config (authpool serve --help).\n")
 	} else {
-		w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-		_, _ = fmt.Fprintln(w, "SUBSCRIPTION\tPROVIDER\tSTATE\tHEALTH\tBLOCK\tTOKENS\tCOST\tWINDOWS\tCOOLDOWN\tSESSIONS\tIN FLIGHT") // a strings.Builder takes all
+		var heads strings.Builder
+		w := tabwriter.NewWriter(&heads, 0, 0, 2, ' ', 0)
+		_, _ = fmt.Fprintln(w, "SUBSCRIPTION\tPROVIDER\tSTATE\tHEALTH\tSESSIONS\tIN FLIGHT") // a strings.Builder takes all
 		for _, s := range status.Subscriptions {
-			block, tokens, cost := "-", "-", "-"
-			if s.Block != nil {
-				block = bar(now.Sub(s.Block.Start), s.Block.End.Sub(s.Block.Start)) + " " + until(s.Block.End, now) + " left"
-				tokens, cost = grouped(s.Block.Tokens()), "$"+s.Block.CostUSD.String()
-			}
-			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%d\t%d\n",
-				s.ID, s.Provider, stateCell(s), s.Health, block, tokens, cost, windowsCell(s.Windows), cooldownCell(s, now), s.Sessions, s.InFlight)
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\n", s.ID, s.Provider, stateCell(s), s.Health, s.Sessions, s.InFlight)
 		}
 		_ = w.Flush() // a strings.Builder takes all
+		lines := strings.SplitAfter(heads.String(), "\n")
+		details := make([][]detail, len(status.Subscriptions))
+		width := 0
+		for i, s := range status.Subscriptions {
+			details[i] = subscriptionDetails(s, now, draw)
+			for _, d := range details[i] {
+				width = max(width, len(d.name))
+			}
+		}
+		out.WriteString(lines[0])
+		for i := range status.Subscriptions {
+			out.WriteString(lines[1+i])
+			for _, d := range details[i] {
+				fmt.Fprintf(&out, "  %-*s  %s\n", width, d.name, notes(strings.Repeat(" ", width+4), d.phrases))
+			}
+		}
 	}
 	redis := "ok"
 	if !status.Redis.OK {
 		redis = "away: usage is kept in the journal"
 	}
 	fmt.Fprintf(&out, "Redis %s: %s, %s waiting in the journal\n", status.Redis.Mode, redis, plural(int64(status.Redis.JournalPending), "event"))
+	out.WriteString(journalLine(status.Journal))
 	return out.String()
+}
+
+// journalLine says how much room for usage is taken, once that is worth a line, and
+// shouts when there was none; else it is empty.
+func journalLine(j admin.Journal) string {
+	const worthIt = 100 // a hundredth
+	if j.Held < j.MaxBytes/worthIt && j.Refused == 0 {
+		return ""
+	}
+	line := "Journal: " + size(j.Held) + " of " + size(j.MaxBytes) + " taken"
+	if j.Refused > 0 {
+		line += ", the usage of " + plural(j.Refused, "answer") + " was LOST since the start"
+	}
+	if j.Refusing {
+		line += ", and NEW USAGE IS LOST"
+	}
+	return line + "\n"
+}
+
+// detail is one thing that is said of a subscription below its line.
+type detail struct {
+	name    string
+	phrases []string
+}
+
+// subscriptionDetails are in the order of how much they matter now.
+func subscriptionDetails(s admin.Subscription, now time.Time, draw pen) []detail {
+	var details []detail
+	if cooldown := cooldownPhrases(s, now); len(cooldown) > 0 {
+		details = append(details, detail{"cooldown", cooldown})
+	}
+	if s.Block != nil {
+		details = append(details, detail{"block", blockPhrases(s.Block, now, draw)})
+	}
+	for _, b := range s.Budgets {
+		if b.Window != "block" || s.Block == nil { // else it is the block's capacity
+			details = append(details, detail{b.Window, budgetPhrases(b, now, draw)})
+		}
+	}
+	var limits []string
+	for _, w := range s.Windows {
+		if w.Kind != providerWindow {
+			limits = append(limits, w.Name+" "+percent(w.Effective)+statusWord(w))
+			continue
+		}
+		details = append(details, detail{"window " + w.Name, windowPhrases(w, now, draw)})
+	}
+	if len(limits) > 0 {
+		details = append(details, detail{"limits", limits})
+	}
+	if m := s.Minute; m != nil && m.Requests > 0 {
+		details = append(details, detail{"minute", []string{plural(m.Requests, "request"), grouped(m.Input) + " in", grouped(m.Output) + " out"}})
+	}
+	return details
+}
+
+func blockPhrases(b *admin.Block, now time.Time, draw pen) []string {
+	var phrases []string
+	if cell, ok := draw.capacityCell(b.Capacity); ok {
+		phrases = append(phrases, cell)
+	}
+	phrases = append(phrases, "resets "+clock(b.End, now)+" ("+until(b.End, now)+")", money(b.CostUSD), grouped(b.Tokens())+" tokens")
+	if b.Burn != nil {
+		phrases = append(phrases, fmt.Sprintf("%s/min", grouped(int64(b.Burn.TokensPerMinute))), money(b.Burn.CostUSDPerHour)+"/h")
+	}
+	if b.Projection != nil {
+		phrases = append(phrases, money(b.Projection.CostUSD)+" at the end")
+	}
+	return empties(phrases, b.EmptiesAt, now)
+}
+
+func budgetPhrases(b admin.Budget, now time.Time, draw pen) []string {
+	phrases := []string{draw.bar(b.Used) + " of " + money(b.CostUSD)}
+	if b.State != "ok" {
+		phrases = append(phrases, b.State)
+	}
+	phrases = append(phrases, money(b.SpentUSD)+" spent")
+	if b.Resets != nil {
+		phrases = append(phrases, "resets "+clock(*b.Resets, now))
+	}
+	return empties(phrases, b.EmptiesAt, now)
+}
+
+func windowPhrases(w admin.Window, now time.Time, draw pen) []string {
+	used := draw.bar(w.Effective)
+	if w.CapacityUSD != nil {
+		used += " of about " + money(*w.CapacityUSD)
+	}
+	phrases := []string{used + statusWord(w)}
+	if w.Reset != nil {
+		phrases = append(phrases, "resets "+clock(*w.Reset, now))
+	}
+	if w.Drift != nil {
+		phrases = append(phrases, fmt.Sprintf("drift %+.1f%%", *w.Drift*100))
+	}
+	if w.Foreign > 0 {
+		phrases = append(phrases, percent(w.Foreign)+" used by others")
+	}
+	return empties(phrases, w.EmptiesAt, now)
+}
+
+// empties adds when something is used up.
+func empties(phrases []string, at *time.Time, now time.Time) []string {
+	switch {
+	case at == nil:
+		return phrases
+	case !at.After(now):
+		return append(phrases, "used up")
+	}
+	return append(phrases, "used up "+clock(*at, now))
+}
+
+func percent(fraction float64) string {
+	return strconv.FormatFloat(fraction*100, 'f', 0, 64) + "%"
+}
+
+// statusWord is the provider's word where it is not the usual one.
+func statusWord(w admin.Window) string {
+	if w.Status == "" || w.Status == "allowed" {
+		return ""
+	}
+	return " " + w.Status
 }
 
 func stateCell(s admin.Subscription) string {
@@ -124,19 +259,7 @@ func stateCell(s admin.Subscription) string {
 	return cell
 }
 
-func windowsCell(windows []admin.Window) string {
-	cells := make([]string, 0, len(windows))
-	for _, w := range windows {
-		cell := w.Name + " " + strconv.FormatFloat(w.Utilization*100, 'f', 0, 64) + "%"
-		if w.Status != "" && w.Status != "allowed" {
-			cell += " " + w.Status
-		}
-		cells = append(cells, cell)
-	}
-	return orDash(strings.Join(cells, ", "))
-}
-
-func cooldownCell(s admin.Subscription, now time.Time) string {
+func cooldownPhrases(s admin.Subscription, now time.Time) []string {
 	var cells []string
 	if s.CooldownUntil != nil && s.CooldownUntil.After(now) {
 		cells = append(cells, until(*s.CooldownUntil, now))
@@ -151,53 +274,5 @@ func cooldownCell(s admin.Subscription, now time.Time) string {
 			cells = append(cells, model+" "+until(end, now))
 		}
 	}
-	return orDash(strings.Join(cells, ", "))
-}
-
-// bar draws which part of whole has passed.
-func bar(passed, whole time.Duration) string {
-	const width = 10
-	filled := 0
-	if whole > 0 {
-		filled = int(min(width, max(0, passed*width/whole)))
-	}
-	return strings.Repeat("█", filled) + strings.Repeat("░", width-filled)
-}
-
-// until tells the time from now to end in the two largest units that matter.
-func until(end, now time.Time) string {
-	d := max(0, end.Sub(now))
-	switch {
-	case d >= 24*time.Hour:
-		return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
-	case d >= time.Hour:
-		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
-	case d >= time.Minute:
-		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
-	default:
-		return fmt.Sprintf("%ds", (d+time.Second-1)/time.Second)
-	}
-}
-
-// grouped writes n with commas between thousands.
-func grouped(n int64) string {
-	text := strconv.FormatInt(n, 10)
-	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
-		text = text[:i] + "," + text[i:]
-	}
-	return text
-}
-
-func plural(n int64, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return grouped(n) + " " + noun + "s"
-}
-
-func orDash(text string) string {
-	if text == "" {
-		return "-"
-	}
-	return text
+	return cells
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/csv"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -63,7 +65,17 @@ the range is counted whole. The range that was counted is told.`,
 			case asCSV:
 				return p.printUsageCSV(rows)
 			default:
-				return p.printf("%s", usageTable(usage.By(by), counted, rows))
+				if err := p.printf("%s", usageTable(usage.By(by), counted, rows)); err != nil {
+					return err
+				}
+				if until != "" || by != string(usage.BySubscription) && by != string(usage.ByBlock) {
+					return nil
+				}
+				var status admin.Status
+				if _, err := c.get(cmd.Context(), admin.StatusPath, nil, &status); err != nil {
+					return err
+				}
+				return p.printf("%s", activeBlocks(status, time.Now(), p.pen()))
 			}
 		},
 	}
@@ -132,13 +144,36 @@ func usageTable(by usage.By, counted string, rows []admin.UsageRow) string {
 	return out.String()
 }
 
-func usageLine(w *tabwriter.Writer, r admin.UsageRow) {
-	_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t$%s\t  %s%s\n", grouped(r.Requests), grouped(r.Input), grouped(r.Output),
-		grouped(r.CacheRead), grouped(r.CacheWrite5m+r.CacheWrite1h), r.CostUSD, r.Key, caveats(r)) // a strings.Builder takes all
+// activeBlocks shows how much of each running block is used, and when it resets; ""
+// when none runs.
+func activeBlocks(status admin.Status, now time.Time, draw pen) string {
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	for _, s := range status.Subscriptions {
+		if s.Block == nil {
+			continue
+		}
+		cell, ok := draw.capacityCell(s.Block.Capacity)
+		if !ok {
+			cell = money(s.Block.CostUSD) + ", no budget"
+		}
+		_, _ = fmt.Fprintf(w, "  %s\t%s, resets %s\n", s.ID, cell, clock(s.Block.End, now)) // a strings.Builder takes all
+	}
+	_ = w.Flush() // a strings.Builder takes all
+	if out.Len() == 0 {
+		return ""
+	}
+	return "Active blocks\n" + out.String()
 }
 
-// caveats tells which requests of a row are less than exact.
-func caveats(r admin.UsageRow) string {
+func usageLine(w *tabwriter.Writer, r admin.UsageRow) {
+	_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t$%s\t  %s%s\n", grouped(r.Requests), grouped(r.Input), grouped(r.Output),
+		grouped(r.CacheRead), grouped(r.CacheWrite5m+r.CacheWrite1h), r.CostUSD, r.Key, remarks(r)) // a strings.Builder takes all
+}
+
+// remarks tells which requests of a row are less than exact, and what it used that
+// is not counted in tokens.
+func remarks(r admin.UsageRow) string {
 	var notes []string
 	for _, n := range []struct {
 		count int64
@@ -148,6 +183,9 @@ func caveats(r admin.UsageRow) string {
 			notes = append(notes, grouped(n.count)+" "+n.what)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.Units)) {
+		notes = append(notes, grouped(r.Units[name])+" "+name)
+	}
 	if len(notes) == 0 {
 		return ""
 	}
@@ -155,6 +193,13 @@ func caveats(r admin.UsageRow) string {
 }
 
 func sum(a, b admin.UsageRow) admin.UsageRow {
+	units := maps.Clone(a.Units)
+	for name, n := range b.Units {
+		if units == nil {
+			units = map[string]int64{}
+		}
+		units[name] += n
+	}
 	return admin.UsageRow{
 		Requests:     a.Requests + b.Requests,
 		Input:        a.Input + b.Input,
@@ -166,25 +211,38 @@ func sum(a, b admin.UsageRow) admin.UsageRow {
 		Estimated:    a.Estimated + b.Estimated,
 		Unpriced:     a.Unpriced + b.Unpriced,
 		Unknown:      a.Unknown + b.Unknown,
+		Reasoning:    a.Reasoning + b.Reasoning,
+		Units:        units,
 	}
 }
 
-// printUsageCSV writes rows with the names of the JSON as head line.
+// printUsageCSV writes rows with the names of the JSON as head line. Units are one
+// column, as "name=count" with blanks between, sorted by name.
 func (p *program) printUsageCSV(rows []admin.UsageRow) error {
 	w := csv.NewWriter(p.Out)
 	lines := [][]string{{
 		"key", "requests", "input", "output", "cache_read", "cache_write_5m", "cache_write_1h",
-		"cost_usd", "estimated", "unpriced", "unknown",
+		"cost_usd", "estimated", "unpriced", "unknown", "reasoning", "units",
 	}}
 	count := func(n int64) string { return strconv.FormatInt(n, 10) }
 	for _, r := range rows {
 		lines = append(lines, []string{
 			r.Key, count(r.Requests), count(r.Input), count(r.Output), count(r.CacheRead), count(r.CacheWrite5m),
 			count(r.CacheWrite1h), r.CostUSD.String(), count(r.Estimated), count(r.Unpriced), count(r.Unknown),
+			count(r.Reasoning), unitsCell(r.Units),
 		})
 	}
 	if err := w.WriteAll(lines); err != nil {
 		return fmt.Errorf("cannot write to standard output: %w", err)
 	}
 	return nil
+}
+
+// unitsCell writes units in a fixed order; "" for none.
+func unitsCell(units map[string]int64) string {
+	cells := make([]string, 0, len(units))
+	for _, name := range slices.Sorted(maps.Keys(units)) {
+		cells = append(cells, name+"="+strconv.FormatInt(units[name], 10))
+	}
+	return strings.Join(cells, " ")
 }

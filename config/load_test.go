@@ -137,6 +137,17 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 		"a.yaml:6:18: providers.openai.type: cannot be changed for a built-in provider",
 		`a.yaml:7:3: providers.antropic.type: is missing for a provider that is not built in (did you mean "anthropic"?)`,
 	)
+	f("no host of their own", `providers:
+  vertex: {base_url: https://europe-west1-aiplatform.googleapis.com}
+subscriptions:
+  - {id: a, provider: vertex, credential: {type: bearer, value: env:A}}
+  - {id: b, provider: bedrock, credential: {value: env:A}}
+  - {id: c, provider: azure, credential: {value: env:A}}
+  - {id: d, provider: cohere, credential: {value: env:A}}
+`,
+		"a.yaml:5:23: subscriptions[1].provider: bedrock has another host for each region or resource → providers.bedrock.base_url",
+		"a.yaml:6:23: subscriptions[2].provider: azure has another host for each region or resource → providers.azure.base_url with yours, such as https://RESOURCE.openai.azure.com",
+	)
 	f("base URLs", `providers:
   anthropic: {base_url: api.anthropic.com}
   openai: {base_url: 'https://u:p@h'}
@@ -178,7 +189,7 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 `,
 		`a.yaml:2:9: subscriptions[0].id: "Team A" is no id → a-z, 0-9, _ and -`,
 		`a.yaml:3:15: subscriptions[0].provider: "antropic" is no provider (did you mean "anthropic"?) → a built-in one (anthropic, azure,`,
-		"a.yaml:6:15: subscriptions[1].provider: bedrock has another host for each region or resource → providers.bedrock.base_url with yours",
+		"a.yaml:6:15: subscriptions[1].provider: bedrock has another host for each region or resource → providers.bedrock.base_url with yours, such as https://bedrock-runtime.us-east-1.amazonaws.com",
 		`a.yaml:7:24: subscriptions[1].credential.type: "magic" is not known here → one of api_key, bearer`,
 		"a.yaml:8:15: subscriptions[1].priority: -1 is out of range → a whole number from 0 to 1000000",
 		"a.yaml:9:13: subscriptions[1].weight: 0 is out of range → a whole number from 1 to 1000000",

@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"github.com/authpool/authpool/proxy/jsonscan"
+	"github.com/authpool/authpool/proxy/meter"
 )
 
 // azureKnowsUsage is the first api-version of Azure's paths by deployment that
@@ -12,9 +13,13 @@ import (
 const azureKnowsUsage = "2024-09-01"
 
 // asksUsage tells whether the provider may be asked for the usage of a stream.
-func (r *Request) asksUsage() bool {
-	if !r.Provider.AskUsage || r.Provider.Family != Azure {
-		return r.Provider.AskUsage
+// byDeployment says that the path names the model, as at Azure a deployment.
+func (r *Request) asksUsage(e *Endpoint, byDeployment bool) bool {
+	switch {
+	case !r.Provider.AskUsage, e.tells:
+		return false
+	case r.Provider.Family != Azure || !byDeployment:
+		return e.API == meter.OpenAIChat || e.API == meter.OpenAICompletions
 	}
 	for rest := r.Query; len(rest) > 0; {
 		var piece []byte
@@ -22,10 +27,10 @@ func (r *Request) asksUsage() bool {
 		var buf [maxName]byte
 		if string(parameterName(&buf, piece)) == "api-version" {
 			_, version, _ := bytes.Cut(piece, []byte{'='})
-			return string(version) >= azureKnowsUsage // `preview` and `v1` are later than any date
+			return string(version) >= azureKnowsUsage // dates, and words such as preview
 		}
 	}
-	return true // /openai/v1 needs none
+	return false
 }
 
 // askUsage returns the change that makes a chat or completions stream end with

@@ -262,8 +262,7 @@ func (c *Call) readBody(r *Request, content *contentHeaders, id *identity) error
 		s.id.found[fromHash] = s.sum()
 	}
 	*c, *id = s.call, s.id
-	api := c.Endpoint.API
-	if !content.encoded() && r.asksUsage() && c.Stream && (api == meter.OpenAIChat || api == meter.OpenAICompletions) {
+	if c.Stream && !content.encoded() && r.asksUsage(c.Endpoint, s.pathModel) {
 		c.Patch = s.askUsage()
 	}
 	return nil

@@ -485,12 +485,17 @@ func TestClassifyStreamFailures(t *testing.T) {
 
 // TestClassifyKeepsLimitsApart: what is not a generation has limits of its own.
 func TestClassifyKeepsLimitsApart(t *testing.T) {
-	c := inspect(t, "anthropic", "/v1/messages/count_tokens", "", "")
-	got := provider.Classify(provider.Answer{Family: anth, Endpoint: c.Endpoint, Status: 429, Headers: pairs("Retry-After", "3")}, now)
-	if got.Row != "throttled-beside" || got.Scope != ratelimit.ScopeRequest || got.Wait != 3*time.Second {
-		t.Errorf("got %+v", got)
+	for _, call := range [][2]string{{"POST", "/v1/messages/count_tokens"}, {"GET", "/v1/messages/batches/msgbatch_1/results"}} {
+		c, err := provider.Inspect(&provider.Request{Provider: registry.Provider("anthropic"), Method: []byte(call[0]), Rest: []byte(call[1])})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := provider.Classify(provider.Answer{Family: anth, Endpoint: c.Endpoint, Status: 429, Headers: pairs("Retry-After", "3")}, now)
+		if got.Row != "throttled-beside" || got.Scope != ratelimit.ScopeRequest || got.Wait != 3*time.Second {
+			t.Errorf("%s: got %+v", call[1], got)
+		}
 	}
-	c = inspect(t, "anthropic", "/v1/messages", "", "")
+	c := inspect(t, "anthropic", "/v1/messages", "", "")
 	if got := provider.Classify(provider.Answer{Family: anth, Endpoint: c.Endpoint, Status: 429}, now); got.Scope != ratelimit.ScopeModel {
 		t.Errorf("got %+v", got)
 	}

@@ -23,8 +23,8 @@ var googleMethods = map[string]*Endpoint{
 	"predictlongrunning":     {Name: "predictLongRunning", API: meter.OpenAIOther, Creates: true},
 	"fetchpredictoperation":  {Name: "fetchPredictOperation"},
 	"serverstreamingpredict": {Name: "serverStreamingPredict", API: meter.OpenAIOther, Streams: true},
-	"rawpredict":             {Name: "rawPredict", API: meter.OpenAIChat, Conversation: true},
-	"streamrawpredict":       {Name: "streamRawPredict", API: meter.OpenAIChat, Conversation: true, Streams: true},
+	"rawpredict":             {Name: "rawPredict", API: meter.OpenAIChat, Conversation: true, tells: true},
+	"streamrawpredict":       {Name: "streamRawPredict", API: meter.OpenAIChat, Conversation: true, Streams: true, tells: true},
 }
 
 // Vertex hands the bodies of rawPredict on to the model's publisher: Mistral's,

@@ -476,19 +476,29 @@ func TestInspectAsksForUsage(t *testing.T) {
 			}
 		}
 	}
-	for query, want := range map[string]bool{
-		"": true, "api-version=2024-09-01-preview": true, "x=y&API-Version=2024-10-21": true, "api-version=preview": true, "api-version=v1": true,
-		"api-version=2024-08-01-preview": false, "x=y&api%2Dversion=2023-07-01-preview": false, "api-version": false,
+	const deployment = "/openai/deployments/d/chat/completions"
+	for _, azure := range []struct {
+		rest, query string
+		want        bool
+	}{
+		{deployment, "api-version=2024-09-01-preview", true},
+		{deployment, "x=y&API-Version=2024-10-21", true},
+		{deployment, "api-version=2024-08-01-preview", false},
+		{deployment, "x=y&api%2Dversion=2023-07-01-preview", false},
+		{deployment, "api-version", false},
+		{deployment, "", false},
+		{"/openai/v1/chat/completions", "", true},
+		{"/openai/v1/chat/completions", "api-version=preview", true},
+		{"/models/chat/completions", "api-version=2024-05-01-preview", true},
 	} {
 		c, err := provider.Inspect(&provider.Request{
-			Provider: registry.Provider("azure-asking"), Method: []byte("POST"), Rest: []byte("/openai/deployments/d/chat/completions"),
-			Query: []byte(query), Body: []byte(`{"stream":true}`),
+			Provider: registry.Provider("azure-asking"), Method: []byte("POST"), Rest: []byte(azure.rest), Query: []byte(azure.query), Body: []byte(`{"stream":true}`),
 		})
-		if err != nil || c.Patch.Empty() == want {
-			t.Errorf("azure, %q: asks for usage: %v, %v", query, !c.Patch.Empty(), err)
+		if err != nil || c.Patch.Empty() == azure.want {
+			t.Errorf("%+v: asks for usage: %v, %v", azure, !c.Patch.Empty(), err)
 		}
 	}
-	for _, other := range [][2]string{{"openai", "/v1/responses"}, {"anthropic", "/v1/messages"}, {"gateway", "/v1/chat/completions"}} {
+	for _, other := range [][2]string{{"openai", "/v1/responses"}, {"anthropic", "/v1/messages"}, {"gateway", "/v1/chat/completions"}, {"ollama", "/api/chat"}, {"vertex", "/v1/projects/p/locations/l/publishers/mistralai/models/m:streamRawPredict"}} {
 		if c := inspect(t, other[0], other[1], "", `{"stream":true}`); !c.Patch.Empty() {
 			t.Errorf("%s%s: was asked for usage", other[0], other[1])
 		}

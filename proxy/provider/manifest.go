@@ -26,6 +26,7 @@ type Endpoint struct {
 	Streams bool
 
 	anthropic bool // of Anthropic's API, although API does not say so
+	tells     bool // a stream tells its usage unasked, and to be asked may be an error
 }
 
 // Billable tells whether the answer of a call has to be counted: by what it

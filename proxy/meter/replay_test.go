@@ -146,6 +146,7 @@ func replay(t *testing.T, api meter.API, rec *recording) {
 			t.Fatalf("cut (-whole +cut):\n%s", diff)
 		}
 	}
+	checkBeginnings(t, api, h, body, whole.Result)
 	for coding, encode := range codings {
 		encoded := encode(t, body)
 		for _, pieces := range [][][]byte{{encoded}, cutBytes(encoded), cutRandomly(encoded, 3)} {
@@ -231,6 +232,20 @@ func checkRecorded(t *testing.T, rec *recording, r meter.Result) {
 	}
 	same("seconds", r.Units.Seconds, seconds)
 	same("search units", r.Units.SearchUnits, e.SearchUnits)
+}
+
+// checkBeginnings cuts a stream after each of its lines: usage that is said to be
+// the final one is what the whole stream tells.
+func checkBeginnings(t *testing.T, api meter.API, h head, body []byte, whole meter.Result) {
+	t.Helper()
+	m := meter.New(api, h.options())
+	for line := range bytes.Lines(body) {
+		m.Write(line)
+		r := m.Result()
+		if r.State == meter.Reported && r.Tokens != whole.Tokens {
+			t.Fatalf("after %q the usage is %+v, in the end %+v", line, r.Tokens, whole.Tokens)
+		}
+	}
 }
 
 // checkItems holds the requests that a batch's results tell of against their

@@ -215,11 +215,11 @@ func (c *columns) entry(cell func(column string) string) (entry, error) {
 // over midnight has been admitted at.
 func parseDay(text string) (time.Time, error) {
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, text); err == nil {
+		if t, err := time.Parse(layout, text); err == nil && plausible(t) {
 			return t, nil
 		}
 	}
-	if s, err := strconv.ParseInt(text, 10, 64); err == nil && s > 0 && s < 1e11 {
+	if s, err := strconv.ParseInt(text, 10, 64); err == nil && plausible(time.Unix(s, 0)) {
 		return time.Unix(s, 0), nil
 	}
 	return time.Time{}, fmt.Errorf("%q is no day: want RFC 3339, YYYY-MM-DD or epoch seconds", text)

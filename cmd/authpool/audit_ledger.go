@@ -219,7 +219,7 @@ func readSimulated(r io.Reader, o *owners) (*ledger, error) {
 		if err := dec.Decode(&e); err != nil {
 			return err
 		}
-		if e.RequestID == "" || e.At.IsZero() {
+		if e.RequestID == "" || !plausible(e.At) {
 			return errors.New("is not one of the simulator's: say by --columns what its fields are")
 		}
 		sub, err := o.of(e.Key)
@@ -317,6 +317,13 @@ func (r dayRange) String() string {
 		return r.first
 	}
 	return "whole UTC days" + edge(" from ", r.first) + edge(" to ", r.last)
+}
+
+// plausible tells whether t can be the time of a request to a language model. Its
+// day and those beside it have years of four digits.
+func plausible(t time.Time) bool {
+	year := t.UTC().Year()
+	return year >= 2000 && year < 9999
 }
 
 // dayAfter is the day n days after day, or before it.

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/ratelimit/price"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -118,6 +119,8 @@ func TestReadExportFaults(t *testing.T) {
 	f("d,n,c,n\n", `two columns "n"`)
 	f("d,n,c\n2026-11-21,1\n", "line 2")
 	f("d,n,c\n2026-11-21,1,0\n21.11.2026,1,0\n", `line 3: column "d": "21.11.2026" is no day`)
+	f("d,n,c\n0000-01-01T00:00:00+10:00,1,0\n", "is no day")
+	f("d,n,c\n9999999999999,1,0\n", "is no day")
 	f("d,n,c\n2026-11-21,1.5,0\n", `column "n": "1.5" is no count`)
 	f("d,n,c\n2026-11-21,-1,0\n", "is no count")
 	f("d,n,c\n2026-11-21,9999999999999999999,0\n", "is no count")
@@ -136,6 +139,30 @@ func TestReadExportFaults(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "Canary") || !strings.Contains(err.Error(), "--map") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// FuzzReadExport feeds anything as an export: it is refused, or has sums that add up.
+func FuzzReadExport(f *testing.F) {
+	f.Add("d,n,c\n2026-11-21,1,0.5\n")
+	f.Add("\ufeff\"d\",\"n\",\"c\"\r\n1795305599,2,\r\n")
+	f.Add(`[{"d":"2026-11-21T23:59:59Z","n":1,"c":"1.5e-3"},{"d":"2026-11-21","n":null}]`)
+	f.Add("[[[")
+	f.Fuzz(func(t *testing.T, text string) {
+		l, err := export("day=d,requests=n,cost_usd=c", text)
+		if err != nil {
+			return
+		}
+		redis := map[place]counted{}
+		for where, b := range l.places {
+			if !(sums{}).atMost(b.sums) || !b.eve.atMost(b.sums) {
+				t.Fatalf("%+v has %+v", where, b)
+			}
+			redis[where] = counted{sums: b.sums}
+		}
+		if c := compare(l, redis, l.days); c.err() != nil || len(c.differing(true)) > 0 {
+			t.Fatalf("a ledger differs from itself:\n%s", c.text())
+		}
+	})
 }
 
 // A ledger that goes on and on is refused, not read in part.
@@ -349,5 +376,27 @@ team-a        m1     2026-11-21  cost_usd  0.25   0.5     -0.25
 		`"difference":{"cost_usd":"-0.25","output":-1000,"requests":0},"explanation":""}]}` + "\n"
 	if diff := cmp.Diff(wantJSON, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestDayKeepsPriceVersion is the way from the price table to the day in Redis,
+// where a later correction finds which prices were used.
+func TestDayKeepsPriceVersion(t *testing.T) {
+	s := startStage(t)
+	d := &demo{program: &program{Stdio: Stdio{Out: io.Discard}}, stage: s}
+	if err := newDemoAgent(d, "eve", openAIDialect).ask(t.Context(), "http://"+s.service.agentAddress(), s.service.dir.AgentToken()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r := s.reader()
+	defer r.Close()
+	days, err := r.Keys(t.Context(), "authpool:{lab}:day:*").Result()
+	if err != nil || len(days) != 1 {
+		t.Fatalf("the days are %q, %v", days, err)
+	}
+	if got := r.HGet(t.Context(), days[0], "prices").Val(); got != price.New().Version() {
+		t.Errorf("the day has prices %q, want %q", got, price.New().Version())
 	}
 }

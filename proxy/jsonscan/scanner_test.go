@@ -89,6 +89,62 @@ func show(doc string, found reports) string {
 	return b.String()
 }
 
+// TestParts: a string of any length is told in parts as it comes, wherever it is
+// cut, and other values at the path as ever.
+func TestParts(t *testing.T) {
+	long := strings.Repeat("0123456789", 100)
+	for _, tt := range []struct{ name, doc, want string }{
+		{"short", `{"a":"x","b":"text","c":1}`, "b:text|"},
+		{"long", `{"b":"` + long + `"}`, "b:" + long + "|"},
+		{"empty", `{"b":""}`, "b:|"},
+		{"escapes as they stand", `{"b":"a\/\u00e9\"b"}`, `b:a\/\u00e9\"b|`},
+		{"twice", `{"b":"x","b":"y"}`, "b:x|b:y|"},
+		{"no string", `{"b":12,"b":null,"b":{"b":"z"}}`, "Number Null ObjectBegin ObjectEnd "},
+		{"elsewhere", `{"a":{"b":"x"},"d":["b"]}`, ""},
+		{"never ended", `{"b":"xyz`, "b:xyz"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			paths := jsonscan.MustCompile("a", "b").Parts(1)
+			for cut := range len(tt.doc) + 1 {
+				var got parts
+				var s jsonscan.Scanner
+				s.Reset(paths, &got)
+				s.Write([]byte(tt.doc[:cut]))
+				s.Write([]byte(tt.doc[cut:]))
+				if got.text != tt.want {
+					t.Fatalf("cut at %d: %q, want %q", cut, got.text, tt.want)
+				}
+			}
+		})
+	}
+}
+
+// parts writes down what is told of path 1.
+type parts struct {
+	text string
+	open bool
+}
+
+func (p *parts) Found(v *jsonscan.Value) {
+	if v.Path != 1 {
+		return
+	}
+	kinds := map[jsonscan.Kind]string{jsonscan.Number: "Number ", jsonscan.Null: "Null ", jsonscan.ObjectBegin: "ObjectBegin ", jsonscan.ObjectEnd: "ObjectEnd "}
+	if kind, ok := kinds[v.Kind]; ok {
+		p.text += kind
+		return
+	}
+	if !p.open {
+		p.text += "b:"
+		p.open = true
+	}
+	p.text += string(v.Raw)
+	if v.Kind == jsonscan.String {
+		p.text += "|"
+		p.open = false
+	}
+}
+
 func TestScannerReportsPaths(t *testing.T) {
 	tests := []struct {
 		name  string

@@ -34,7 +34,7 @@ var pendingKeys = []pendingKey{
 	},
 	{
 		path:   "subscriptions[].budgets",
-		effect: "has no effect in this version: NOTHING STOPS SPENDING at this amount",
+		effect: "is shown and not enforced in this version: NOTHING STOPS SPENDING at this amount",
 	},
 	{
 		path:   "notifications",

@@ -170,7 +170,7 @@ type UsageRow struct {
 	CacheWrite1h int64   `json:"cache_write_1h"`
 	CostUSD      NanoUSD `json:"cost_usd"`
 	Estimated    int64   `json:"estimated"` // requests that were cut before their final usage
-	Unpriced     int64   `json:"unpriced"`  // requests of models that the price table does not know
+	Unpriced     int64   `json:"unpriced"`  // requests without a full price: an unknown model (cost 0) or class of service (standard cost)
 	Unknown      int64   `json:"unknown"`   // requests whose answer told no usage
 
 	Reasoning int64            `json:"reasoning"` // the part of Output that was reasoning

@@ -39,9 +39,9 @@ type WriteLog interface {
 
 // DialDurable is Dial for writes that somebody waits for: an answer says that the
 // write is on disk. An error may come although the write was done in memory; what
-// it says is that the write may not survive. The keys of one command with all that
-// is in them must fit into one entry of the log, so they should be small. Messages
-// and the deletion of everything are refused. Without a WriteLog it is Dial.
+// it says is that the write may not survive. A command's keys are logged with all
+// that is in them, so they should be small. Messages and the deletion of everything
+// are refused. Without a WriteLog it is Dial.
 func (s *Store) DialDurable(ctx context.Context) (net.Conn, error) {
 	if s.opts.Log == nil {
 		return s.Dial(ctx)
@@ -63,18 +63,14 @@ func (s *Store) serveDurable(l *local) {
 		if err != nil {
 			return
 		}
-		number, err := s.runDurable(c, &out, args)
-		if err != nil {
-			c.peer.WriteError(unsafeWrite(err))
-			c.peer.Flush()
-		}
+		seen := s.runDurable(c, args)
 		if in.Buffered() > 0 && out.Len() < maxUnsent {
 			continue
 		}
-		if err := s.syncLog(number); err != nil {
+		if err := s.makeSafe(seen); err != nil {
 			out.Reset()
 			for range waiting {
-				c.peer.WriteError(unsafeWrite(err))
+				c.peer.WriteError("ERR this write may be lost when authpool ends: " + err.Error())
 			}
 			c.peer.Flush()
 		}
@@ -86,39 +82,41 @@ func (s *Store) serveDurable(l *local) {
 	}
 }
 
-// unsafeWrite is the answer to a write that may not survive.
-func unsafeWrite(err error) string {
-	return "ERR this write may be lost when authpool ends: " + err.Error()
+// extent is how far durable writes have come: what a command saw, and so what must
+// be on disk before anybody is told of it.
+type extent struct {
+	logged int64 // number of the last entry in the log
+	missed int64 // writes that the log did not take
 }
 
-// runDurable executes one command and logs what it wrote. It returns the number up
-// to which the log must be on disk before anybody is told what the command saw. With
-// an error its answer is not in out.
-func (s *Store) runDurable(c *caller, out *bytes.Buffer, args []string) (number int64, err error) {
+// runDurable executes one command and logs what it wrote.
+func (s *Store) runDurable(c *caller, args []string) extent {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := out.Len()
 	s.touched = map[string]struct{}{}
 	s.calling = c
 	s.server.Dispatch(c.peer, args)
 	s.calling = nil
 	c.peer.Flush()
-	maps.Copy(s.unlogged, s.touched)
+	if len(s.touched) > 0 {
+		// Under the same lock as the command, so that the log has the writes in
+		// their order.
+		if number, err := s.opts.Log.Append(s.entry(s.touched)); err == nil {
+			s.extent.logged = number
+		} else {
+			s.extent.missed++
+		}
+	}
 	s.touched = nil
-	if len(s.unlogged) == 0 {
-		return s.logged, nil
+	return s.extent
+}
+
+// makeSafe returns when what a command saw is on disk.
+func (s *Store) makeSafe(seen extent) error {
+	if seen.missed <= s.savedMissed.Load() && s.syncLog(seen.logged) == nil {
+		return nil
 	}
-	// In the log's order under the same lock as the command, so that the log ends
-	// with what is in memory. Keys that the log did not take stay: a write that is
-	// tried again may find everything done, and must not be told so yet.
-	number, err = s.opts.Log.Append(s.entry(s.unlogged))
-	if err != nil {
-		out.Truncate(before)
-		return s.logged, err
-	}
-	clear(s.unlogged)
-	s.logged = number
-	return number, nil
+	return s.Save(context.Background())
 }
 
 // syncLog returns when the log is on disk up to number.
@@ -160,13 +158,13 @@ func (s *Store) replay(now time.Time) error {
 	if s.opts.Log == nil {
 		return nil
 	}
-	first := s.logged
+	first := s.extent.logged
 	err := s.opts.Log.Replay(first, func(number int64, entry []byte) error {
-		if number != s.logged+1 {
+		if number != s.extent.logged+1 {
 			s.logger.Error("Writes to the embedded Redis are lost: the journal is damaged, or older than it was",
-				"count", number-s.logged-1)
+				"count", number-s.extent.logged-1)
 		}
-		s.logged = number
+		s.extent.logged = number
 		if err := s.putBack(entry, now); err != nil {
 			return fmt.Errorf("entry %d: %w", number, err)
 		}
@@ -175,8 +173,8 @@ func (s *Store) replay(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the log of the embedded Redis: %w", err)
 	}
-	s.synced.Store(s.logged)
-	if n := s.logged - first; n > 0 {
+	s.synced.Store(s.extent.logged)
+	if n := s.extent.logged - first; n > 0 {
 		s.logger.Info("Writes since the snapshot of the embedded Redis are back", "count", n)
 	}
 	return nil

@@ -71,17 +71,16 @@ type Store struct {
 	dirty   map[string]struct{} // keys written since they were last copied into image
 	flushed bool                // everything was deleted since then
 	touched map[string]struct{} // keys that a durable command has written; nil outside of one
-	// unlogged are keys that durable commands have written and Log has not taken.
-	unlogged map[string]struct{}
-	logged   int64 // number of the last entry in Log
+	extent  extent              // of the durable writes
 
-	synced atomic.Int64 // Log is on disk up to this number
+	synced      atomic.Int64 // Log is on disk up to this number
+	savedMissed atomic.Int64 // extent.missed as a snapshot on disk has it
 
 	saving  sync.Mutex // held by the one snapshot under way; guards the four below
 	image   map[string]record
-	shown   int64 // logged as it was when image was last brought up to date
-	unsaved bool  // image is ahead of the file
-	dead    int   // keys that ended since miniredis was started or renewed
+	shown   extent // as it was when image was last brought up to date
+	unsaved bool   // image is ahead of the file
+	dead    int    // keys that ended since miniredis was started or renewed
 	stats   stats
 
 	front *front // nil without Listen
@@ -108,13 +107,12 @@ type stats struct {
 // taken fails with the config key in the message.
 func Open(opts Options) (*Store, error) {
 	s := &Store{
-		opts:     opts,
-		logger:   opts.Logger,
-		dirty:    map[string]struct{}{},
-		unlogged: map[string]struct{}{},
-		image:    map[string]record{},
-		locals:   map[*local]struct{}{},
-		stop:     make(chan struct{}),
+		opts:   opts,
+		logger: opts.Logger,
+		dirty:  map[string]struct{}{},
+		image:  map[string]record{},
+		locals: map[*local]struct{}{},
+		stop:   make(chan struct{}),
 	}
 	if s.logger == nil {
 		s.logger = slog.Default()

@@ -81,7 +81,7 @@ func (s *Store) slice(most int) (at time.Time, done bool) {
 			s.dead++
 		}
 	}
-	s.shown = s.logged
+	s.shown = s.extent
 	return at, true
 }
 

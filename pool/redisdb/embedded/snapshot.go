@@ -73,6 +73,7 @@ func (s *Store) save(ctx context.Context) error {
 		s.stats.keys.Store(int64(len(s.image)))
 	}
 	s.stats.savedAt.Store(at.UnixNano())
+	s.savedMissed.Store(s.shown.missed)
 	if s.dead >= renewAfter {
 		return s.renew()
 	}
@@ -94,7 +95,7 @@ func (s *Store) writeImage(at time.Time) (int64, error) {
 		sum = crc32.Update(sum, castagnoli, s.image[key].encoded)
 	}
 	return size, replaceFile(s.opts.Snapshot, func(w io.Writer) error {
-		if _, err := fmt.Fprintf(w, headerForm, at.UnixMilli(), s.shown, len(keys), size, sum); err != nil {
+		if _, err := fmt.Fprintf(w, headerForm, at.UnixMilli(), s.shown.logged, len(keys), size, sum); err != nil {
 			return err
 		}
 		for _, key := range keys {
@@ -187,7 +188,9 @@ func (s *Store) loadFile(path string, now time.Time) error {
 		s.mini.FlushAll()
 		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	s.image, s.logged, s.shown = image, logged, logged
+	s.image = image
+	s.extent.logged = logged
+	s.shown = s.extent
 	s.stats.savedAt.Store(time.UnixMilli(at).UnixNano())
 	s.stats.bytes.Store(int64(size))
 	s.stats.keys.Store(int64(len(s.image)))

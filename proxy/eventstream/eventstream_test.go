@@ -36,6 +36,7 @@ func read(pieces ...[]byte) string {
 				payload = payload[:0]
 			case eventstream.Broken:
 				return b.String() + "broken"
+			default:
 			}
 		}
 	}

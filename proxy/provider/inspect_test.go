@@ -535,6 +535,17 @@ func FuzzInspect(f *testing.F) {
 			Provider: registry.Provider("openai"), Agent: "a", Method: []byte("POST"), Rest: []byte("/v1/chat/completions"),
 			Headers: provider.Headers("Content-Encoding: " + coding + "\r\n"), Body: []byte(body),
 		})
+		for name, rest := range map[string]string{
+			"gemini": "/v1beta/models/m:generateContent", "bedrock": "/model/m/converse", "cohere": "/v1/chat", "ollama": "/api/chat",
+		} {
+			other, otherErr := provider.Inspect(&provider.Request{
+				Provider: registry.Provider(name), Agent: "a", Method: []byte("POST"), Rest: []byte(rest),
+				Headers: provider.Headers("Content-Encoding: " + coding + "\r\n"), Body: []byte(body),
+			})
+			if (otherErr == nil) != (err == nil) || err == nil && (other.Session.ID == "" || !other.Patch.Empty()) {
+				t.Fatalf("%s: got %+v, %v", name, other, otherErr)
+			}
+		}
 		if err != nil {
 			if !json.Valid([]byte(body)) && coding == "" {
 				t.Fatalf("a body that is not JSON was refused: %v", err)
@@ -562,6 +573,37 @@ func FuzzInspect(f *testing.F) {
 		}
 		if inspect(t, "openai", "/v1/chat/completions", "", text).Patch != (provider.Patch{}) {
 			t.Fatalf("%s does not ask for usage", text)
+		}
+	})
+}
+
+// FuzzManifest reads any path that is routed at every provider: what it names
+// can stand in a Redis key, and to know a path costs no panic.
+func FuzzManifest(f *testing.F) {
+	for _, seed := range []string{
+		"/v1beta/models/m:generateContent", "/v1/projects/p/locations/l/publishers/anthropic/models/m@1:rawPredict",
+		"/v1/projects/p/locations/l/endpoints/1:predict", "/v1/publishers/x/models/:", "/model/arn%3Aaws%3A%3A%3Aa%2Fb%2Fc/invoke",
+		"/model//converse", "/model/m/n/o/count-tokens/converse", "/openai/deployments/d/chat/completions", "/deployments//embeddings",
+		"/v1/messages/batches/b%20c/results", "/v1/files//content", "/api/chat", "/v2/chat", "/:", "/models/:", "/v1:",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		for _, name := range []string{"anthropic", "openai", "gemini", "azure", "bedrock", "cohere", "ollama", "voyage"} {
+			target, err := registry.Route([]byte("/"+name+path), nil)
+			if err != nil {
+				continue
+			}
+			for _, method := range []string{"POST", "GET", "DELETE"} {
+				c, err := provider.Inspect(&provider.Request{Provider: target.Provider, Agent: "a", Method: []byte(method), Rest: target.Rest})
+				if err != nil || c.Endpoint == nil {
+					t.Fatalf("%s %s at %s: %+v, %v", method, path, name, c, err)
+				}
+				if c.Model != provider.CleanModel([]byte(c.Model)) || c.Batch != provider.CleanSession([]byte(c.Batch)) ||
+					(c.Batch != "") != c.Endpoint.API.Items() {
+					t.Fatalf("%s %s at %s: got model %q, batch %q of API %d", method, path, name, c.Model, c.Batch, c.Endpoint.API)
+				}
+			}
 		}
 	})
 }

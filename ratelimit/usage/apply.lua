@@ -1,7 +1,8 @@
 -- Adds a batch of one writer's events to everything that is counted for one
 -- subscription, all of them or none, and each exactly once.
 --
--- KEYS  1 writers, 2 now. All other keys share their slot and are named below.
+-- KEYS  1 writers, 2 now, 3 one that never exists, so that a cluster does not run this
+--       while the slot moves. All other keys share their slot and are named below.
 -- ARGV  1 key prefix of the subscription, 2 writer, 3 epoch, 4 first sequence
 --       number f, 5 number of events n, 6 time of the latest of them in ms, then
 --       what they add to each hash, as merge.go has summed it up. First come those

@@ -455,10 +455,10 @@ func (r *Recorder) compare(f *feed, counted int64, now time.Time) {
 func (r *Recorder) apply(ctx context.Context, f *feed) bool {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	b := Batch{
-		Subscription: f.subscription, Writer: f.writer, Epoch: f.epoch, First: f.acked - f.base + 1,
-		Events: f.window[:min(len(f.window), MaxBatch)],
-	}
+	b := Batch{Subscription: f.subscription, Writer: f.writer, Epoch: f.epoch, First: f.acked - f.base + 1}
+	if !f.verified.IsZero() {
+		b.Events = f.window[:min(len(f.window), MaxBatch)]
+	} // else first an empty one, after which all is there again that events rely on
 	start := time.Now()
 	res, err := r.store.Apply(ctx, b)
 	if err != nil {

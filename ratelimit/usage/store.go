@@ -38,12 +38,15 @@ func NewStore(client redis.UniversalClient, prefix string) *Store {
 // pieces the batch is sent, by one script in the subscription's slot. It may be
 // repeated after any error. An empty batch counts nothing and tells where the
 // writer stands.
+//
+// The list of all subscriptions, by which readers find them, lies in another slot and
+// on another node perhaps, so that only one of both may have lost its last writes: it
+// is seen to by whoever is new, and by each empty batch.
 func (s *Store) Apply(ctx context.Context, b Batch) (Result, error) {
 	if len(b.Events) > MaxBatch {
 		panic(fmt.Sprintf("BUG: a batch of %d events", len(b.Events)))
 	}
-	if b.First == 1 && len(b.Events) > 0 {
-		// Whoever is new here makes sure that readers find the subscription.
+	if b.First == 1 || len(b.Events) == 0 {
 		if err := s.register(ctx, b.Subscription); err != nil {
 			return Result{}, err
 		}
@@ -99,7 +102,8 @@ func (s *Store) apply(ctx context.Context, b Batch, n int, sums []*sum) (Result,
 	for _, sum := range sums {
 		args = sum.args(args)
 	}
-	reply, err := applyScript.Run(ctx, s.client, []string{s.writersKey(b.Subscription), s.nowKey(b.Subscription)}, args...).Slice()
+	keys := []string{s.writersKey(b.Subscription), s.nowKey(b.Subscription), s.absentKey(b.Subscription)}
+	reply, err := applyScript.Run(ctx, s.client, keys, args...).Slice()
 	if err != nil {
 		return Result{}, err
 	}
@@ -183,6 +187,13 @@ func (s *Store) windowsKey(sub string) string       { return s.family(sub) + "wi
 func (s *Store) dayKey(sub string, d string) string { return s.family(sub) + "day:" + d }
 func (s *Store) totalKey(sub string) string         { return s.family(sub) + "total" }
 func (s *Store) batchKey(sub, batch string) string  { return s.family(sub) + "batch:" + cleanID(batch) }
+
+// absentKey names a key that never exists. A cluster that moves a slot, key by key,
+// runs no script on either side of which it does not find all the keys it was told
+// of. A script that touches others too, which it finds as it goes, would be stopped
+// half-way, or find nothing where the other side still has something: with this key
+// it waits until the slot has moved as a whole.
+func (s *Store) absentKey(sub string) string { return s.family(sub) + "absent" }
 
 func (s *Store) blockKey(sub string, start time.Time) string {
 	return s.family(sub) + "block:" + start.UTC().Format("2006-01-02T15")

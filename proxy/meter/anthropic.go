@@ -48,8 +48,10 @@ var anthropicMessages = dialect{
 	event:  anthropicEvent,
 	answer: anthropicAnswer,
 	normal: anthropicNormal,
-	rates:  rates{block: 4, call: 36, sealedBase: 260, sealedRate: 188},
+	rates:  anthropicRates,
 }
+
+var anthropicRates = rates{block: 4, call: 36, sealedBase: 260, sealedRate: 188}
 
 // anthropicEvent takes over an event. Usage stands in message_start, whole, and
 // in message_delta, where every field that is not null replaces the one before:

@@ -35,6 +35,7 @@ var bedrockConverse = dialect{
 		{"delta.text", generated},
 		{"delta.toolUse.input", arguments},
 		{"delta.reasoningContent.text", thought},
+		{"delta.reasoningContent.signature", sealed},
 	}, converseUsage),
 	event: converseEvent,
 	answer: func(m *Meter, e *event) {
@@ -42,6 +43,7 @@ var bedrockConverse = dialect{
 	},
 	normal: converseNormal,
 	frames: true,
+	rates:  anthropicRates, // most are of its models
 }
 
 // converseEvent takes over an event. The last one, metadata, has the usage.
@@ -131,6 +133,7 @@ var bedrockInvoke = dialect{
 		{"totalOutputTextTokenCount", output},
 		{"generation", generated},
 		{"text", generated},
+		{"generations[].text", generated},
 		{"outputs[].text", generated},
 		{"completion", generated},
 		{"choices[].delta.content", generated},
@@ -158,6 +161,7 @@ var bedrockInvoke = dialect{
 	},
 	normal:  bedrockNormal,
 	frames:  true,
+	rates:   anthropicRates, // most are of its models
 	wrapped: true,
 }
 

@@ -67,11 +67,17 @@ func BenchmarkApply(b *testing.B) {
 		"8 sessions, 3 models": func(*usage.Event, int) {},
 		"1 session":            func(e *usage.Event, _ int) { e.Session, e.Model = "s1", "claude-sonnet-4-5" },
 		"a session each":       func(e *usage.Event, i int) { e.Session = fmt.Sprintf("5f1c2a3e-0b7d-4a8e-9c6f-%012d", i) },
+		"as wide as it gets": func(e *usage.Event, i int) {
+			e.Session, e.Model = fmt.Sprintf("5f1c2a3e-0b7d-4a8e-9c6f-%012d", i%64), fmt.Sprintf("model-%d", i%64)
+			e.Tokens.Reasoning, e.Estimated, e.Unpriced = 1, true, true
+			e.Units = usage.Units{WebSearches: 1, WebFetches: 2, Seconds: 3, Images: 4, SearchUnits: 5}
+		},
 	}
 	for server, client := range servers {
 		for load, change := range loads {
 			b.Run(server+"/"+load, func(b *testing.B) {
-				store := usage.NewStore(client(b), "authpool")
+				db := client(b)
+				store := usage.NewStore(db, "authpool")
 				second := make([]usage.Event, events)
 				for i := range second {
 					second[i] = typical(i)
@@ -79,6 +85,10 @@ func BenchmarkApply(b *testing.B) {
 					change(&second[i], i)
 				}
 				next := batch(1)
+				var busy time.Duration
+				if server == "redis" {
+					busy = serverCPU(b, db)
+				}
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)
 				for b.Loop() {
@@ -92,6 +102,9 @@ func BenchmarkApply(b *testing.B) {
 				}
 				runtime.ReadMemStats(&after)
 				counted := float64(b.N * events)
+				if server == "redis" {
+					b.ReportMetric(float64((serverCPU(b, db)-busy).Nanoseconds())/counted, "server-ns/event")
+				}
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/counted, "ns/event")
 				b.ReportMetric(float64(after.Mallocs-before.Mallocs)/counted, "allocs/event")
 				b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/counted, "B/event")

@@ -10,8 +10,9 @@ import (
 // The bounds of one call of apply.lua. It holds the server as long as it has hashes
 // and fields to touch, however many events they are of.
 const (
-	// maxRows makes it about three milliseconds of a Redis at the worst, when all
-	// events are of different sessions.
+	// maxRows makes it about three milliseconds of a Redis when all events are of
+	// different sessions, and at the worst, when they are of as many models and have
+	// every unit, too, about ten.
 	maxRows = 128
 	// maxModels is also the most that apply.lua may add to one hash at a time: all
 	// its fields are arguments of one command, and Lua's stack is not endless.

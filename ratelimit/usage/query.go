@@ -25,6 +25,7 @@ const (
 	BySession      By = "session" // of an agent: "<agent>/<session>"
 	ByAgent        By = "agent"
 	ByDay          By = "day"   // UTC: YYYY-MM-DD
+	ByWeek         By = "week"  // ISO's, from Monday, UTC: YYYY-Www
 	ByBlock        By = "block" // "<subscription>/<start, RFC 3339>"
 	// ByCell is the finest that is kept for good, for comparing with a ledger:
 	// "<subscription>/<YYYY-MM-DD>/<model>". Only the model may hold more slashes.
@@ -33,15 +34,15 @@ const (
 
 // Query asks for usage in [Since, Until). What is kept are sums and not events: a
 // UTC day that the range touches counts whole, so does a block, and a session
-// counts with its whole life if any of that lies in the range. Days are kept for
-// 400 days, blocks for 35, sessions for 7 after their last event.
+// counts with its whole life if any of that lies in the range. Of a week only its
+// days in the range count. Days are kept for 400 days, blocks for 35, sessions for 7 after their last event.
 type Query struct {
 	By    By
 	Since time.Time // zero: everything that is kept
 	Until time.Time // zero: without end
 }
 
-// Row is the usage of one subscription, model, session, agent, day or block.
+// Row is the usage of one subscription, model, session, agent, day, week or block.
 type Row struct {
 	Key string
 	Counts
@@ -80,7 +81,7 @@ func (t tally) add(key string, c Counts) {
 
 func (s *Store) usage(ctx context.Context, q Query, now time.Time) (tally, error) {
 	switch q.By {
-	case BySubscription, ByModel, ByDay, ByCell:
+	case BySubscription, ByModel, ByDay, ByWeek, ByCell:
 		return s.usageOfDays(ctx, q, now)
 	case ByBlock:
 		return s.usageOfBlocks(ctx, q)
@@ -104,9 +105,9 @@ func (s *Store) Subscriptions(ctx context.Context) ([]string, error) {
 
 const day = 24 * time.Hour
 
-// days calls visit with each UTC day that q touches, as YYYY-MM-DD, as far back as
+// days calls visit with the beginning of each UTC day that q touches, as far back as
 // they are kept.
-func (q Query) days(now time.Time, visit func(date string)) {
+func (q Query) days(now time.Time, visit func(d time.Time)) {
 	until := q.Until
 	if until.IsZero() || until.After(now.Add(day)) {
 		until = now.Add(day) // other clocks may be ahead
@@ -116,7 +117,7 @@ func (q Query) days(now time.Time, visit func(date string)) {
 		since = oldest
 	}
 	for d := since.UTC().Truncate(day); d.Before(until); d = d.Add(day) {
-		visit(d.Format(time.DateOnly))
+		visit(d)
 	}
 }
 
@@ -125,13 +126,15 @@ func (s *Store) usageOfDays(ctx context.Context, q Query, now time.Time) (tally,
 	if err != nil {
 		return nil, err
 	}
-	type place struct{ sub, date string }
+	type place struct{ sub, date, week string }
 	var keys []string
 	var places []place
 	for _, sub := range subs {
-		q.days(now, func(date string) {
+		q.days(now, func(d time.Time) {
+			date := d.Format(time.DateOnly)
+			year, week := d.ISOWeek()
 			keys = append(keys, s.dayKey(sub, date))
-			places = append(places, place{sub, date})
+			places = append(places, place{sub, date, fmt.Sprintf("%d-W%02d", year, week)})
 		})
 	}
 	sums := tally{}
@@ -146,9 +149,12 @@ func (s *Store) usageOfDays(ctx context.Context, q Query, now time.Time) (tally,
 		if err != nil {
 			return err
 		}
-		if q.By == ByDay {
+		switch q.By {
+		case ByDay:
 			sums.add(places[i].date, c)
-		} else {
+		case ByWeek:
+			sums.add(places[i].week, c)
+		default:
 			sums.add(places[i].sub, c)
 		}
 		return nil

@@ -62,6 +62,7 @@ func TestUsage(t *testing.T) {
 			"team-a/2096-02-28/m:1": 1, "team-a/2096-02-28/m2": 1, "team-a/2096-02-29/m2": 1, "team-b/2096-02-29/m2": 1,
 		})
 		f(usage.Query{By: usage.ByCell, Since: at(29, 0)}, map[string]int64{"team-a/2096-02-29/m2": 1, "team-b/2096-02-29/m2": 1})
+		f(usage.Query{By: usage.ByWeek}, map[string]int64{"2096-W09": 4})
 		f(usage.Query{By: usage.ByBlock}, map[string]int64{
 			"team-a/2096-02-28T09:00:00Z": 2, "team-a/2096-02-29T00:00:00Z": 1, "team-b/2096-02-29T15:00:00Z": 1,
 		})
@@ -140,4 +141,91 @@ func TestActiveAfterSilence(t *testing.T) {
 	f(5*time.Hour, 5*time.Hour, false)
 	f(-time.Hour, 4*time.Hour, false)
 	f(-time.Hour, 4*time.Hour-1, true)
+}
+
+// TestWeeks: ISO's weeks begin on Monday and belong to the year of their Thursday. A
+// range that ends within a week has a part of it.
+func TestWeeks(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		date := func(year, month, day int) time.Time {
+			return time.Date(year, time.Month(month), day, 0, 0, 0, 0, time.UTC)
+		}
+		n := int64(0)
+		put := func(at time.Time) {
+			n++
+			apply(t, store, batch(n, event(at.Sub(epoch))))
+		}
+		put(date(2096, 12, 31).Add(-time.Millisecond)) // a Sunday's last moment
+		put(date(2096, 12, 31))                        // Monday
+		put(date(2097, 1, 1))                          // the same week, although the year changes in it
+		put(date(2097, 1, 7).Add(-time.Millisecond))
+		put(date(2097, 1, 7))
+		f := func(q usage.Query, want map[string]int64) {
+			t.Helper()
+			q.By = usage.ByWeek
+			list, err := store.Usage(t.Context(), q, date(2097, 1, 8))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]int64{}
+			for _, r := range list {
+				got[r.Key] = r.Requests
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%+v (-want +got):\n%s", q, diff)
+			}
+		}
+		f(usage.Query{}, map[string]int64{"2096-W52": 1, "2097-W01": 3, "2097-W02": 1})
+		f(usage.Query{Since: date(2097, 1, 1), Until: date(2097, 1, 7)}, map[string]int64{"2097-W01": 2})
+	})
+}
+
+// TestUsageHasEveryCount: what is written only where it is not zero is read back, of
+// totals and of models.
+func TestUsageHasEveryCount(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		e := event(0)
+		e.Tokens.Reasoning = 1
+		e.Units = usage.Units{WebSearches: 7, WebFetches: 8, Seconds: 9, Images: 10, SearchUnits: 11}
+		further := event(0)
+		further.Further, further.Unpriced, further.Model = true, true, "claude-haiku-4-5"
+		apply(t, store, batch(1, e))
+		apply(t, store, batch(2, further)) // alone
+		main := usage.Counts{
+			Requests: 1, Input: 1, Output: 2, CacheRead: 3, CacheWrite5m: 4, CacheWrite1h: 5, CostNanoUSD: 6,
+			Reasoning: 1, Units: e.Units,
+		}
+		share := usage.Counts{Input: 1, Output: 2, CacheRead: 3, CacheWrite5m: 4, CacheWrite1h: 5, CostNanoUSD: 6, Unpriced: 1}
+		both := main
+		both.Add(share)
+		for _, by := range []usage.By{usage.BySubscription, usage.BySession, usage.ByAgent, usage.ByDay, usage.ByWeek, usage.ByBlock, usage.ByModel} {
+			want := []usage.Counts{both}
+			if by == usage.ByModel {
+				want = []usage.Counts{share, main}
+			}
+			list, err := store.Usage(t.Context(), usage.Query{By: by}, epoch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []usage.Counts
+			for _, r := range list {
+				got = append(got, r.Counts)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("by %s (-want +got):\n%s", by, diff)
+			}
+		}
+		blocks, err := store.Now(t.Context(), epoch, "team-a")
+		if diff := cmp.Diff(both, blocks["team-a"].Counts); diff != "" || err != nil {
+			t.Errorf("now: %v (-want +got):\n%s", err, diff)
+		}
+		// The next block has none of them.
+		apply(t, store, batch(3, event(6*time.Hour)))
+		blocks, err = store.Now(t.Context(), epoch.Add(6*time.Hour), "team-a")
+		if got := blocks["team-a"]; got.Reasoning != 0 || got.Units != (usage.Units{}) || got.Requests != 1 || err != nil {
+			t.Errorf("the next block is %+v, %v", got, err)
+		}
+	})
 }

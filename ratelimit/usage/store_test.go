@@ -320,6 +320,9 @@ func TestManyModels(t *testing.T) {
 			for range size {
 				e := event(time.Duration(n) * time.Second)
 				e.Model = fmt.Sprintf("m-%d", n%130)
+				// As wide as hashes become.
+				e.Tokens.Reasoning, e.Estimated, e.Unpriced = 1, true, true
+				e.Units = usage.Units{WebSearches: 1, WebFetches: 2, Seconds: 3, Images: 4, SearchUnits: 5}
 				events = append(events, e)
 				if n%130 >= 64 {
 					others++

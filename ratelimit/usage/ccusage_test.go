@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -230,18 +231,76 @@ func TestCcusage(t *testing.T) {
 	for _, set := range readByHand(t) {
 		t.Run(set.name, func(t *testing.T) {
 			blocks, gaps := runCcusage(t, program, set.events)
-			want := slices.Clone(set.blocks)
-			for i := range want {
-				want[i].Tokens.CacheWrite5m += want[i].Tokens.CacheWrite1h
-				want[i].Tokens.CacheWrite1h = 0
-			}
-			if diff := cmp.Diff(want, blocks); diff != "" {
+			if diff := cmp.Diff(asCcusage(set.blocks), blocks); diff != "" {
 				t.Errorf("blocks (-by hand +ccusage):\n%s", diff)
 			}
 			if diff := cmp.Diff(set.gaps, gaps); diff != "" {
 				t.Errorf("gaps (-by hand +ccusage):\n%s", diff)
 			}
 		})
+	}
+}
+
+// asCcusage returns blocks as ccusage prints them.
+func asCcusage(blocks []handBlock) []handBlock {
+	blocks = slices.Clone(blocks)
+	for i := range blocks {
+		t := &blocks[i].Tokens
+		t.CacheWrite5m, t.CacheWrite1h = t.CacheWrite5m+t.CacheWrite1h, 0
+	}
+	return blocks
+}
+
+// TestCcusageAtRandom sets Redis directly beside ccusage, on events that like the
+// borders of the rule.
+func TestCcusageAtRandom(t *testing.T) {
+	program := os.Getenv(ccusageEnv)
+	if program == "" {
+		t.Skipf("%s is not set: run it by `make ccusage`", ccusageEnv)
+	}
+	client := redistest.Mini(t)
+	store, prices := usage.NewStore(client, "authpool"), price.New()
+	for seed := range uint64(5) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		sub := fmt.Sprint("team-", seed)
+		var events []usage.Event
+		at, opened := epoch.UnixMilli(), epoch.UnixMilli()
+		for range 400 {
+			const hour = int64(time.Hour / time.Millisecond)
+			switch random.IntN(8) {
+			case 0: // at a border of the block that the last jump opened, or of one as long after it
+				at = max(at, opened-opened%hour+5*hour+random.Int64N(3)-1)
+			case 1: // as long after the last event as makes a gap, or nearly
+				at += 5*hour + random.Int64N(3) - 1
+				opened = at
+			case 2: // on the hour
+				at += hour - at%hour
+			default:
+				at += random.Int64N(hour)
+			}
+			e := usage.Event{
+				Time: at, Agent: "coder", Session: "s1", Model: []string{"claude-sonnet-4-5", "claude-haiku-4-5"}[random.IntN(2)],
+				Tokens: usage.Tokens{
+					Input: random.Int64N(40_000), Output: random.Int64N(9000), CacheRead: random.Int64N(90_000),
+					CacheWrite5m: random.Int64N(30_000), CacheWrite1h: random.Int64N(30_000), // below every tier in sum
+				},
+			}
+			var priced bool
+			if e.CostNanoUSD, priced = prices.Cost("anthropic", e.Model, e.Tokens, usage.Service{}); !priced {
+				t.Fatalf("%s has no price", e.Model)
+			}
+			events = append(events, e)
+		}
+		for first := 0; first < len(events); first += 50 {
+			b := batch(int64(first)+1, events[first:first+50]...)
+			b.Subscription = sub
+			apply(t, store, b)
+		}
+		blocks, _ := runCcusage(t, program, events)
+		if diff := cmp.Diff(asCcusage(blocksInRedis(t, client, sub)), blocks); diff != "" {
+			t.Fatalf("seed %d (-Redis +ccusage):\n%s", seed, diff)
+		}
+		t.Logf("seed %d: %d events in %d blocks", seed, len(events), len(blocks))
 	}
 }
 

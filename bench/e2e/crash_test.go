@@ -65,7 +65,7 @@ func TestCrashes(t *testing.T) {
 // TestCrashesEmbedded does so with the embedded Redis. The journal is small and keeps nothing that is counted, so
 // that what it lets go must be in a snapshot.
 func TestCrashesEmbedded(t *testing.T) {
-	c := newCrashing(t, options{extra: "journal: {max: 1MiB, keep: 1s}\n"}, nil)
+	c := newCrashing(t, options{extra: "journal: {max: 4MiB, keep: 1s}\n"}, nil)
 	for range max(crashes(t)/3, 1) {
 		c.live()
 	}

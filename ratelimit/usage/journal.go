@@ -91,6 +91,7 @@ type Journal struct {
 	failed    position // the last position whose sync failed
 	syncErr   error    // why
 	newNames  bool     // the folder has files whose names are not on the disk
+	opening   bool     // OpenJournal is at work; Max does not hold yet
 	closed    bool
 }
 
@@ -164,6 +165,10 @@ func openJournal(dir string, opts JournalOptions) (*Journal, error) {
 		return nil, err
 	}
 	go j.syncLoop()
+	// A full journal must not keep authpool from starting: what was begun before it
+	// was full may be ended.
+	j.opening = true
+	defer func() { j.opening = false }()
 	for _, e := range unfinished {
 		e.Estimated = true
 		// The id closes the open record: a crash here repeats nothing.
@@ -171,6 +176,9 @@ func openJournal(dir string, opts JournalOptions) (*Journal, error) {
 			return nil, errors.Join(err, j.Close())
 		}
 		j.recovery.Estimated++
+	}
+	if j.total > j.bound-j.segmentSize {
+		notify(j.crowded)
 	}
 	return j, nil
 }
@@ -356,7 +364,7 @@ func (j *Journal) setOpen(id string, seg *segment) {
 // write writes buf to the newest segment, or to a new one when that is full, if
 // there is room.
 func (j *Journal) write() error {
-	if j.total+int64(len(j.buf)) > j.opts.Max {
+	if j.total+int64(len(j.buf)) > j.opts.Max && !j.opening {
 		notify(j.crowded)
 		return ErrJournalFull
 	}

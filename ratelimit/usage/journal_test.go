@@ -3,6 +3,7 @@ package usage_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -213,6 +214,37 @@ func TestBound(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestFullJournalOpens: a process that was killed when the journal was full, with
+// answers under way, is followed by one that starts and counts them.
+func TestFullJournalOpens(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "journal")
+	small := usage.JournalOptions{Sync: time.Millisecond, Max: usage.MinJournal, Keep: time.Hour}
+	r := unstarted(t, dir, small)
+	e := event(time.Second)
+	e.Subscription = "team-a"
+	var opened int
+	for ; opened < 50; opened++ {
+		e.ID = fmt.Sprint("under way ", opened)
+		if err := r.Open(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.ID = "ended"
+	for r.Add(e) == nil {
+		continue
+	}
+	full := copyDir(t, dir)
+	j := openJournal(t, full, small)
+	if rec := j.Recovery(); rec != (usage.Recovery{Estimated: opened}) {
+		t.Errorf("recovered %+v, want %d estimated", rec, opened)
+	}
+	r = usage.NewRecorder(j, nil, usage.RecorderOptions{})
+	if err := r.Add(e); !errors.Is(err, usage.ErrJournalFull) {
+		t.Errorf("afterwards it takes more: %v", err)
+	}
+	stop(t, r)
 }
 
 // TestKeep: counted segments go once they are older than Keep, except for those

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -101,7 +102,9 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('PUBLISH', 'events', KEYS[1])
 return t[1] + ARGV[1]`)
 
-func TestDurableWritesSurvive(t *testing.T) {
+func TestDurableWritesSurvive(t *testing.T) { synctest.Test(t, durableWritesSurvive) }
+
+func durableWritesSurvive(t *testing.T) {
 	opts := logged(t)
 	s, client := open(t, opts)
 	sure := durable(t, s)
@@ -125,8 +128,9 @@ func TestDurableWritesSurvive(t *testing.T) {
 	check(sure.ZAdd(ctx, "zset", redis.Z{Score: 0.1, Member: "m"}).Err())
 	check(sure.RPush(ctx, "list", "a", "a").Err())
 	check(sure.Del(ctx, "deleted later", "never was").Err())
-	check(sure.Set(ctx, "short", "x", time.Millisecond).Err())
+	check(sure.Set(ctx, "short", "x", 5*time.Second).Err())
 
+	time.Sleep(10 * time.Second)
 	again, client := open(t, crash(t, opts))
 	got := contents(t, client)
 	want := map[string]string{

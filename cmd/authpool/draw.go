@@ -63,13 +63,16 @@ func (p pen) capacityCell(c *admin.Capacity) (cell string, ok bool) {
 	return cell, true
 }
 
-// money rounds an amount for people: cents, and below ten of them, more.
+// money rounds an amount for people: to cents, below ten of them to the hundredth of
+// one, and below that not at all.
 func money(n admin.NanoUSD) string {
-	places := 2
-	if n != 0 && n > -100_000_000 && n < 100_000_000 {
-		places = 4
+	switch {
+	case n > 0 && n < 100_000:
+		return "$" + n.String()
+	case n > 0 && n < 100_000_000:
+		return "$" + strconv.FormatFloat(float64(n)/1e9, 'f', 4, 64)
 	}
-	return "$" + strconv.FormatFloat(float64(n)/1e9, 'f', places, 64)
+	return "$" + strconv.FormatFloat(float64(n)/1e9, 'f', 2, 64)
 }
 
 // size tells bytes in the largest unit that they fill.

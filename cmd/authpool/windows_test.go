@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,30 +22,40 @@ import (
 
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/proxy/admin"
 	"github.com/authpool/authpool/ratelimit"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
-// TestWindowsInRedis: what an answer's headers tell about a subscription's usage
-// windows can be read with redis-cli.
-func TestWindowsInRedis(t *testing.T) {
-	reset := map[string]time.Time{"5h": time.Now().Add(2 * time.Hour), "7d": time.Now().Add(50 * time.Hour)}
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		h := w.Header()
-		h.Set("Content-Type", "application/json")
-		h.Set("Anthropic-Ratelimit-Unified-Status", "allowed")
-		h.Set("Anthropic-Ratelimit-Unified-5h-Utilization", "0.25")
-		h.Set("Anthropic-Ratelimit-Unified-5h-Reset", strconv.FormatInt(reset["5h"].Unix(), 10))
-		h.Set("Anthropic-Ratelimit-Unified-5h-Status", "allowed")
-		h.Set("Anthropic-Ratelimit-Unified-7d-Utilization", "0.8")
-		h.Set("Anthropic-Ratelimit-Unified-7d-Reset", strconv.FormatInt(reset["7d"].Unix(), 10))
-		h.Set("Anthropic-Ratelimit-Unified-7d-Status", "allowed_warning")
-		h.Set("Anthropic-Ratelimit-Unified-Representative-Claim", "seven_day_opus")
-		h.Set("Anthropic-Ratelimit-Requests-Limit", "50")
-		h.Set("Anthropic-Ratelimit-Requests-Remaining", "49")
-		_, _ = io.WriteString(w, `{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5","content":[],"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}`)
-	}))
-	defer upstream.Close()
+// windowsProvider answers as Anthropic does for a subscription, and tells its windows.
+type windowsProvider struct {
+	used  atomic.Value // string: utilization of 5h
+	reset map[string]time.Time
+}
+
+func (p *windowsProvider) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Anthropic-Ratelimit-Unified-Status", "allowed")
+	h.Set("Anthropic-Ratelimit-Unified-5h-Utilization", p.used.Load().(string))
+	h.Set("Anthropic-Ratelimit-Unified-5h-Reset", strconv.FormatInt(p.reset["5h"].Unix(), 10))
+	h.Set("Anthropic-Ratelimit-Unified-5h-Status", "allowed")
+	h.Set("Anthropic-Ratelimit-Unified-7d-Utilization", "0.8")
+	h.Set("Anthropic-Ratelimit-Unified-7d-Reset", strconv.FormatInt(p.reset["7d"].Unix(), 10))
+	h.Set("Anthropic-Ratelimit-Unified-7d-Status", "allowed_warning")
+	h.Set("Anthropic-Ratelimit-Unified-Representative-Claim", "seven_day_opus")
+	h.Set("Anthropic-Ratelimit-Requests-Limit", "50")
+	h.Set("Anthropic-Ratelimit-Requests-Remaining", "49")
+	_, _ = io.WriteString(w, `{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5","content":[],"stop_reason":"end_turn","usage":{"input_tokens":1000,"output_tokens":1}}`)
+}
+
+// startWithWindows serves the subscription team of such a provider.
+func startWithWindows(t *testing.T) (*service, *windowsProvider) {
+	t.Helper()
+	provider := &windowsProvider{reset: map[string]time.Time{"5h": time.Now().Add(2 * time.Hour), "7d": time.Now().Add(50 * time.Hour)}}
+	provider.used.Store("0.25")
+	upstream := httptest.NewServer(provider)
+	t.Cleanup(upstream.Close)
 	folder := t.TempDir()
 	if err := os.WriteFile(filepath.Join(folder, "team.key"), []byte("sk-sim-team\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -59,7 +70,7 @@ intercept: {enabled: false}
 providers:
   anthropic: {base_url: `+upstream.URL+`, allow_plaintext: true}
 subscriptions:
-  - {id: team, provider: anthropic, credential: {value: file:team.key}}
+  - {id: team, provider: anthropic, credential: {value: file:team.key}, budgets: [{window: week, cost_usd: 1}]}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -68,14 +79,20 @@ subscriptions:
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		if err := s.shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
+	return s, provider
+}
+
+// askOnce lets an agent have one answer.
+func askOnce(t *testing.T, s *service) {
+	t.Helper()
 	resp, err := ask(t.Context(), http.MethodPost, "http://"+s.agentAddress()+"/v1/messages",
 		headers{"Anthropic-Version: 2023-06-01"}, `{"model":"claude-sonnet-4-5","max_tokens":1,"messages":[]}`)
 	if err != nil {
@@ -85,9 +102,22 @@ subscriptions:
 	if _, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("the answer is %s, %v", resp.Status, err)
 	}
+}
 
+// newFrontClient is redis-cli.
+func newFrontClient(t *testing.T, s *service) *redis.Client {
+	t.Helper()
 	cli := redis.NewClient(&redis.Options{Addr: s.db.FrontAddr().String(), Password: s.dir.RedisPassword(), DisableIdentity: true})
-	defer cli.Close()
+	t.Cleanup(func() { _ = cli.Close() }) // nothing was written through it
+	return cli
+}
+
+// TestWindowsInRedis: what an answer's headers tell about a subscription's usage
+// windows can be read with redis-cli.
+func TestWindowsInRedis(t *testing.T) {
+	s, provider := startWithWindows(t)
+	askOnce(t, s)
+	cli := newFrontClient(t, s)
 	var got map[string]string
 	if !eventually(func(ctx context.Context) bool {
 		got = cli.HGetAll(ctx, "authpool:{team}:windows").Val()
@@ -95,7 +125,7 @@ subscriptions:
 	}) {
 		t.Fatal("no windows came")
 	}
-	for name, at := range reset {
+	for name, at := range provider.reset {
 		seen, err1 := strconv.ParseInt(got[name+":seen"], 10, 64)
 		told, err2 := strconv.ParseInt(got[name+":reset"], 10, 64)
 		if err := errors.Join(err1, err2); err != nil {
@@ -124,6 +154,59 @@ subscriptions:
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("Redis holds %v, want %v", got, want)
+	}
+}
+
+// TestStatusTellsWhatAWindowHolds: from how far our own cost moves a window, by
+// the way of headers, Redis and the admin API; with it comes the drift.
+func TestStatusTellsWhatAWindowHolds(t *testing.T) {
+	s, provider := startWithWindows(t)
+	cli := newFrontClient(t, s)
+	window := func(name string) admin.Window {
+		t.Helper()
+		status, err := (&sources{
+			pool: s.pool, db: s.db, usage: s.usage, recorder: s.recorder, budgets: budgetsFromConfig(s.cfg), log: s.log,
+		}).Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range status.Subscriptions[0].Windows {
+			if w.Name == name {
+				return w
+			}
+		}
+		t.Fatalf("no window %s in %+v", name, status)
+		return admin.Window{}
+	}
+	field := func(key, field, want string) {
+		t.Helper()
+		got := ""
+		if !eventually(func(ctx context.Context) bool {
+			got = cli.HGet(ctx, key, field).Val()
+			return got == want
+		}) {
+			t.Fatalf("%s of %s is %q, want %q", field, key, got, want)
+		}
+	}
+	askOnce(t, s)
+	field("authpool:{team}:windows", "5h:util", "250000")
+	if w := window("5h"); w.CapacityUSD != nil || w.Drift != nil || w.Effective != 0.25 {
+		t.Errorf("nothing is learned yet: %+v", w)
+	}
+	// The budget of a week stands in for what the seven days hold.
+	if w := window("7d"); w.Drift == nil || *w.Drift < 0.79 || *w.Drift > 0.8 {
+		t.Errorf("%+v", w)
+	}
+	// Two more that are counted for sure, since none of their windows moves, ...
+	askOnce(t, s)
+	field("authpool:{team}:total", "requests", "2")
+	// ... and a view of what they came to.
+	provider.used.Store("0.35")
+	askOnce(t, s)
+	field("authpool:{team}:windows", "5h:util", "350000")
+	w := window("5h")
+	if w.CapacityUSD == nil || *w.CapacityUSD <= 0 || w.Drift == nil || *w.Drift < 0.2 || *w.Drift > 0.3 || w.Foreign < 0.2 || w.Effective < 0.35 || w.Effective > 0.5 {
+		t.Errorf("got %+v", w)
 	}
 }
 

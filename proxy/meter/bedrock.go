@@ -153,7 +153,9 @@ var bedrockInvoke = dialect{
 	},
 	event: invokeEvent,
 	answer: func(m *Meter, e *event) {
-		e.told = e.counts.some()
+		if e.told = e.counts.some(); e.told {
+			m.counts.reset() // the headers may count what the cache held twice
+		}
 		m.takeUsage(e)
 		if e.failed {
 			m.fail(e)

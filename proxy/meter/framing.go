@@ -98,7 +98,7 @@ func (m *Meter) sniff(p []byte) []byte {
 		case c == '{' || c == '[':
 			m.framing = jsonFraming
 			m.begin(d.json)
-		case d.frames && m.declared == frameFraming:
+		case d.frames && c <= 1: // of a message's length, which is below 32 MiB
 			m.framing = frameFraming
 		case m.declared == sseFraming || !d.media:
 			m.framing = sseFraming

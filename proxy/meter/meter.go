@@ -168,8 +168,8 @@ func (m *Meter) Close() { m.blind = true }
 // HasContent reports whether the answer's first content has been read, or what
 // decides it otherwise. Events that say only that the provider is at work do
 // not count: Anthropic's message_start and ping, the Responses API's created,
-// queued and in_progress, chat chunks with a role and no text, comments. A JSON
-// answer has content when it is complete.
+// queued and in_progress, Converse's messageStart, chat chunks with a role and no
+// text, comments. A JSON answer has content when it is complete.
 func (m *Meter) HasContent() bool { return m.content }
 
 // Terminal reports whether the event that ends the answer has been read: what

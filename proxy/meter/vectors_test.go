@@ -117,7 +117,9 @@ func vectors(t testing.TB) []vector {
 			v.answer = bytes.ReplaceAll(v.answer, []byte("\n"), []byte("\r\n"))
 		}
 		if framed {
-			v.contentType = "application/vnd.amazon.eventstream"
+			if v.contentType == "" {
+				v.contentType = "application/vnd.amazon.eventstream"
+			}
 			v.answer = frames(t, string(v.answer), v.api == meter.BedrockInvoke)
 		}
 		v.answer = v.answer[:len(v.answer)-cut]

@@ -274,6 +274,27 @@ func anthropicStream(n int) []byte {
 	return []byte(b.String())
 }
 
+// ollamaStream does the same for Ollama.
+func ollamaStream(n int) []byte {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "{\"model\":\"llama\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\" word%d\"},\"done\":false}\n", i)
+	}
+	b.WriteString("{\"model\":\"llama\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\"prompt_eval_count\":9,\"eval_count\":200}\n")
+	return []byte(b.String())
+}
+
+// responsesStream does the same for the Responses API, with a tool's arguments.
+func responsesStream(n int) []byte {
+	var b strings.Builder
+	b.WriteString("data: {\"type\":\"response.output_item.done\",\"item\":{\"type\":\"reasoning\",\"encrypted_content\":\"" + strings.Repeat("e", 4096) + "\"}}\n\n")
+	for i := range n {
+		fmt.Fprintf(&b, "data: {\"type\":\"response.function_call_arguments.delta\",\"item_id\":\"fc_1\",\"output_index\":1,\"sequence_number\":%d,\"delta\":\"\\\"key\\\":\"}\n\n", i)
+	}
+	b.WriteString("data: {\"type\":\"response.completed\",\"response\":{\"model\":\"gpt-r\",\"service_tier\":\"flex\",\"output\":[{\"type\":\"function_call\"}],\"usage\":{\"input_tokens\":9,\"output_tokens\":200,\"total_tokens\":209}}}\n\n")
+	return []byte(b.String())
+}
+
 // geminiStream does the same for Gemini: every chunk has a usage.
 func geminiStream(n int) []byte {
 	var b strings.Builder
@@ -316,6 +337,8 @@ func TestReadingDoesNotAllocate(t *testing.T) {
 		{meter.GeminiStream, sse, "gemini-x", geminiStream(200)},
 		{meter.BedrockConverse, framed, "converse", bytes.Join(converseStream(200), nil)},
 		{meter.BedrockInvoke, framed, "invoke", bytes.Join(invokeStream(200), nil)},
+		{meter.OllamaChat, []byte("application/x-ndjson"), "llama", ollamaStream(200)},
+		{meter.OpenAIResponses, sse, "gpt-r", responsesStream(200)},
 		// An event far larger than any buffer.
 		{meter.OpenAIResponses, sse, "m", []byte("data: {\"type\":\"response.completed\",\"response\":{\"output\":\"" + strings.Repeat("x", 1<<20) + "\",\"usage\":{\"input_tokens\":1}}}\n\n")},
 	} {

@@ -139,10 +139,10 @@ func (s *Store) usageOfDays(ctx context.Context, q Query, now time.Time) (tally,
 	}
 	sums := tally{}
 	err = s.hashes(ctx, keys, func(i int, hash map[string]string) error {
-		switch q.By {
-		case ByModel:
+		if q.By == ByModel {
 			return addModels(sums, "", hash)
-		case ByCell:
+		}
+		if q.By == ByCell {
 			return addModels(sums, places[i].sub+"/"+places[i].date+"/", hash)
 		}
 		c, err := parseCounts(hash)

@@ -159,7 +159,7 @@ func (s *signs) statusOfError() int {
 
 // statusOfName are the statuses that errors with these types, codes and names
 // have outside of streams (anthropic-sdk-typescript shared.d.ts; openai-node;
-// openai/codex sse/responses.rs; google.rpc.Code).
+// openai/codex sse/responses.rs; google.rpc.Code; aws-sdk-go-v2 bedrockruntime).
 var statusOfName = map[string]int{
 	"invalid_request_error": 400,
 	"authentication_error":  401,
@@ -200,4 +200,8 @@ var statusOfName = map[string]int{
 	"INTERNAL":            500,
 	"UNAVAILABLE":         503,
 	"DEADLINE_EXCEEDED":   504,
+
+	"throttlingException":         429,
+	"validationException":         400,
+	"serviceUnavailableException": 503,
 }

@@ -472,6 +472,11 @@ func TestClassifyStreamFailures(t *testing.T) {
 		{provider.Failure{Code: "429", Message: "rate limited"}, "throttled", ratelimit.Limited, none},
 		{provider.Failure{Code: "502"}, "server-error", ratelimit.ServerError, none},
 		{provider.Failure{Code: "400"}, "client-error", ratelimit.ClientError, none},
+		{provider.Failure{Type: "throttlingException", Message: "Too many tokens"}, "throttled", ratelimit.Limited, none},
+		{provider.Failure{Type: "validationException"}, "client-error", ratelimit.ClientError, none},
+		{provider.Failure{Type: "serviceUnavailableException"}, "overloaded", ratelimit.Overloaded, none},
+		{provider.Failure{Type: "modelStreamErrorException"}, "server-error", ratelimit.ServerError, none},
+		{provider.Failure{Type: "internalServerException"}, "server-error", ratelimit.ServerError, none},
 		{provider.Failure{Type: "something_new"}, "server-error", ratelimit.ServerError, none},
 		{provider.Failure{}, "server-error", ratelimit.ServerError, none},
 	}

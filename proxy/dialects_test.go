@@ -1,0 +1,196 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/proxy/eventstream/eventstreamtest"
+	"github.com/authpool/authpool/proxy/provider"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// streamed is a stream of one dialect.
+type streamed struct {
+	name      string
+	family    provider.Family
+	path      string
+	mediaType string
+	// first holds content; last ends the stream, and mostly says that it does.
+	first, last string
+	// open: nothing in last says that it is the last.
+	open bool
+	// refused is an answer that begins with an error and a good status: the
+	// provider's limit.
+	refused string
+}
+
+const (
+	sse         = "text/event-stream"
+	streamed429 = `{"error":{"code":429,"message":"Resource has been exhausted","status":"RESOURCE_EXHAUSTED"}}`
+)
+
+// chatStream is compatible with OpenAI's.
+func chatStream(name string, family provider.Family, path string) streamed {
+	return streamed{
+		name: name, family: family, path: path, mediaType: sse,
+		first:   "data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n",
+		last:    "data: {\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":7}}\n\ndata: [DONE]\n\n",
+		refused: "data: {\"error\":{\"message\":\"slow\",\"type\":\"requests\",\"code\":\"rate_limit_exceeded\"}}\n\n",
+	}
+}
+
+var streams = []streamed{
+	{
+		name: "anthropic", family: provider.Anthropic, path: "/v1/messages", mediaType: sse,
+		first:   strings.Replace(msgStart, `"cache_read_input_tokens":100`, `"cache_read_input_tokens":0`, 1) + msgBlock + msgHello,
+		last:    msgDelta + msgStop,
+		refused: msgLimit,
+	},
+	{
+		name: "vertex-claude", family: provider.Gemini, path: "/v1/projects/p/locations/l/publishers/anthropic/models/m:streamRawPredict", mediaType: sse,
+		first:   strings.Replace(msgStart, `"cache_read_input_tokens":100`, `"cache_read_input_tokens":0`, 1) + msgBlock + msgHello,
+		last:    msgDelta + msgStop,
+		refused: msgLimit,
+	},
+	chatStream("openai", provider.OpenAI, "/v1/chat/completions"),
+	chatStream("azure", provider.Azure, "/openai/deployments/d/chat/completions"),
+	chatStream("bedrock-openai", provider.Bedrock, "/openai/v1/chat/completions"),
+	chatStream("cohere-openai", provider.Cohere, "/compatibility/v1/chat/completions"),
+	{
+		name: "gemini-sse", family: provider.Gemini, path: "/v1beta/models/m:streamGenerateContent?alt=sse", mediaType: sse,
+		first:   "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hel\"}]}}],\"usageMetadata\":{\"promptTokenCount\":12,\"candidatesTokenCount\":2}}\r\n\r\n",
+		last:    "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"lo\"}]},\"finishReason\":\"STOP\"}],\"usageMetadata\":{\"promptTokenCount\":12,\"candidatesTokenCount\":7}}\r\n\r\n",
+		open:    true,
+		refused: "data: " + streamed429 + "\r\n\r\n",
+	},
+	{
+		name: "gemini-array", family: provider.Gemini, path: "/v1beta/models/m:streamGenerateContent", mediaType: "application/json; charset=UTF-8",
+		first:   "[{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hel\"}]}}],\"usageMetadata\":{\"promptTokenCount\":12,\"candidatesTokenCount\":2}}\n",
+		last:    ",\r\n{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"lo\"}]},\"finishReason\":\"STOP\"}],\"usageMetadata\":{\"promptTokenCount\":12,\"candidatesTokenCount\":7}}\n]\n",
+		refused: "[" + streamed429 + "\n]",
+	},
+	{
+		name: "converse", family: provider.Bedrock, path: "/model/m/converse-stream", mediaType: "application/vnd.amazon.eventstream",
+		first: string(eventstreamtest.Event("messageStart", `{"role":"assistant"}`)) +
+			string(eventstreamtest.Event("contentBlockDelta", `{"contentBlockIndex":0,"delta":{"text":"Hello"}}`)),
+		last: string(eventstreamtest.Event("messageStop", `{"stopReason":"end_turn"}`)) +
+			string(eventstreamtest.Event("metadata", `{"usage":{"inputTokens":12,"outputTokens":7,"totalTokens":19},"metrics":{"latencyMs":5}}`)),
+		refused: string(eventstreamtest.Exception("throttlingException", `{"message":"Too many tokens"}`)),
+	},
+	{
+		name: "invoke", family: provider.Bedrock, path: "/model/m/invoke-with-response-stream", mediaType: "application/vnd.amazon.eventstream",
+		first: string(eventstreamtest.Chunk(`{"type":"message_start","message":{"model":"m","usage":{"input_tokens":12,"output_tokens":1}}}`)) +
+			string(eventstreamtest.Chunk(`{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello"}}`)),
+		last: string(eventstreamtest.Chunk(`{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":7}}`)) +
+			string(eventstreamtest.Chunk(`{"type":"message_stop","amazon-bedrock-invocationMetrics":{"inputTokenCount":12,"outputTokenCount":7,"firstByteLatency":5}}`)),
+		refused: string(eventstreamtest.Exception("throttlingException", `{"message":"Too many tokens"}`)),
+	},
+	{
+		name: "cohere-v1", family: provider.Cohere, path: "/v1/chat", mediaType: "application/stream+json",
+		first: "{\"is_finished\":false,\"event_type\":\"text-generation\",\"text\":\"Hello\"}\n",
+		last:  "{\"is_finished\":true,\"event_type\":\"stream-end\",\"response\":{\"text\":\"Hello\",\"meta\":{\"tokens\":{\"input_tokens\":12,\"output_tokens\":7}}},\"finish_reason\":\"COMPLETE\"}\n",
+	},
+	{
+		name: "cohere-v2", family: provider.Cohere, path: "/v2/chat", mediaType: sse,
+		first: "event: content-delta\ndata: {\"type\":\"content-delta\",\"index\":0,\"delta\":{\"message\":{\"content\":{\"text\":\"Hello\"}}}}\n\n",
+		last:  "event: message-end\ndata: {\"type\":\"message-end\",\"delta\":{\"finish_reason\":\"COMPLETE\",\"usage\":{\"tokens\":{\"input_tokens\":12,\"output_tokens\":7}}}}\n\n",
+	},
+	{
+		name: "ollama", family: provider.Ollama, path: "/api/chat", mediaType: "application/x-ndjson",
+		first: "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"Hello\"},\"done\":false}\n",
+		last:  "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\"prompt_eval_count\":12,\"eval_count\":7}\n",
+	},
+}
+
+// TestStreamsOfEveryDialect: what a provider has sent, the agent has, before
+// more comes; and when the agent has the end, the usage is recorded, although
+// the provider has not closed yet.
+func TestStreamsOfEveryDialect(t *testing.T) {
+	for _, s := range streams {
+		t.Run(s.name, func(t *testing.T) {
+			more, end := make(chan struct{}), make(chan struct{})
+			up := newUpstream(t, func(c *upstreamConn) {
+				c.write("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n", s.mediaType)
+				c.chunk(s.first)
+				c.wait(more)
+				c.chunk(s.last)
+				c.wait(end)
+				c.last()
+			})
+			r := s.rig(t, up, 1)
+			resp := r.send("POST", "/"+s.name+s.path, "Content-Type: application/json\r\n", `{"model":"m","stream":true,"messages":[]}`)
+			if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != s.mediaType {
+				t.Fatalf("got %d %s", resp.StatusCode, resp.Header)
+			}
+			expect(t, resp.Body, s.first)
+			close(more)
+			expect(t, resp.Body, s.last)
+			if n := len(r.recorder.all()); n != 1 && !s.open {
+				t.Errorf("%d usage events when the agent has the end", n)
+			}
+			close(end)
+			if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil {
+				t.Errorf("after the end came %q, %v", rest, err)
+			}
+			events := r.waitEvents(1)
+			if e := events[0]; len(events) != 1 || e.Tokens != (usage.Tokens{Input: 12, Output: 7}) || e.Estimated || e.Unknown || e.Model == "" {
+				t.Errorf("recorded %+v", events)
+			}
+		})
+	}
+}
+
+// TestStreamsThatBeginWithALimit: a limit that comes inside an answer with a
+// good status is one all the same, and another subscription serves.
+func TestStreamsThatBeginWithALimit(t *testing.T) {
+	for _, s := range streams {
+		if s.refused == "" {
+			continue
+		}
+		t.Run(s.name, func(t *testing.T) {
+			up := newUpstream(t, func(c *upstreamConn) {
+				c.write("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n", s.mediaType)
+				if strings.Contains(c.head, key(s.name, 1)) {
+					c.chunk(s.refused)
+				} else {
+					c.chunk(s.first)
+					c.chunk(s.last)
+				}
+				c.last()
+			})
+			r := s.rig(t, up, 2)
+			status, headers, body := r.post("/"+s.name+s.path, `{"model":"m","stream":true,"messages":[]}`)
+			if status != http.StatusOK || body != s.first+s.last || headers.Get("X-Authpool-Subscription") != s.name+"-2" {
+				t.Errorf("%s answered %d %q", headers.Get("X-Authpool-Subscription"), status, body)
+			}
+			if events := r.waitEvents(1); len(events) != 1 || events[0].Subscription != s.name+"-2" {
+				t.Errorf("recorded %+v", events)
+			}
+		})
+	}
+}
+
+// rig serves the stream's provider alone, with n subscriptions.
+func (s *streamed) rig(t *testing.T, up *fakeUpstream, n int) *rig {
+	return newRig(t, up.url(), 0, func(o *rigOptions) {
+		o.providers = []provider.Options{{Name: s.name, Family: s.family, BaseURL: up.url(), AllowPlaintext: true}}
+		for i := range n {
+			o.subs = append(o.subs, pool.Subscription{
+				ID: fmt.Sprintf("%s-%d", s.name, i+1), Provider: s.name, Priority: i + 1, Credential: fixedKey(key(s.name, i+1)),
+			})
+		}
+	})
+}
+
+// expect reads what must come now.
+func expect(t *testing.T, body io.Reader, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(body, got); err != nil || string(got) != want {
+		t.Fatalf("got %q, %v, want %q", got[:n], err, want)
+	}
+}

@@ -124,7 +124,7 @@ func overMidnight(places []place, redis map[place]counted, books map[place]bille
 	for i := 0; i < len(places); i++ {
 		n := shifted(places[i:], redis, books)
 		for _, where := range places[i : i+n] {
-			why[where] = "answers over midnight: the ledger has them on the day of their start, Redis on that of their end"
+			why[where] = "answers over midnight: the ledger's day is that of their start, Redis' that of their end"
 		}
 		i += max(n-1, 0)
 	}
@@ -214,7 +214,11 @@ func (c *comparison) text() string {
 
 // verdict is the sentence that says that both are equal, and how much that is.
 func (c *comparison) verdict() string {
-	text := "Equal to the token: " + plural(int64(len(c.rows)), "row")
+	text := "Equal to the token"
+	if n := len(c.differing(true)); n > 0 {
+		text += " but for what is explained in " + plural(int64(n), "row")
+	}
+	text += ": " + plural(int64(len(c.rows)), "row")
 	if c.has[requests] {
 		var n int64
 		for _, row := range c.rows {
@@ -222,26 +226,29 @@ func (c *comparison) verdict() string {
 		}
 		text += ", " + plural(n, "request")
 	}
-	if n := len(c.differing(true)); n > 0 {
-		text += fmt.Sprintf("; %s of the rows explained", grouped(int64(n)))
-	}
 	return text + "."
 }
 
-// table lists each number in which rows differ.
+// table lists each number in which rows differ, and once for each row what explains
+// it.
 func (c *comparison) table(out *strings.Builder, rows []compared) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "SUBSCRIPTION\tMODEL\tDAY\tCOUNT\tREDIS\tLEDGER\tDIFFERENCE") // a strings.Builder takes all
+	why := ""
+	if rows[0].explained() {
+		why = "\tWHY"
+	}
+	_, _ = fmt.Fprintln(w, "SUBSCRIPTION\tMODEL\tDAY\tCOUNT\tREDIS\tLEDGER\tDIFFERENCE"+why) // a strings.Builder takes all
 	for _, row := range rows {
-		diff := row.redis.minus(row.ledger)
+		diff, why := row.redis.minus(row.ledger), ""
+		if row.explained() {
+			why = "\t" + row.why
+		}
 		for m := range measures {
 			if diff[m] != 0 {
-				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", row.subscription, orDash(row.model), row.day, measureNames[m],
-					row.redis.show(m), row.ledger.show(m), diff.show(m)) // a strings.Builder takes all
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", row.subscription, orDash(row.model), row.day, measureNames[m],
+					row.redis.show(m), row.ledger.show(m), diff.show(m), why) // a strings.Builder takes all
+				why = ""
 			}
-		}
-		if row.explained() {
-			_, _ = fmt.Fprintf(w, "\t%s\n", row.why) // a strings.Builder takes all
 		}
 	}
 	_ = w.Flush() // a strings.Builder takes all

@@ -366,6 +366,31 @@ team-a        m1     2026-11-21  cost_usd  0.25   0.5     -0.25
 	if diff := cmp.Diff(want, c.text()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+
+	redis[on("2026-11-21", "m1")] = countedOf(admin.UsageRow{Requests: 2, Input: 20, Output: 3, Estimated: 1})
+	redis[on("2026-11-22", "m1")] = countedOf(admin.UsageRow{Requests: 1, Input: 10, Output: 5})
+	cut := newSimulated([]string{"team-a"})
+	for _, e := range []entry{
+		{subscription: "team-a", model: "m1", at: at(t, "2026-11-21T10:00:00Z"), sums: tokens(1, 20, 2)},
+		{subscription: "team-a", model: "m1", at: at(t, "2026-11-21T10:00:00Z"), sums: tokens(1, 1, 5), open: true},
+		{subscription: "team-a", model: "m1", at: at(t, "2026-11-22T10:00:00Z"), sums: tokens(1, 10, 5)},
+	} {
+		cut.add(e)
+	}
+	explained := compare(cut, redis, cut.days)
+	const wantExplained = `Redis beside the ledger, whole UTC days from 2026-11-21 to 2026-11-22
+
+Explained:
+SUBSCRIPTION  MODEL  DAY         COUNT   REDIS  LEDGER  DIFFERENCE  WHY
+team-a        m1     2026-11-21  input   20     21      -1          1 answer without an end, estimated in Redis
+team-a        m1     2026-11-21  output  3      7       -4
+
+Equal to the token but for what is explained in 1 row: 2 rows, 3 requests.
+`
+	if diff := cmp.Diff(wantExplained, explained.text()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
 	var out strings.Builder
 	if err := (&program{Stdio: Stdio{Out: &out}}).printJSON(c.report()); err != nil {
 		t.Fatal(err)

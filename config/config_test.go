@@ -159,8 +159,8 @@ func TestTopology(t *testing.T) {
 	for want, list := range map[config.RedisMode][]config.Redis{
 		config.RedisEmbedded: {{}, {URL: "embedded"}},
 		config.RedisSingle:   {{URL: "redis://a"}, {Addresses: []string{"a:1"}}, {URL: "env:A"}},
-		config.RedisSentinel: {{Addresses: []string{"a:1"}, Master: "m"}, {Addresses: []string{"a:1", "b:1"}, Mode: "sentinel", Master: "m"}},
-		config.RedisCluster:  {{Addresses: []string{"a:1", "b:1"}}, {URL: "redis://a", Mode: "cluster"}},
+		config.RedisSentinel: {{Addresses: []string{"a:1"}, Master: "m"}, {Addresses: []string{"a:1", "b:1"}, Mode: "sentinel", Master: "m"}, {URL: "redis://a,b?master=m"}},
+		config.RedisCluster:  {{Addresses: []string{"a:1", "b:1"}}, {URL: "redis://a", Mode: "cluster"}, {URL: "redis://a,b"}, {URL: "redis://a?mode=cluster"}},
 	} {
 		for _, r := range list {
 			if got := r.Topology(); got != want {

@@ -120,6 +120,15 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 	f("redis url and addresses", "redis: {url: 'redis://a', addresses: ['a:1']}\n", "a.yaml:1:38: redis.addresses: stands beside redis.url")
 	f("password for the embedded one", "redis: {password: env:A}\n", "a.yaml:1:19: redis.password: has no meaning for the embedded Redis")
 	f("redis forms that are fine", "redis: {url: env:REDIS_URL, listen: off, prefix: team_a-1}\n")
+	f("redis cluster by URL", "redis: {url: 'redis://a:1,b,[::1]:3', password: env:A}\n")
+	f("redis sentinels by URL", "redis: {url: 'rediss://a,b:2/1?master=main&sentinel_username=u'}\n")
+	f("redis master later", "redis: {url: env:A, master: main}\n")
+	f("redis hosts", "redis: {url: 'redis://a:1,b:x'}\n", "a.yaml:1:14: redis.url: has a host that is not host:port → redis://host:port[,host:port…]/db, with ?master=NAME")
+	f("redis query", "redis: {url: 'redis://a?db=1'}\n", "a.yaml:1:14: redis.url: says after ? what is not understood")
+	f("redis sentinel password", "redis: {url: 'redis://a?master=m&sentinel_password=hunter2'}\n", "a.yaml:1:14: redis.url: holds a password in the clear")
+	f("redis mode twice", "redis: {mode: single, url: 'redis://a?mode=cluster'}\n", "a.yaml:1:15: redis.mode: differs from the mode in redis.url")
+	f("redis master twice", "redis: {master: m, url: 'redis://a?master=n'}\n", "a.yaml:1:17: redis.master: differs from the master in redis.url")
+	f("redis cluster with a database", "redis: {url: 'redis://a,b/1'}\n", "a.yaml:1:14: redis.url: names a database")
 	f("empty redis texts are unset", "redis: {mode: single, url: 'redis://r:1/0', addresses: [], master: '', username: '', password: ''}\n")
 
 	f("providers", `providers:

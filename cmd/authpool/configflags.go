@@ -19,7 +19,7 @@ func (f *configFlags) register(cmd *cobra.Command) {
 	flags.StringVarP(&f.file, "config", "c", "", "config file (default: none, subscriptions come from the environment)")
 	flags.StringVar(&f.listen, "listen", d.Listen[0], "where agents connect: host:port or unix:/path, several separated by commas")
 	flags.StringVar(&f.admin, "admin", d.Admin.Listen, "address of health, metrics and the admin API")
-	flags.StringVar(&f.redis, "redis", "embedded", "redis://host:port/db, or env:NAME of a variable that holds such a URL")
+	flags.StringVar(&f.redis, "redis", "embedded", "redis://host:port[,host:port…]/db[?master=NAME], or env:NAME of a variable that holds such a URL")
 	flags.StringVar(&f.stateDir, "state-dir", "", "folder of journal, snapshot and tokens (default: $XDG_STATE_HOME/authpool)")
 }
 

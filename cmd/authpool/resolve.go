@@ -35,7 +35,11 @@ func resolveSecrets(ctx context.Context, origin string, cfg *config.Config) erro
 	try("admin.token", cfg.Admin.Token, nil)
 	try("redis.password", cfg.Redis.Password, nil)
 	if ref, ok := cfg.Redis.URLRef(); ok {
-		try("redis.url", ref, nil)
+		try("redis.url", ref, func(url credential.Secret) error {
+			opts := redisOptions(cfg.Redis)
+			opts.URL = url
+			return opts.Check()
+		})
 	}
 	if len(faults) == 0 {
 		return nil

@@ -29,14 +29,8 @@ const snapshotFile = "redis.snapshot"
 // here and nowhere else. The embedded one keeps in writes what must not be lost
 // between snapshots.
 func newRedisFromConfig(ctx context.Context, c config.Redis, dir *statedir.Dir, writes embedded.WriteLog, log *slog.Logger) (*redisdb.DB, error) {
-	opts := redisdb.Options{
-		Mode:      redisdb.Mode(c.Mode), // empty: what the URL and the addresses say
-		Addresses: c.Addresses,
-		Master:    c.Master,
-		Username:  c.Username,
-		Prefix:    c.Prefix,
-		Logger:    log,
-	}
+	opts := redisOptions(c)
+	opts.Logger = log
 	switch ref, isRef := c.URLRef(); {
 	case isRef:
 		url, err := resolve(ctx, ref)
@@ -62,6 +56,17 @@ func newRedisFromConfig(ctx context.Context, c config.Redis, dir *statedir.Dir, 
 		Logger:       log,
 	}
 	return redisdb.Open(ctx, opts)
+}
+
+// redisOptions are what c says without its secrets.
+func redisOptions(c config.Redis) redisdb.Options {
+	return redisdb.Options{
+		Mode:      redisdb.Mode(c.Mode), // empty: what the URL and the addresses say
+		Addresses: c.Addresses,
+		Master:    c.Master,
+		Username:  c.Username,
+		Prefix:    c.Prefix,
+	}
 }
 
 // newPricesFromConfig loads the price table, with the operator's overrides.

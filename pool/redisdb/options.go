@@ -35,8 +35,9 @@ type Options struct {
 	Mode Mode
 	// URL is "embedded" or redis[s]://[user[:password]@]host[:port][,host[:port]…][/db][?master=NAME&mode=MODE],
 	// or unix:///path. rediss means TLS, verified against the system's roots, to
-	// every node. It is a secret because a URL that comes from the environment may
-	// carry a password.
+	// every node. Sentinels that ask for a login of their own are given
+	// sentinel_username and sentinel_password, after ? as well. It is a secret
+	// because a URL that comes from the environment may carry passwords.
 	URL credential.Secret
 	// Addresses are host:port of the servers, the sentinels or the cluster's
 	// nodes. Give these or URL.
@@ -77,6 +78,15 @@ type plan struct {
 	username string
 	password string
 	tls      bool
+
+	sentinelUsername, sentinelPassword string
+}
+
+// Check returns the fault for which Open would refuse the options, before it has
+// opened anything.
+func (o Options) Check() error {
+	_, err := o.plan()
+	return err
 }
 
 // plan checks the options. Its errors name config keys and never repeat a URL.
@@ -147,6 +157,8 @@ func (p plan) check() error {
 		return errors.New("redis.master: mode sentinel needs the name of the master")
 	case p.mode != Sentinel && p.master != "":
 		return fmt.Errorf("redis.master: has no meaning in mode %s", p.mode)
+	case p.mode != Sentinel && p.sentinelUsername+p.sentinelPassword != "":
+		return fmt.Errorf("redis.url: a login for sentinels has no meaning in mode %s", p.mode)
 	case p.mode == Single && len(p.addrs) > 1:
 		return errors.New("redis.addresses: mode single takes one address")
 	case p.mode == Cluster && p.db != 0:
@@ -174,6 +186,8 @@ func (p plan) universal() *redis.UniversalOptions {
 		DB:                       p.db,
 		Username:                 p.username,
 		Password:                 p.password,
+		SentinelUsername:         p.sentinelUsername,
+		SentinelPassword:         p.sentinelPassword,
 		Protocol:                 2,
 		MaxRetries:               -1,
 		DialerRetries:            1,

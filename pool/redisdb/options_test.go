@@ -46,6 +46,14 @@ func TestPlan(t *testing.T) {
 			Options{URL: url("redis://a,b:2/1?master=m")},
 			plan{mode: Sentinel, master: "m", db: 1, addrs: []string{"a:26379", "b:2"}},
 		},
+		{
+			"sentinels with a login of their own",
+			Options{URL: url("redis://u:p@a?master=m&sentinel_username=su&sentinel_password=s%40p")},
+			plan{
+				mode: Sentinel, master: "m", addrs: []string{"a:26379"}, username: "u", password: "p",
+				sentinelUsername: "su", sentinelPassword: "s@p",
+			},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -85,6 +93,8 @@ func TestWrongOptions(t *testing.T) {
 		{Options{URL: credential.NewSecret("redis://a:1/2?mode=cluster")}, "redis.url"},
 		{Options{Mode: Single, URL: credential.NewSecret("redis://a:1?mode=cluster")}, "redis.mode"},
 		{Options{Master: "m", URL: credential.NewSecret("redis://a:1?master=n")}, "redis.master"},
+		{Options{URL: credential.NewSecret("redis://a:1,b:x")}, "redis.url"},
+		{Options{URL: credential.NewSecret("redis://a:1?sentinel_password=" + secret)}, "redis.url"},
 	}
 	for _, tt := range tests {
 		_, err := Open(t.Context(), tt.opts)

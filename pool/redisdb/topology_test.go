@@ -244,3 +244,17 @@ func TestRestartIsNoticed(t *testing.T) {
 		await(t, up)
 	}
 }
+
+// Sentinels may ask for a login that is not the master's.
+func TestSentinelLogin(t *testing.T) {
+	s := redistest.NewSentinels(t)
+	if err := s.Sentinel.Client().Do(t.Context(), "ACL", "SETUSER", "default", "resetpass", ">theirs").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if db := open(t, Options{URL: credential.NewSecret(s.URL())}); db.Healthy() {
+		t.Error("healthy without the sentinel's password")
+	}
+	if db := open(t, Options{URL: credential.NewSecret(s.URL() + "&sentinel_password=theirs")}); !db.Healthy() {
+		t.Error("unhealthy with the sentinel's password")
+	}
+}

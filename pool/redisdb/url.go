@@ -104,8 +104,12 @@ func (p *plan) readQuery(text string) error {
 				return errors.New("redis.mode: differs from the mode in redis.url")
 			}
 			p.mode = Mode(values[0])
+		case name == "sentinel_username":
+			p.sentinelUsername = values[0]
+		case name == "sentinel_password":
+			p.sentinelPassword = values[0]
 		default:
-			return errors.New("redis.url: after ? only master and mode are understood")
+			return errors.New("redis.url: after ? only master, mode, sentinel_username and sentinel_password are understood")
 		}
 	}
 	return nil
@@ -116,7 +120,10 @@ func withPort(host, port string) (string, error) {
 	if host == "" {
 		return "", errors.New("redis.url: names no server")
 	}
-	if _, _, err := net.SplitHostPort(host); err == nil {
+	if name, number, err := net.SplitHostPort(host); err == nil {
+		if _, err := strconv.ParseUint(number, 10, 16); err != nil || name == "" {
+			return "", errors.New("redis.url: a host is not host:port")
+		}
 		return host, nil
 	}
 	addr := net.JoinHostPort(strings.Trim(host, "[]"), port)

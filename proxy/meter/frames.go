@@ -81,7 +81,7 @@ func (m *Meter) readFrameHeader() {
 }
 
 func (m *Meter) readPayload(p []byte) {
-	f := &m.frames
+	f := m.frames
 	wrapped := m.dialect.wrapped && !f.exception
 	if !f.begun {
 		f.begun = true
@@ -122,7 +122,7 @@ func (u *unwrapper) Found(v *jsonscan.Value) {
 	if v.Kind != jsonscan.StringPart {
 		return
 	}
-	f := &u.frames
+	f := u.frames
 	for text := v.Raw; len(text) > 0; {
 		piece := text
 		switch i := bytes.IndexByte(text, '\\'); {

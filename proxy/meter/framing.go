@@ -100,6 +100,10 @@ func (m *Meter) sniff(p []byte) []byte {
 			m.begin(d.json)
 		case d.frames && c <= 1: // of a message's length, which is below 32 MiB
 			m.framing = frameFraming
+			if m.frames == nil {
+				m.frames = new(frames)
+			}
+			m.frames.reset()
 		case m.declared == sseFraming || !d.media:
 			m.framing = sseFraming
 		default:

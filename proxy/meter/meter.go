@@ -33,8 +33,8 @@ type Headers interface {
 // Meter reads one answer at a time. It is a tap.Sink: it is given the decoded
 // bytes of the answer's body in pieces of any size, and keeps none of the text.
 // It uses a few KiB, whatever the size of an event, and allocates only for what
-// it tells (a model's name, an error). The zero value is ready for Reset. It is
-// not safe for concurrent use.
+// it tells (a model's name, an error) and, once, for AWS' event stream. The zero
+// value is ready for Reset. It is not safe for concurrent use.
 type Meter struct {
 	dialect  *dialect
 	asked    string // the model
@@ -43,7 +43,7 @@ type Meter struct {
 	declared framing
 	framing  framing
 	events   tap.Events
-	frames   frames
+	frames   *frames // nil until an answer is in frames, as few are
 	scanner  jsonscan.Scanner
 
 	table *table
@@ -92,7 +92,6 @@ func (m *Meter) Reset(api API, o Options) {
 		m.framing = opaqueFraming
 	}
 	m.events.Reset()
-	m.frames.reset()
 	m.table = nil
 	m.event.reset()
 	m.seen = 0

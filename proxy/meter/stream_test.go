@@ -366,7 +366,7 @@ func TestReadingDoesNotAllocate(t *testing.T) {
 			t.Errorf("%s: %v allocations an answer, want 0", tt.model, n)
 		}
 	}
-	if size := unsafe.Sizeof(meter.Meter{}); size > 8<<10 {
+	if size := unsafe.Sizeof(meter.Meter{}); size > 4<<10 {
 		t.Errorf("a meter has %d bytes", size)
 	}
 }

@@ -53,6 +53,28 @@ func TestLookup(t *testing.T) {
 	f("", "", 0, false)
 }
 
+// TestTiers holds the tiers of the embedded data: the request's whole prompt side
+// decides, and then all of its tokens cost the higher price. LiteLLM has it so, and
+// so have the providers' bills; ccusage reckons the part above alone.
+func TestTiers(t *testing.T) {
+	table := price.New()
+	f := func(provider, model string, tokens usage.Tokens, wantNano int64) {
+		t.Helper()
+		if nano, ok := table.Cost(provider, model, tokens, usage.Service{}); nano != wantNano || !ok {
+			t.Errorf("%s %s %+v: got %d nano, %v; want %d", provider, model, tokens, nano, ok, wantNano)
+		}
+	}
+	f("anthropic", "claude-sonnet-4-5", usage.Tokens{Input: 200_000}, 600_000_000)
+	f("anthropic", "claude-sonnet-4-5", usage.Tokens{Input: 250_000}, 1_500_000_000)
+	f("anthropic", "claude-sonnet-4-5", usage.Tokens{Input: 300_000, Output: 10}, 1_800_000_000+225_000)
+	f("anthropic", "claude-sonnet-4-5", usage.Tokens{Input: 150_000, CacheRead: 150_000}, 900_000_000+90_000_000)
+	f("anthropic", "claude-sonnet-4-5", usage.Tokens{Input: 200_000, CacheWrite1h: 1}, 1_200_000_000+12_000)
+	f("openai", "gpt-5.4", usage.Tokens{Input: 272_000}, 680_000_000)
+	f("openai", "gpt-5.4", usage.Tokens{Input: 272_001}, 1_360_005_000)
+	f("xai", "grok-4-fast-reasoning", usage.Tokens{Input: 127_999}, 25_599_800)
+	f("xai", "grok-4-fast-reasoning", usage.Tokens{Input: 128_000}, 51_200_000) // at the border already
+}
+
 // TestClasses holds what the embedded data says of classes of service.
 func TestClasses(t *testing.T) {
 	table := price.New()

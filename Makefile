@@ -4,6 +4,7 @@
 GOLANGCI_LINT_VERSION := v2.15.0
 GOFUMPT_VERSION       := v0.12.0
 GOVULNCHECK_VERSION   := v1.8.0
+CCUSAGE_VERSION       := 20.0.24 # later ones have no native part for Linux
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,8 @@ TOOLS         := $(CURDIR)/.cache/bin
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOFUMPT       := $(TOOLS)/gofumpt-$(GOFUMPT_VERSION)
 GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
+
+CCUSAGE       := $(CURDIR)/.cache/ccusage-$(strip $(CCUSAGE_VERSION))
 
 FUZZTIME ?= 30s
 IMAGE    ?= authpool:dev
@@ -63,6 +66,12 @@ bench-smoke: ## run every benchmark and the comparison once, to see that they st
 	.ci/need redis-server nginx
 	AUTHPOOL_REQUIRE_REDIS=1 go test -run '^$$' -bench . -benchtime 1x ./...
 	go run ./bench/compare -smoke
+
+.PHONY: ccusage
+ccusage: ## compare the blocks with the real ccusage (npm) on the same events
+	.ci/need redis-server node npm
+	.ci/ccusage $(CCUSAGE) $(CCUSAGE_VERSION)
+	AUTHPOOL_REQUIRE_REDIS=1 AUTHPOOL_CCUSAGE=$(CCUSAGE)/node_modules/.bin/ccusage go test -count=1 -run 'Ccusage|ByHand' ./ratelimit/usage
 
 .PHONY: cover
 cover: ## measure what the tests reach; writes cover.out

@@ -28,9 +28,7 @@ func (k *keeper) writeReleases(ctx context.Context) {
 	k.releases = nil
 	k.mu.Unlock()
 	for _, r := range list {
-		if k.pool.bindings.Release(ctx, r.subscription, r.session, r.score) != nil {
-			return
-		}
+		_ = k.pool.bindings.Release(ctx, r.subscription, r.session, r.score)
 	}
 }
 
@@ -207,14 +205,12 @@ func (k *keeper) keep(ctx context.Context, list []*session, now time.Time) {
 	if len(due) == 0 {
 		return
 	}
-	bound, err := p.bindings.Keep(ctx, bindings, p.opts.Affinity)
-	if err != nil {
-		for _, s := range due {
-			k.dirty(s)
-		}
-		return
-	}
+	bound, _ := p.bindings.Keep(ctx, bindings, p.opts.Affinity)
 	for i, s := range due {
+		if bound[i] == "" { // not now
+			k.dirty(s)
+			continue
+		}
 		s.mu.Lock()
 		s.kept = now
 		same := s.bound != nil && s.bound.conf.ID == bindings[i].Subscription
@@ -243,11 +239,10 @@ func (k *keeper) count(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
 	defer cancel()
-	counts, err := p.bindings.Counts(ctx, ids)
-	if err != nil {
-		return
-	}
+	counts, _ := p.bindings.Counts(ctx, ids)
 	for i, m := range members {
-		m.count.Store(counts[i])
+		if counts[i] != store.Unknown { // else it is asked for again soon enough
+			m.count.Store(counts[i])
+		}
 	}
 }

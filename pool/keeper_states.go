@@ -106,24 +106,21 @@ func (k *keeper) readStates(ctx context.Context, now time.Time) {
 		n := min(len(ids), keeperBatch)
 		if !k.readSome(ctx, ids[:n], now) {
 			k.mu.Lock()
-			for _, id := range ids {
+			for _, id := range ids[:n] {
 				k.stale[id] = struct{}{}
 			}
 			k.mu.Unlock()
-			return
 		}
 		ids = ids[n:]
 	}
 }
 
+// readSome tells whether it has read all of them.
 func (k *keeper) readSome(ctx context.Context, ids []string, now time.Time) bool {
 	p := k.pool
 	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
 	defer cancel()
 	list, err := p.bindings.Cooldowns(ctx, ids)
-	if err != nil {
-		return false
-	}
 	for _, c := range list {
 		signal := ratelimit.Limited
 		if c.State == string(StateDisabled) {
@@ -132,5 +129,5 @@ func (k *keeper) readSome(ctx context.Context, ids []string, now time.Time) bool
 		cooldowns := p.byID[c.Subscription].gate.Cooldowns()
 		cooldowns.Adopt(now, c.Model, now.Add(c.Wait), signal, ratelimit.Reason(c.Reason))
 	}
-	return true
+	return err == nil
 }

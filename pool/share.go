@@ -170,12 +170,10 @@ func (k *keeper) shares(ctx context.Context, now time.Time) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
 	defer cancel()
-	got, err := p.bindings.Shares(ctx, p.process, requests)
-	if err != nil {
-		return // the leases end if this goes on
-	}
+	got, _ := p.bindings.Shares(ctx, p.process, requests)
 	for i, m := range members {
-		if m.share.renew(now, got[i]) {
+		// The lease of one that could not be renewed ends if this goes on.
+		if got[i].Granted != store.Unknown && m.share.renew(now, got[i]) {
 			p.groups[m.conf.Provider].queue.event()
 		}
 	}

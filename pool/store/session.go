@@ -118,42 +118,45 @@ type Binding struct{ Session, Subscription, Parent string }
 
 // Keep marks bindings as used, writes those that Redis does not have, and
 // returns for each, in order, the subscription that is bound in truth: another
-// process may have moved the session, and its binding wins.
-func (s *Store) Keep(ctx context.Context, bindings []Binding, affinity time.Duration) ([]string, error) {
+// process may have moved the session, and its binding wins. Where that cannot be
+// known, it is empty, and the error is that of the first.
+func (s *Store) Keep(ctx context.Context, bindings []Binding, affinity time.Duration) (bound []string, err error) {
 	calls := make([]call, len(bindings))
 	for i, b := range bindings {
 		calls[i] = call{[]string{s.sessionKey(b.Session)}, s.bindArgs(b.Session, "", b.Subscription, b.Parent, affinity)}
 	}
-	replies, err := pipeline(ctx, s.client, bindScript, calls)
-	if err != nil {
-		return nil, fmt.Errorf("cannot keep the bindings of %d sessions: %w", len(bindings), err)
-	}
-	out := make([]string, len(replies))
-	for i, cmd := range replies {
-		if out[i], err = cmd.Text(); err != nil {
-			return nil, fmt.Errorf("cannot keep the binding of session %q: %w", bindings[i].Session, err)
+	bound = make([]string, len(bindings))
+	for i, cmd := range pipeline(ctx, s.client, bindScript, calls) {
+		text, failed := cmd.Text()
+		if failed != nil && err == nil {
+			err = fmt.Errorf("cannot keep the binding of session %q: %w", bindings[i].Session, failed)
 		}
+		bound[i] = text
 	}
-	return out, nil
+	return bound, err
 }
 
-// Counts tells how many sessions hold a place on each subscription, in order.
-func (s *Store) Counts(ctx context.Context, subs []string) ([]int64, error) {
+// Unknown stands for a number that Redis could not be asked for.
+const Unknown = -1
+
+// Counts tells how many sessions hold a place on each subscription, in order. Where
+// that cannot be known, it is Unknown, and the error is that of the first.
+func (s *Store) Counts(ctx context.Context, subs []string) (counts []int64, err error) {
 	calls := make([]call, len(subs))
 	for i, sub := range subs {
 		calls[i] = call{[]string{s.subscriptionKey(sub, "sessions")}, []any{0}}
 	}
-	replies, err := pipeline(ctx, s.client, extendScript, calls)
-	if err != nil {
-		return nil, fmt.Errorf("cannot count the sessions of %d subscriptions: %w", len(subs), err)
-	}
-	out := make([]int64, len(subs))
-	for i, cmd := range replies {
-		reply, err := integers(cmd, 1)
-		if err != nil {
-			return nil, fmt.Errorf("cannot count the sessions of subscription %q: %w", subs[i], err)
+	counts = make([]int64, len(subs))
+	for i, cmd := range pipeline(ctx, s.client, extendScript, calls) {
+		reply, failed := integers(cmd, 1)
+		if failed != nil {
+			counts[i] = Unknown
+			if err == nil {
+				err = fmt.Errorf("cannot count the sessions of subscription %q: %w", subs[i], failed)
+			}
+			continue
 		}
-		out[i] = reply[0]
+		counts[i] = reply[0]
 	}
-	return out, nil
+	return counts, err
 }

@@ -37,23 +37,24 @@ type Share struct {
 }
 
 // Shares renews the shares of one process on many subscriptions. The answers
-// come in the order of the requests.
-func (s *Store) Shares(ctx context.Context, process string, requests []ShareRequest) ([]Share, error) {
+// come in the order of the requests. Where a share could not be renewed, Granted is
+// Unknown, and the error is that of the first.
+func (s *Store) Shares(ctx context.Context, process string, requests []ShareRequest) (shares []Share, err error) {
 	calls := make([]call, len(requests))
 	for i, r := range requests {
 		calls[i] = call{[]string{s.subscriptionKey(r.Subscription, "slots")}, []any{process, r.Limit, r.InFlight, r.Want, ms(ShareLease)}}
 	}
-	replies, err := pipeline(ctx, s.client, shareScript, calls)
-	if err != nil {
-		return nil, fmt.Errorf("cannot renew the shares of %d subscriptions: %w", len(requests), err)
-	}
-	out := make([]Share, len(requests))
-	for i, cmd := range replies {
-		reply, err := integers(cmd, 2)
-		if err != nil {
-			return nil, fmt.Errorf("cannot renew the share of subscription %q: %w", requests[i].Subscription, err)
+	shares = make([]Share, len(requests))
+	for i, cmd := range pipeline(ctx, s.client, shareScript, calls) {
+		reply, failed := integers(cmd, 2)
+		if failed != nil {
+			shares[i].Granted = Unknown
+			if err == nil {
+				err = fmt.Errorf("cannot renew the share of subscription %q: %w", requests[i].Subscription, failed)
+			}
+			continue
 		}
-		out[i] = Share{Granted: int(reply[0]), Target: int(reply[1])}
+		shares[i] = Share{Granted: int(reply[0]), Target: int(reply[1])}
 	}
-	return out, nil
+	return shares, err
 }

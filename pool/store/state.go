@@ -39,7 +39,7 @@ const longCooldown = time.Minute
 
 // Cool shares cooldowns with all processes. A cooldown that ends before the
 // known one changes nothing. The long ones are safe when it returns.
-func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) error {
+func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) (err error) {
 	var short, long []call
 	for _, c := range cooldowns {
 		made := call{
@@ -59,33 +59,35 @@ func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) error {
 		if len(part.calls) == 0 {
 			continue
 		}
-		if _, err := pipeline(ctx, part.client, coolScript, part.calls); err != nil {
-			return fmt.Errorf("cannot share %d cooldowns: %w", len(cooldowns), err)
+		for _, cmd := range pipeline(ctx, part.client, coolScript, part.calls) {
+			if err == nil && cmd.Err() != nil {
+				err = fmt.Errorf("cannot share %d cooldowns: %w", len(cooldowns), cmd.Err())
+			}
 		}
 	}
-	return nil
+	return err
 }
 
 // Cooldowns returns those of the given subscriptions that have not ended, their
-// Wait counted from when Redis answered.
-func (s *Store) Cooldowns(ctx context.Context, subs []string) ([]Cooldown, error) {
+// Wait counted from when Redis answered. With an error, which is that of the first,
+// those of some subscriptions are missing.
+func (s *Store) Cooldowns(ctx context.Context, subs []string) (list []Cooldown, err error) {
 	calls := make([]call, len(subs))
 	for i, sub := range subs {
 		calls[i] = call{keys: []string{s.subscriptionKey(sub, "state")}}
 	}
-	replies, err := pipeline(ctx, s.client, stateScript, calls)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the states of %d subscriptions: %w", len(subs), err)
-	}
-	var out []Cooldown
-	for i, cmd := range replies {
-		reply, err := cmd.StringSlice()
-		if err != nil || len(reply)%2 != 1 {
-			return nil, fmt.Errorf("cannot read the state of subscription %q: %w", subs[i], err)
+	for i, cmd := range pipeline(ctx, s.client, stateScript, calls) {
+		reply, failed := cmd.StringSlice()
+		if failed == nil && len(reply)%2 != 1 {
+			failed = fmt.Errorf("%w: %q", errReply, reply)
 		}
-		out = appendCooldowns(out, subs[i], reply)
+		if failed == nil {
+			list = appendCooldowns(list, subs[i], reply)
+		} else if err == nil {
+			err = fmt.Errorf("cannot read the state of subscription %q: %w", subs[i], failed)
+		}
 	}
-	return out, nil
+	return list, err
 }
 
 // appendCooldowns reads one reply of the script: Redis' time, then fields and

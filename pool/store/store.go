@@ -81,29 +81,32 @@ func integers(cmd *redis.Cmd, n int) ([]int64, error) {
 	return list, nil
 }
 
-// pipeline runs a script for every set of keys and arguments in one round
-// trip, loading it where a server does not know it. Results come in order.
-func pipeline(ctx context.Context, client redis.UniversalClient, script *redis.Script, calls []call) ([]*redis.Cmd, error) {
-	send := func() ([]*redis.Cmd, error) {
-		out := make([]*redis.Cmd, len(calls))
+// pipeline runs a script for every set of keys and arguments in one round trip.
+// Results come in order, each with an error of its own: a node of a cluster may be
+// away and the others not. Where a server does not know the script, all is sent once
+// more with its text; to load it first would need every node.
+func pipeline(ctx context.Context, client redis.UniversalClient, script *redis.Script, calls []call) []*redis.Cmd {
+	send := func(run func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd) (out []*redis.Cmd, unknown bool) {
+		out = make([]*redis.Cmd, len(calls))
 		_, err := client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			for i, c := range calls {
-				out[i] = script.EvalSha(ctx, pipe, c.keys, c.args...)
+				out[i] = run(ctx, pipe, c.keys, c.args...)
 			}
 			return nil
 		})
-		return out, err
-	}
-	out, err := send()
-	for _, cmd := range out {
-		if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
-			if err := script.Load(ctx, client).Err(); err != nil {
-				return nil, err
+		for _, cmd := range out {
+			if err != nil && cmd.Err() == nil && cmd.Val() == nil {
+				cmd.SetErr(err) // there was no connection: nothing was sent
 			}
-			return send()
+			unknown = unknown || redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT")
 		}
+		return out, unknown
 	}
-	return out, err
+	out, unknown := send(script.EvalSha)
+	if unknown {
+		out, _ = send(script.Eval)
+	}
+	return out
 }
 
 type call struct {

@@ -80,7 +80,7 @@ the range is counted whole. The range that was counted is told.`,
 		},
 	}
 	find.register(cmd)
-	cmd.Flags().StringVar(&by, "by", string(usage.BySubscription), "what to add up by: subscription, model, session, agent, day or block")
+	cmd.Flags().StringVar(&by, "by", string(usage.BySubscription), "what to add up by: subscription, model, session, agent, day, week or block")
 	cmd.Flags().StringVar(&since, "since", "", "first time that counts (default: everything kept)")
 	cmd.Flags().StringVar(&until, "until", "", "end of what counts (default: now)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -182,6 +182,51 @@ func TestWindowsAreReckoned(t *testing.T) {
 	})
 }
 
+// TestWindowsSteps are the borders of what is learned from.
+func TestWindowsSteps(t *testing.T) {
+	client := redistest.Mini(t)
+	f := func(name string, want int64, step func(m *meterman)) {
+		t.Helper()
+		if err := client.FlushAll(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		m := &meterman{t: t, ctx: t.Context(), store: usage.NewStore(client, "authpool"), client: client}
+		m.see(0.50, time.Hour, time.Second)
+		step(m)
+		if got := m.window().CapacityNanoUSD; got != want {
+			t.Errorf("%s: learned %d, want %d", name, got, want)
+		}
+	}
+	total := func(m *meterman, nano int64) { client.HSet(m.ctx, "authpool:{team-a}:total", "cost_nano_usd", nano) }
+	f("the smallest step", 50*dollar, func(m *meterman) {
+		m.spend(dollar)
+		m.see(0.52, time.Hour, 2*time.Second)
+	})
+	f("a smaller one", 0, func(m *meterman) {
+		m.spend(dollar)
+		m.see(0.519999, time.Hour, 2*time.Second)
+	})
+	f("the provider gave some back: the next step begins there", 50*dollar, func(m *meterman) {
+		m.spend(5 * dollar)
+		m.see(0.48, time.Hour, 2*time.Second)
+		m.spend(dollar)
+		m.see(0.50, time.Hour, 3*time.Second)
+	})
+	f("more than can be", 9_000_000*dollar, func(m *meterman) {
+		total(m, math.MaxInt64/2)
+		m.see(0.52, time.Hour, 2*time.Second)
+	})
+	f("a total that comes and goes", 9_000_000*dollar, func(m *meterman) {
+		for i := range 6 {
+			total(m, int64(i%2)*(math.MaxInt64/2))
+			m.see(0.52+0.1*float64(i), time.Hour, time.Duration(2+i)*time.Second)
+		}
+		if w := m.window(); w.SpentNanoUSD != 9_000_000*dollar {
+			t.Errorf("%+v", w)
+		}
+	})
+}
+
 // TestWindowsTellNoReset: without one, a window begins anew where it falls.
 func TestWindowsTellNoReset(t *testing.T) {
 	m := &meterman{t: t, ctx: t.Context(), client: redistest.Mini(t)}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,7 +36,8 @@ type JournalOptions struct {
 	Sync time.Duration
 	// Max is the largest size in bytes, at least MinJournal. At Max the oldest
 	// counted events go early; those not yet counted are never dropped: new ones
-	// are refused with ErrJournalFull.
+	// are refused with ErrJournalFull. Beside it the folder holds 256 KiB for the
+	// case that the disk is full.
 	Max int64
 	// Keep is how long counted events are kept after they were counted, so that
 	// they can be sent again to a Redis that has lost its last writes.
@@ -83,6 +83,7 @@ type Journal struct {
 	total    int64      // bytes of all segments
 	bound    int64      // what total may be: Max, or less while the disk is full
 	bounded  time.Time  // when the disk was found full
+	why      error      // what it said
 	open     map[string]*segment
 	// lastWrite is the highest number in the WriteLog.
 	lastWrite int64
@@ -162,6 +163,9 @@ func openJournal(dir string, opts JournalOptions) (*Journal, error) {
 		j.appended.Add(t.last)
 	}
 	if err := j.rotate(); err != nil {
+		return nil, err
+	}
+	if err := j.fillReserve(); err != nil && !noSpace(err) {
 		return nil, err
 	}
 	go j.syncLoop()
@@ -364,8 +368,11 @@ func (j *Journal) setOpen(id string, seg *segment) {
 // write writes buf to the newest segment, or to a new one when that is full, if
 // there is room.
 func (j *Journal) write() error {
-	if j.total+int64(len(j.buf)) > j.opts.Max && !j.opening {
+	if j.total+int64(len(j.buf)) > j.bound && !j.opening {
 		notify(j.crowded)
+		if j.bound < j.opts.Max {
+			return j.why
+		}
 		return ErrJournalFull
 	}
 	if j.newest().size+int64(len(j.buf)) > j.segmentSize {
@@ -379,11 +386,11 @@ func (j *Journal) write() error {
 	return j.full(j.writeNewest())
 }
 
-// full takes note when err is that of a disk without space: what is counted goes
-// early then, as if Max were reached.
+// full takes note when err is that of a disk without space: it is as if Max were
+// reached, for a while.
 func (j *Journal) full(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		j.bound, j.bounded = min(j.total, j.opts.Max), time.Now()
+	if noSpace(err) {
+		j.bound, j.bounded, j.why = min(j.total, j.opts.Max), time.Now(), err
 		notify(j.crowded)
 	}
 	return err
@@ -572,8 +579,9 @@ func (j *Journal) size() int64 {
 	return j.total
 }
 
-// spaceForgotten is how long a disk that was found full is taken to be.
-const spaceForgotten = time.Minute
+// spaceForgotten is how long a disk that was found full is taken to be, unless
+// segments go.
+const spaceForgotten = 5 * time.Second
 
 // trim removes segments of which everything has been counted: those for which that
 // is longer ago than Keep, and at the bound the oldest ones in any case. applied
@@ -581,12 +589,15 @@ const spaceForgotten = time.Minute
 // counted; save, which may be nil, makes all that last. It returns the size that is
 // left.
 func (j *Journal) trim(ctx context.Context, applied func(subscription string) int64, save func(context.Context) error, now time.Time) (total int64, err error) {
-	gone, total := j.spare(applied, now)
+	gone, total, short := j.spare(applied, now)
 	if len(gone) == 0 {
-		return total, nil
+		if short {
+			return total, nil
+		}
+		return total, j.fillReserve()
 	}
 	if save != nil {
-		if err := save(ctx); err != nil {
+		if err := j.withReserve(func() error { return save(ctx) }); err != nil {
 			return total, err
 		}
 	}
@@ -601,12 +612,14 @@ func (j *Journal) trim(ctx context.Context, applied func(subscription string) in
 	for _, s := range gone {
 		errs = append(errs, os.Remove(s.path))
 	}
+	errs = append(errs, j.fillReserve())
 	return total, errors.Join(errs...)
 }
 
-// spare returns the segments that may go now, and the size of all. They cannot
-// become needed again: sealed, with no answer under way and all of it counted.
-func (j *Journal) spare(applied func(subscription string) int64, now time.Time) (gone []*segment, total int64) {
+// spare returns the segments that may go now, the size of all, and whether the disk
+// is short of space. They cannot become needed again: sealed, with no answer under
+// way and all of it counted.
+func (j *Journal) spare(applied func(subscription string) int64, now time.Time) (gone []*segment, total int64, short bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if now.Sub(j.bounded) > spaceForgotten {
@@ -628,7 +641,7 @@ func (j *Journal) spare(applied func(subscription string) int64, now time.Time) 
 		}
 	}
 	j.held.Store(held)
-	return gone, j.total
+	return gone, j.total, j.bound < j.opts.Max
 }
 
 // Close brings everything to the disk and closes the files. Events that come later

@@ -586,7 +586,7 @@ func (r *Recorder) save() error {
 		}
 		p.Subscriptions[f.subscription] = s
 	}
-	if err := p.save(r.journal.dir); err != nil {
+	if err := r.journal.withReserve(func() error { return p.save(r.journal.dir) }); err != nil {
 		return fmt.Errorf("cannot save how far usage is counted: %w", err)
 	}
 	r.unsaved = false

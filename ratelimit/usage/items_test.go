@@ -156,7 +156,7 @@ func TestManyItems(t *testing.T) {
 }
 
 // TestItemsMemory measures what Redis keeps for the largest batch that a provider
-// takes. See Store, which tells it.
+// takes: what the comment on the keys in store.go tells.
 func TestItemsMemory(t *testing.T) {
 	const size = 100_000
 	client := redistest.NewServer(t).Client()

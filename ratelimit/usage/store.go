@@ -13,6 +13,11 @@ import (
 // Store keeps the sums of all subscriptions in Redis and reads them back. Its
 // keys and fields are a contract with whoever looks with redis-cli; the key
 // methods at the foot of this file name them. It is safe for concurrent use.
+//
+// A sum is a hash with a field for each of Counts, and of blocks, days, months,
+// agents and sessions also one for each model, "<model>:<count>". The first ten of
+// the counts stand there always, reasoning and units where they are not zero; of a
+// model its requests always, the others where they are not zero.
 type Store struct {
 	client redis.UniversalClient
 	prefix string
@@ -176,7 +181,10 @@ func parseReply(reply []any) (word string, n [3]int64, err error) {
 }
 
 // The keys. Those of one subscription share its hash tag, and with it one slot of
-// a cluster.
+// a cluster. The total, which has no models, is the one sum that never expires. A
+// batch's hash has a field for each item and model that was counted, and takes
+// 6.6 MB for 100,000 items, the largest batch that providers take; it is kept for 35
+// days after it was last read.
 
 func (s *Store) subscriptionsKey() string           { return s.prefix + ":subscriptions" }
 func (s *Store) family(sub string) string           { return s.prefix + ":{" + sub + "}:" }

@@ -27,8 +27,12 @@ func newStatusCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the subscriptions of the running serve",
-		Long: `Shows each subscription's state, health, active block, cooldown and sessions,
-and how the store is.`,
+		Long: `Shows each subscription's state, health, cooldown and sessions; what its active
+block and its budgets have cost, how fast, and when that is used up; how the
+provider sees its own windows, and how the store is.
+
+The drift of a window is the provider's number less our own share of it: what
+somebody else used, or what is not counted.`,
 		Example: "  authpool status\n  authpool status --watch\n  authpool status --json | jq -r '.subscriptions[] | select(.state != \"ready\") | .id'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -32,7 +32,12 @@ func newUsageCommand(p *program) *cobra.Command {
 A time is RFC 3339 (2026-11-22T10:00:00Z), a date (2026-11-22; as --until that
 whole day is counted) or a duration back (24h, 7d). Sums are kept by the UTC
 day, so the range is widened to whole days; by block, every block that touches
-the range is counted whole. The range that was counted is told.`,
+the range is counted whole. The range that was counted is told.
+
+By subscription and by block, the table ends with the active blocks: how much is
+used of the block budget, else of what the provider's window was learned to
+hold, and when the block resets. Bars are drawn in ASCII unless the locale is
+UTF-8.`,
 		Example: "  authpool usage\n  authpool usage --by model --since 7d\n  authpool usage --by block --since 24h --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -80,7 +85,7 @@ the range is counted whole. The range that was counted is told.`,
 		},
 	}
 	find.register(cmd)
-	cmd.Flags().StringVar(&by, "by", string(usage.BySubscription), "what to add up by: subscription, model, session, agent, day, week or block")
+	cmd.Flags().StringVar(&by, "by", string(usage.BySubscription), "what to add up by: subscription, model, session, agent, day, block or week")
 	cmd.Flags().StringVar(&since, "since", "", "first time that counts (default: everything kept)")
 	cmd.Flags().StringVar(&until, "until", "", "end of what counts (default: now)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -15,7 +15,7 @@ import (
 // also ask for usage.ByCell.
 func Groupings() []usage.By {
 	return []usage.By{
-		usage.BySubscription, usage.ByModel, usage.BySession, usage.ByAgent, usage.ByDay, usage.ByWeek, usage.ByBlock,
+		usage.BySubscription, usage.ByModel, usage.BySession, usage.ByAgent, usage.ByDay, usage.ByBlock, usage.ByWeek,
 	}
 }
 

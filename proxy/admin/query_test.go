@@ -53,7 +53,7 @@ func TestParseQueryRefuses(t *testing.T) {
 			t.Errorf("%s: got %q, want %q in it", query, err, want)
 		}
 	}
-	f("by=colour", "subscription, model, session, agent, day, week, block")
+	f("by=colour", "subscription, model, session, agent, day, block, week")
 	f("since=yesterday", "want RFC 3339")
 	f("since=-24h", "want RFC 3339")
 	f("since=-1d", "want RFC 3339")

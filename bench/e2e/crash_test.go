@@ -88,6 +88,7 @@ type crashing struct {
 	billed  map[string][]string // by answer: the provider's request ids
 	redises int                 // times that Redis was killed
 	empties int                 // and came back empty
+	early   int                 // times that authpool was killed while it started
 }
 
 // question is a request of an agent and what came of it.
@@ -156,9 +157,16 @@ func (c *crashing) startProvider() {
 // started again before or after that.
 func (c *crashing) live() {
 	c.t.Helper()
+	if c.dice.IntN(5) == 0 {
+		c.killEarly()
+		return
+	}
 	a := startAuthpool(c.t, c.options)
 	c.lives.begin(a)
 	until := c.dice.IntN(maxPieces)
+	if c.dice.IntN(4) == 0 {
+		until /= 100
+	}
 	if c.redis != nil && c.dice.IntN(3) == 0 {
 		until -= c.toggleRedis(until)
 		if c.dice.IntN(2) == 0 {
@@ -168,6 +176,29 @@ func (c *crashing) live() {
 	c.trip.await(c.t, until)
 	a.kill(c.t)
 	c.lives.crashed(a)
+}
+
+// killEarly starts authpool and kills it as soon as it listens, which is when it begins to read what the one before has
+// left.
+func (c *crashing) killEarly() {
+	c.t.Helper()
+	a := launchAuthpool(c.t, c.options)
+	timeout := time.After(patience)
+	for listens := false; !listens; {
+		if conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://")); err == nil {
+			listens = true
+			_ = conn.Close()
+		}
+		select {
+		case <-a.exited:
+			c.t.Fatalf("authpool did not start: %v", a.err)
+		case <-timeout:
+			c.t.Fatal("authpool does not listen")
+		default:
+		}
+	}
+	a.kill(c.t)
+	c.early++
 }
 
 // toggleRedis kills Redis, or starts it, after at most so many pieces of answers. It returns how many it waited for.
@@ -217,8 +248,8 @@ func (c *crashing) end() {
 		found, err = c.compare(a)
 		return err
 	})
-	c.t.Logf("Redis was killed %d times and came back empty %d times; of %d answers %d were cut: of these %d counted whole, %d estimated, %d never begun",
-		c.redises, c.empties, len(c.asked), found.cut, found.whole, found.estimated, found.never)
+	c.t.Logf("authpool was killed %d times while it started; Redis was killed %d times and came back empty %d times; of %d answers %d were cut: of these %d counted whole, %d estimated, %d never begun",
+		c.early, c.redises, c.empties, len(c.asked), found.cut, found.whole, found.estimated, found.never)
 }
 
 // findings is what became of the answers whose end no agent has read.

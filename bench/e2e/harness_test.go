@@ -183,6 +183,30 @@ type authpool struct {
 // and must then end well.
 func startAuthpool(t *testing.T, o options) *authpool {
 	t.Helper()
+	a := launchAuthpool(t, o)
+	eventually(t, func() error {
+		select {
+		case <-a.exited:
+			t.Fatalf("authpool did not start: %v", a.err)
+		default:
+		}
+		status, body, err := get("http://"+a.admin+"/readyz", "")
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("/readyz: %d %s", status, body)
+		}
+		return err
+	})
+	token, err := os.ReadFile(filepath.Join(a.state, "agent.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.token = strings.TrimSpace(string(token))
+	return a
+}
+
+// launchAuthpool does so without the wait.
+func launchAuthpool(t *testing.T, o options) *authpool {
+	t.Helper()
 	if o.state == "" {
 		o.state = filepath.Join(t.TempDir(), "state")
 	}
@@ -226,23 +250,6 @@ func startAuthpool(t *testing.T, o options) *authpool {
 			t.Logf("authpool on %s said:\n%s", listen, a.log)
 		}
 	})
-	eventually(t, func() error {
-		select {
-		case <-a.exited:
-			t.Fatalf("authpool did not start: %v", a.err)
-		default:
-		}
-		status, body, err := get("http://"+admin+"/readyz", "")
-		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("/readyz: %d %s", status, body)
-		}
-		return err
-	})
-	token, err := os.ReadFile(filepath.Join(o.state, "agent.token"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.token = strings.TrimSpace(string(token))
 	return a
 }
 

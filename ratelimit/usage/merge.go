@@ -80,7 +80,7 @@ func merge(events []Event, repeats []bool) (rows []*row, slots []*slot, n int) {
 	models := make(map[string]struct{})
 	var s *slot
 	for i := range events {
-		if repeats != nil && repeats[i] {
+		if i < len(repeats) && repeats[i] {
 			continue
 		}
 		e := &events[i]
@@ -248,7 +248,7 @@ func (s *sum) args(args []any) []any {
 	for i := range s.models {
 		args = append(args, s.models[i].model)
 		// The requests come always: by them the script knows its models.
-		args = s.models[i].Counts.args(args, 1)
+		args = s.models[i].args(args, 1)
 	}
 	return args
 }

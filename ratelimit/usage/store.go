@@ -77,7 +77,7 @@ func (s *Store) Apply(ctx context.Context, b Batch) (Result, error) {
 		if r.Outcome == Applied {
 			total.Outcome = Applied
 			for i := range n {
-				if repeats != nil && repeats[i] {
+				if i < len(repeats) && repeats[i] {
 					total.Repeated++
 				} else {
 					total.Applied++

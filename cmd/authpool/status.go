@@ -32,7 +32,7 @@ block and its budgets have cost, how fast, and when that is used up; how the
 provider sees its own windows, and how the store is.
 
 The drift of a window is the provider's number less our own share of it: what
-somebody else used, or what is not counted.`,
+was used elsewhere, or what is not counted.`,
 		Example: "  authpool status\n  authpool status --watch\n  authpool status --json | jq -r '.subscriptions[] | select(.state != \"ready\") | .id'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -224,7 +224,7 @@ func windowPhrases(w admin.Window, now time.Time, draw pen) []string {
 		phrases = append(phrases, fmt.Sprintf("drift %+.1f%%", *w.Drift*100))
 	}
 	if w.Foreign > 0 {
-		phrases = append(phrases, percent(w.Foreign)+" used by others")
+		phrases = append(phrases, percent(w.Foreign)+" used elsewhere")
 	}
 	return empties(phrases, w.EmptiesAt, now)
 }

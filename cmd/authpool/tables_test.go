@@ -64,7 +64,7 @@ team-a        anthropic  cooling (window)                      7       12       
              resets 2026-12-01 00:00 UTC, used up
   window 5h  ▓▓▓▓▓▓▓▓▓▓ 104% rejected, resets 14:00 UTC
   window 7d  ▓▓▓▓▓░░░░░  50% of about $180.00, resets 2026-11-24 14:00 UTC,
-             drift +24.0%, 24% used by others, used up 01:00 UTC
+             drift +24.0%, 24% used elsewhere, used up 01:00 UTC
   limits     requests 2%, tokens 90% allowed_warning
   minute     12 requests, 4,000 in, 900 out
 b             openai     probing (breaker), breaker half-open  100     0         0

@@ -2,10 +2,12 @@ package usage_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -388,4 +390,37 @@ func TestWindowsOfManyNames(t *testing.T) {
 	if diff := cmp.Diff([]string{"5h 50", "7d 25", "7d_opus 16"}, is); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// TestWindowsOfSeveralSidecars: at the same time, in any order, the newest view stays,
+// and what all of them spent is counted once.
+func TestWindowsOfSeveralSidecars(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		const sidecars, views = 4, 25
+		m := &meterman{t: t, ctx: t.Context(), store: usage.NewStore(client, "authpool"), client: client}
+		m.see(0, 5*time.Hour, 0)
+		m.spend(10 * dollar)
+		errs := make([]error, sidecars)
+		var busy sync.WaitGroup
+		for n := range sidecars {
+			busy.Go(func() {
+				for i := range views {
+					at := 1 + (i*7)%views*sidecars + n // of all sidecars' views, which
+					w := usage.ProviderWindow{
+						Name: "5h", Utilization: float64(at) / 1000, Reset: epoch.Add(5 * time.Hour),
+						Seen: epoch.Add(time.Duration(at) * time.Second),
+					}
+					errs[n] = errors.Join(errs[n], m.store.Observe(t.Context(), "team-a", "", []usage.ProviderWindow{w}))
+				}
+			})
+		}
+		busy.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		w := m.window()
+		if want := epoch.Add(sidecars * views * time.Second); w.Seen != want || w.Utilization != 0.1 || w.SpentNanoUSD != 10*dollar {
+			t.Errorf("got %+v, want the view of %v", w, want)
+		}
+	})
 }

@@ -40,6 +40,19 @@ func BenchmarkRecorderAdd(b *testing.B) {
 			}
 		}
 	})
+	b.Run("all fields", func(b *testing.B) {
+		r := unstarted(b, filepath.Join(b.TempDir(), "journal"), opts)
+		e := typical(0)
+		e.Tokens.Reasoning, e.Further, e.Unpriced = 1, true, true
+		e.Units = usage.Units{WebSearches: 1, WebFetches: 2, Seconds: 3, Images: 4, SearchUnits: 5}
+		e.Batch, e.Item = "msgbatch_01HkcTjaV5uDC8jWR4ZsDV8d", "my-second-request"
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := r.Add(e); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 	b.Run("parallel", func(b *testing.B) {
 		r := unstarted(b, filepath.Join(b.TempDir(), "journal"), opts)
 		b.ReportAllocs()

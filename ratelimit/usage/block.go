@@ -69,14 +69,6 @@ func (c *Counts) refs() [len(fields)]*int64 {
 	}
 }
 
-// Tokens returns the sums of tokens in the form that one answer's have.
-func (c Counts) Tokens() Tokens {
-	return Tokens{
-		Input: c.Input, Output: c.Output, CacheRead: c.CacheRead,
-		CacheWrite5m: c.CacheWrite5m, CacheWrite1h: c.CacheWrite1h, Reasoning: c.Reasoning,
-	}
-}
-
 // Add adds o to c.
 func (c *Counts) Add(o Counts) {
 	from := o.refs()

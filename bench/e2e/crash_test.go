@@ -72,6 +72,23 @@ func TestCrashesEmbedded(t *testing.T) {
 	c.end()
 }
 
+// TestIdleFleetFillsRedisAgain: Redis comes back without its data while nobody asks anything. No new event meets the
+// gap, and it is closed all the same.
+func TestIdleFleetFillsRedisAgain(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	p := startProvider(t, simulator.Options{Keys: keysOf(pairs)})
+	a := startAuthpool(t, options{subscriptions: pairs, upstream: p.url, redis: r.url()})
+	a.serveSome(t, "before", 10)
+	a.expectLedger(t, p, pairs)
+	r.stop(t)
+	if err := errors.Join(os.RemoveAll(r.dir), os.Mkdir(r.dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	r.start(t)
+	a.expectLedger(t, p, pairs)
+}
+
 // crashing is authpool under load, killed and started again on one state folder.
 type crashing struct {
 	t        *testing.T

@@ -59,10 +59,10 @@ func TestFullDisk(t *testing.T) {
 	r.Start(t.Context())
 	e := usage.Event{Subscription: "team-a"}
 	taken := 0
-	fill := func() (err error) {
+	fill := func() error {
 		for {
 			e.ID = fmt.Sprint(taken)
-			if err = r.Add(e); err != nil {
+			if err := r.Add(e); err != nil {
 				return err
 			}
 			taken++

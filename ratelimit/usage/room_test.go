@@ -85,7 +85,9 @@ func TestRoom(t *testing.T) {
 		l.mu.Lock()
 		l.fail = func() failure { return lostRequest }
 		l.mu.Unlock()
-		addUntil(func(s usage.JournalState) bool { return s.Refused == 8 })
+		if _, err := addUntil(func(s usage.JournalState) bool { return s.Refused == 8 }); !errors.Is(err, usage.ErrJournalFull) {
+			t.Errorf("full again: %v", err)
+		}
 		a.want(t, usage.ErrNearlyFull, usage.ErrJournalFull, usage.ErrGap, usage.ErrNearlyFull, usage.ErrJournalFull)
 		l.mu.Lock()
 		l.fail = func() failure { return works }

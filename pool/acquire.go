@@ -172,8 +172,9 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 		case bindFull:
 			passed = append(passed, m)
 		case bindAway:
-			// Redis did not answer in time. Choose again, as all others do
-			// without it; but while it is there nobody else may count the
+			byHash = true // choose again, as all others do without Redis
+		case bindSlow:
+			// The same; but while Redis is there nobody else may count the
 			// places.
 			if byHash = true; m.conf.Limits.Sessions > 0 && p.shared() {
 				m.setFull(now, askAgain)

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/authpool/authpool/pool/store"
@@ -33,7 +34,8 @@ const (
 	bindDone bindResult = iota
 	bindFull            // the subscription has no place for it
 	bindLost            // somebody else has bound the session, maybe elsewhere
-	bindAway            // Redis did not answer
+	bindSlow            // Redis did not answer
+	bindAway            // Redis, or the part of it that was asked, is known to be away
 )
 
 // home returns where the session is bound, asking Redis once when this process
@@ -76,7 +78,8 @@ func (p *Pool) home(ctx context.Context, s *session, now time.Time) *member {
 // a place on m is reserved, then the session's binding is set if it still is
 // what this process believes, which is home (nil: none). With local Redis is
 // not asked, and the keeper does that when it can; unless places are limited,
-// which nobody else may count while Redis is there.
+// which nobody else may count while Redis, or the node of a cluster that has them,
+// is there.
 func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool, now time.Time) bindResult {
 	s.binding.Lock()
 	defer s.binding.Unlock()
@@ -87,7 +90,7 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 		return bindLost
 	}
 	limit := m.conf.Limits.Sessions
-	if local && limit == 0 || !p.shared() {
+	alone := func() bindResult {
 		free, ok := m.place(s.name, now, now.Add(p.opts.IdleTimeout), limit)
 		if !ok {
 			m.setFull(now, free)
@@ -96,16 +99,24 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 		p.settle(s, m, now, now.Add(p.opts.IdleTimeout), 0, false)
 		return bindDone
 	}
+	if local && limit == 0 || !p.shared() {
+		return alone()
+	}
 	ctx, cancel := context.WithDeadline(ctx, now.Add(bindingWait))
 	defer cancel()
 	if !p.takeTurn(ctx) {
-		return bindAway
+		return bindSlow
 	}
 	defer p.endTurn()
 	place, err := p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, p.reservation())
 	s.setUnsure(m, err != nil)
-	if err != nil {
+	switch away := errors.Is(err, store.ErrAway); {
+	case away && local:
+		return alone()
+	case away:
 		return bindAway
+	case err != nil:
+		return bindSlow
 	}
 	m.count.Store(place.Count)
 	if !place.Granted {
@@ -117,12 +128,20 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 		// Bound to a subscription that is not configured here any more.
 		got, err = p.bindings.Bind(ctx, s.name, got, m.conf.ID, s.parent, p.opts.Affinity)
 	}
+	if local && errors.Is(err, store.ErrAway) {
+		// Its place is counted; the keeper brings the binding when it can.
+		p.settle(s, m, now, now.Add(p.reservation()), place.Score, false)
+		return bindDone
+	}
 	if err != nil || got != m.conf.ID {
 		if place.Created {
 			p.keeper.release(m, s.name, place.Score)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, store.ErrAway):
 			return bindAway
+		case err != nil:
+			return bindSlow
 		}
 		p.adopt(s, got)
 		return bindLost
@@ -217,7 +236,7 @@ func (p *Pool) returns(ctx context.Context, m *member, s *session, now time.Time
 			p.endTurn()
 		}
 		switch {
-		case err != nil && p.shared():
+		case err != nil && p.shared() && !errors.Is(err, store.ErrAway):
 			return refusal{obstacle: saturated, reason: ReasonSessions} // too slow: its count is not known
 		case err == nil && !place.Granted:
 			m.count.Store(place.Count)

@@ -3,6 +3,7 @@ package redisdb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -12,9 +13,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrAway is what every command returns at once while the Redis that it is for is
-// known to be away: the whole, or the node of a cluster that serves its key. Work
-// that can wait is kept by its owner until OnUp tells.
+// ErrAway is in the error of a command that found out that the Redis that it is for
+// is away: the whole, or the node of a cluster that serves its key. From then on all
+// such commands return it at once. Work that can wait is kept by its owner until
+// OnUp tells.
 var ErrAway = errors.New("redis is away")
 
 // patience is the shortest wait that proves anything about Redis: a caller that
@@ -153,11 +155,13 @@ func (g *gate) trip(err error) {
 }
 
 // judge shuts the gate if err, which a call begun at start met, says that Redis
-// is away.
-func (g *gate) judge(ctx context.Context, err error, start time.Time) {
-	if err != nil && away(ctx, err, time.Since(start)) {
-		g.trip(err)
+// is away. It returns the error for the caller.
+func (g *gate) judge(ctx context.Context, err error, start time.Time) error {
+	if err == nil || !away(ctx, err, time.Since(start)) {
+		return err
 	}
+	g.trip(err)
+	return fmt.Errorf("%w: %w", ErrAway, err)
 }
 
 // ProcessHook implements redis.Hook for single commands.
@@ -169,9 +173,7 @@ func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			return ErrAway
 		}
 		start := time.Now()
-		err := next(ctx, cmd)
-		g.judge(ctx, err, start)
-		return err
+		return g.judge(ctx, next(ctx, cmd), start)
 	}
 }
 
@@ -186,9 +188,7 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 			return ErrAway
 		}
 		start := time.Now()
-		err := next(ctx, cmds)
-		g.judge(ctx, err, start)
-		return err
+		return g.judge(ctx, next(ctx, cmds), start)
 	}
 }
 
@@ -198,7 +198,7 @@ func (g *gate) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		start := time.Now()
 		conn, err := next(ctx, network, addr)
-		g.judge(ctx, err, start)
+		_ = g.judge(ctx, err, start) // whose command it is for judges its own error
 		return conn, err
 	}
 }

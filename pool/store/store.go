@@ -24,7 +24,13 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/authpool/authpool/pool/redisdb"
 )
+
+// ErrAway is in the error of a call that failed because Redis, or the node of a
+// cluster that it is for, is away, and is known to be from now on.
+var ErrAway = redisdb.ErrAway
 
 // Health tells whether Redis is known to answer. While it is not, the pool asks
 // nothing of the store.

@@ -316,6 +316,31 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// TestLongCooldownsMustSurvive: what is found out again within a minute costs no
+// disk, anything longer does.
+func TestLongCooldownsMustSurvive(t *testing.T) {
+	each(t, func(t *testing.T, _ *store.Store, client redis.UniversalClient) {
+		closed := redis.NewClient(&redis.Options{Addr: "127.0.0.1:0"})
+		if err := closed.Close(); err != nil {
+			t.Fatal(err)
+		}
+		cooldown := func(wait time.Duration) []store.Cooldown {
+			return []store.Cooldown{{Subscription: "one", State: "cooling", Reason: "window", Wait: wait}}
+		}
+		s := store.New(client, closed, healthy{}, "authpool")
+		if err := s.Cool(ctx, cooldown(time.Minute)); err != nil {
+			t.Errorf("a minute: %v", err)
+		}
+		if err := s.Cool(ctx, cooldown(time.Minute+time.Second)); err == nil {
+			t.Error("a longer one did not go by the durable client")
+		}
+		s = store.New(closed, client, healthy{}, "authpool")
+		if err := s.Cool(ctx, cooldown(time.Hour)); err != nil {
+			t.Errorf("an hour: %v", err)
+		}
+	})
+}
+
 func TestWatchComesBackAfterARestart(t *testing.T) {
 	server := redistest.NewServer(t)
 	s := store.New(server.Client(), server.Client(), healthy{}, "authpool")

@@ -338,7 +338,7 @@ func TestWindowsLearnTheCapacity(t *testing.T) {
 		capacity := rapid.Int64Range(dollar, 10_000*dollar).Draw(rt, "capacity")
 		var used int64 // by everybody, in the provider's eyes
 		reset, clock := 5*time.Hour, time.Duration(0)
-		for i := range 24 {
+		for i := range 12 {
 			step := capacity / 100 * rapid.Int64Range(2, 6).Draw(rt, "percent")
 			m.spend(step)
 			used += step
@@ -349,7 +349,7 @@ func TestWindowsLearnTheCapacity(t *testing.T) {
 			waver := time.Duration(rapid.IntRange(-15, 15).Draw(rt, "waver")) * time.Second
 			told := float64(used) / float64(capacity)
 			m.see(told, reset+waver, clock)
-			for range rapid.IntRange(0, 2).Draw(rt, "late answers") {
+			for range rapid.IntRange(0, 1).Draw(rt, "late answers") {
 				m.see(told*0.9, reset, clock-time.Duration(rapid.IntRange(1, 60).Draw(rt, "late by"))*time.Second)
 			}
 			if used > capacity {

@@ -472,6 +472,7 @@ func (r *Recorder) apply(ctx context.Context, f *feed) bool {
 	switch res.Outcome {
 	case Applied, Duplicate:
 		applied.Add(float64(res.Applied))
+		repeated.Add(float64(res.Repeated))
 		late.Add(float64(res.Late))
 		f.advance(f.acked + int64(len(b.Events)))
 		return true
@@ -666,6 +667,10 @@ var (
 	applied = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_usage_applied_total",
 		Help: "Events that this process has counted in Redis.",
+	})
+	repeated = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "authpool_usage_repeated_total",
+		Help: "Events not counted because the result of their batch item had been read and counted before.",
 	})
 	late = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_usage_late_total",

@@ -113,6 +113,10 @@ func New(opts Options, deps Deps) *Server {
 		ReadBufferSize:                opts.HeaderLimit,
 		Concurrency:                   1 << 20,
 		CloseOnShutdown:               true,
+		// Without this an answer's end waits in its buffer for as long as the agent
+		// has sent a part of its next request. It also frees HeaderLimit bytes for
+		// each answer under way and each idle connection.
+		ReduceMemoryUsage: true,
 		Logger:                        fastLogger{deps.Log},
 	}
 	return s

@@ -117,7 +117,7 @@ func New(opts Options, deps Deps) *Server {
 		// has sent a part of its next request. It also frees HeaderLimit bytes for
 		// each answer under way and each idle connection.
 		ReduceMemoryUsage: true,
-		Logger:                        fastLogger{deps.Log},
+		Logger:            fastLogger{deps.Log},
 	}
 	return s
 }

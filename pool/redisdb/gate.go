@@ -118,6 +118,18 @@ func (gs *gates) tellOf(g *gate, cause error) {
 	poke(gs.tell)
 }
 
+// away returns how many gates that count are shut.
+func (gs *gates) away() (n int) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for _, g := range gs.count {
+		if !g.up.Load() {
+			n++
+		}
+	}
+	return n
+}
+
 // takeShut returns the gates that were shut since the last call.
 func (gs *gates) takeShut() []*gate {
 	gs.mu.Lock()

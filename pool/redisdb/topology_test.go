@@ -123,8 +123,8 @@ func TestCluster(t *testing.T) {
 		if !errors.Is(err, ErrAway) {
 			t.Errorf("a pipeline over both: %v", err)
 		}
-		if !db.Healthy() {
-			t.Error("one node of three makes the cluster unhealthy")
+		if !db.Healthy() || db.gates.away() != 1 {
+			t.Errorf("one node of three is away: healthy %t, %d away", db.Healthy(), db.gates.away())
 		}
 		c.Nodes[1].Resume()
 		await(t, up)

@@ -95,6 +95,7 @@ type Recorder struct {
 	away     backoff
 	unsaved  bool // acked moved since progress was saved
 	saved    time.Time
+	press    bool             // the journal needs room now
 	applied  map[string]int64 // by subscription, as progress on disk says
 	waiting  []*flush
 	room     room
@@ -215,6 +216,10 @@ func (r *Recorder) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		r.fill(time.Now())
 		for r.send(ctx, time.Now()) && ctx.Err() == nil {
+			// A long way to go must not keep what is done from being safe.
+			if r.overdue(time.Now()) {
+				r.tidy(ctx, time.Now())
+			}
 			r.fill(time.Now())
 		}
 		r.tidy(ctx, time.Now())
@@ -224,7 +229,7 @@ func (r *Recorder) run(ctx context.Context) {
 		case <-timer.C:
 		case <-r.journal.grown:
 		case <-r.journal.crowded:
-			r.saved = time.Time{} // make room now
+			r.press = true
 		case <-r.back:
 			r.away.reset()
 			r.verify()
@@ -555,8 +560,8 @@ func (r *Recorder) placeAfter(f *feed) position {
 // disk refuses, it tries again: a full disk may have room once segments have gone.
 func (r *Recorder) tidy(ctx context.Context, now time.Time) {
 	moved := slices.ContainsFunc(r.order, func(f *feed) bool { return f.moved })
-	if moved || len(r.waiting) > 0 || now.Sub(r.saved) >= saveEvery {
-		r.saved = now
+	if moved || len(r.waiting) > 0 || r.overdue(now) {
+		r.saved, r.press = now, false
 		var errs []error
 		if r.unsaved || moved {
 			errs = append(errs, r.save())
@@ -575,6 +580,16 @@ func (r *Recorder) tidy(ctx context.Context, now time.Time) {
 		r.watchRoom(now)
 	}
 	pending.Set(float64(r.Pending()))
+}
+
+// overdue tells whether it is time to tidy.
+func (r *Recorder) overdue(now time.Time) bool {
+	select {
+	case <-r.journal.crowded:
+		r.press = true
+	default:
+	}
+	return r.press || now.Sub(r.saved) >= saveEvery
 }
 
 // save writes progress to the disk. After that new writers may be used.

@@ -1,6 +1,7 @@
 package usage_test
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -146,6 +147,42 @@ func TestKeepCountsFromTheCount(t *testing.T) {
 		<-time.After(20 * time.Minute)
 		if n := len(segments(t, dir)); n != 1 {
 			t.Errorf("%d segments are left after Keep", n)
+		}
+		stop(t, r)
+	})
+}
+
+// slow is a Redis that takes its time.
+type slow struct{ *ledger }
+
+func (s slow) Apply(ctx context.Context, b usage.Batch) (usage.Result, error) {
+	time.Sleep(time.Second) // of the bubble
+	return s.ledger.Apply(ctx, b)
+}
+
+// TestLongReplayMakesRoomOnItsWay: after a long outage what is counted is let go
+// while the rest is still being sent.
+func TestLongReplayMakesRoomOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "journal")
+		opts := usage.JournalOptions{Sync: time.Millisecond, Max: 64 * usage.MinJournal}
+		r := usage.NewRecorder(openJournal(t, dir, opts), slow{newLedger()}, usage.RecorderOptions{})
+		for r.Journal().Bytes < opts.Max/2 {
+			add(t, r, "team-a", 100)
+		}
+		all := r.Pending()
+		was := len(segments(t, dir))
+		r.Start(t.Context())
+		<-time.After(time.Duration(all/usage.MaxBatch-2) * time.Second)
+		synctest.Wait()
+		left := r.Pending()
+		if n := len(segments(t, dir)); n >= was || left == 0 {
+			t.Errorf("%d segments of %d are left with %d events of %d to go", n, was, left, all)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := r.Flush(ctx); err != nil {
+			t.Fatal(err)
 		}
 		stop(t, r)
 	})

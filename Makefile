@@ -18,6 +18,8 @@ GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 CCUSAGE       := $(CURDIR)/.cache/ccusage-$(strip $(CCUSAGE_VERSION))
 
 FUZZTIME ?= 30s
+CRASHES  ?= 500
+SEEDS    ?= 40
 IMAGE    ?= authpool:dev
 
 .PHONY: help
@@ -55,6 +57,15 @@ fuzz: ## run every fuzz test for FUZZTIME (default 30s) each
 e2e: ## run the real program alone: stories, clients, stops, outages against the simulator
 	.ci/need redis-server node npm && .ci/clients
 	AUTHPOOL_REQUIRE_REDIS=1 go test -count=1 ./cmd/... ./bench/e2e
+
+.PHONY: crash
+crash: ## kill authpool and Redis under load CRASHES times (default 500; minutes); usage must equal the ledger
+	.ci/need redis-server
+	AUTHPOOL_REQUIRE_REDIS=1 AUTHPOOL_CRASHES=$(CRASHES) go test -count=1 -timeout 60m -v -run '^TestCrashes' ./bench/e2e
+
+.PHONY: replay
+replay: ## replay the recordings that AUTHPOOL_RECORDINGS names, each cut in SEEDS ways (default 40)
+	AUTHPOOL_RECORDINGS=$${AUTHPOOL_RECORDINGS:?names no folder} AUTHPOOL_RECORDINGS_SEEDS=$(SEEDS) go test -count=1 -timeout 30m -run TestRecordings ./proxy/...
 
 .PHONY: bench
 bench: ## compare with nginx and print the table (minutes)

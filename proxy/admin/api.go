@@ -171,7 +171,7 @@ type UsageRow struct {
 	CostUSD      NanoUSD `json:"cost_usd"`
 	Estimated    int64   `json:"estimated"` // requests that were cut before their final usage
 	Unpriced     int64   `json:"unpriced"`  // requests without a full price: an unknown model (cost 0) or class of service (standard cost)
-	Unknown      int64   `json:"unknown"`   // requests whose answer told no usage
+	Unknown      int64   `json:"unknown"`   // requests whose answer did not tell all its tokens
 
 	Reasoning int64            `json:"reasoning"` // the part of Output that was reasoning
 	Units     map[string]int64 `json:"units"`     // what is not counted in tokens, by name; never null

@@ -40,7 +40,7 @@ type Counts struct {
 	CostNanoUSD  int64 // cost_nano_usd
 	Estimated    int64 // estimated: requests whose tokens are an estimate
 	Unpriced     int64 // unpriced: requests, or shares of one, without a full price: see Event.Unpriced
-	Unknown      int64 // unknown: requests whose answer told no usage
+	Unknown      int64 // unknown: requests whose answer did not tell all its tokens
 	Reasoning    int64 // reasoning: the part of output that was reasoning, where it is told
 	Units        Units // by the names of Units.All
 }
@@ -80,21 +80,18 @@ func (c *Counts) Add(o Counts) {
 // countsOf returns what one event adds. A further model's share is no request of
 // its own, so that requests are answers everywhere.
 func countsOf(e *Event) Counts {
-	var c Counts
-	if !e.Unknown {
-		c = Counts{
-			Input:        clamp(e.Tokens.Input),
-			Output:       clamp(e.Tokens.Output),
-			CacheRead:    clamp(e.Tokens.CacheRead),
-			CacheWrite5m: clamp(e.Tokens.CacheWrite5m),
-			CacheWrite1h: clamp(e.Tokens.CacheWrite1h),
-			CostNanoUSD:  clamp(e.CostNanoUSD),
-			Reasoning:    clamp(e.Tokens.Reasoning),
-			Units:        e.Units,
-		}
-		for _, n := range c.Units.refs() {
-			*n = clamp(*n)
-		}
+	c := Counts{
+		Input:        clamp(e.Tokens.Input),
+		Output:       clamp(e.Tokens.Output),
+		CacheRead:    clamp(e.Tokens.CacheRead),
+		CacheWrite5m: clamp(e.Tokens.CacheWrite5m),
+		CacheWrite1h: clamp(e.Tokens.CacheWrite1h),
+		CostNanoUSD:  clamp(e.CostNanoUSD),
+		Reasoning:    clamp(e.Tokens.Reasoning),
+		Units:        e.Units,
+	}
+	for _, n := range c.Units.refs() {
+		*n = clamp(*n)
 	}
 	if e.Unpriced {
 		c.Unpriced = 1

@@ -34,7 +34,7 @@ type Event struct {
 	PriceVersion string // version of the price table that gave CostNanoUSD, so that a later correction can be told
 	Unpriced     bool   // CostNanoUSD is not the full price: 0 for an unknown model, the standard class's for an unknown class of service
 	Estimated    bool   // the answer was cut before its final usage
-	Unknown      bool   // the answer told no usage at all: Tokens is not to be trusted
+	Unknown      bool   // the answer did not tell its tokens, or not all kinds: those in Tokens are what it told, or an estimate, and too few
 	// Further says that this is the share of one more model in an answer that
 	// has an Event of its own: it adds tokens, units and cost, but no request.
 	// Estimated and Unknown are those of requests and not counted again.

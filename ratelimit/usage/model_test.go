@@ -215,11 +215,9 @@ func (m *model) span(key string, ts int64) {
 // wantCounts is what one event adds.
 func wantCounts(e usage.Event) usage.Counts {
 	var c usage.Counts
-	if !e.Unknown {
-		c.Input, c.Output, c.CacheRead, c.Reasoning = e.Tokens.Input, e.Tokens.Output, e.Tokens.CacheRead, e.Tokens.Reasoning
-		c.CacheWrite5m, c.CacheWrite1h, c.CostNanoUSD = e.Tokens.CacheWrite5m, e.Tokens.CacheWrite1h, e.CostNanoUSD
-		c.Units = e.Units
-	}
+	c.Input, c.Output, c.CacheRead, c.Reasoning = e.Tokens.Input, e.Tokens.Output, e.Tokens.CacheRead, e.Tokens.Reasoning
+	c.CacheWrite5m, c.CacheWrite1h, c.CostNanoUSD = e.Tokens.CacheWrite5m, e.Tokens.CacheWrite1h, e.CostNanoUSD
+	c.Units = e.Units
 	if !e.Further {
 		c.Requests = 1
 	}

@@ -183,12 +183,13 @@ func TestNowIsOneCommand(t *testing.T) {
 		cut.Estimated, cut.Unpriced, cut.CostNanoUSD = true, true, 0
 		silent := event(30 * time.Minute)
 		silent.Unknown = true
+		silent.Tokens, silent.CostNanoUSD = usage.Tokens{Output: 5}, 0 // an estimate
 		apply(t, store, batch(1, event(10*time.Minute), cut, silent))
 
 		got := client.HGetAll(t.Context(), "authpool:{team-a}:now").Val()
 		want := map[string]string{
 			"block": "2096-02-28T09", "start": fmt.Sprint(ms(0)), "end": fmt.Sprint(ms(5 * time.Hour)), "last": fmt.Sprint(ms(30 * time.Minute)),
-			"requests": "3", "input": "2", "output": "4", "cache_read": "6", "cache_write_5m": "8", "cache_write_1h": "10",
+			"requests": "3", "input": "2", "output": "9", "cache_read": "6", "cache_write_5m": "8", "cache_write_1h": "10",
 			"cost_nano_usd": "6", "estimated": "1", "unpriced": "1", "unknown": "1",
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {

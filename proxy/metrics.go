@@ -27,10 +27,6 @@ var (
 		Name: "authpool_agents_left_total",
 		Help: "Answers cut because the agent had left.",
 	})
-	usageLost = promauto.NewCounter(prometheus.CounterOpts{
-		Name: "authpool_usage_not_recorded_total",
-		Help: "Usage events that could not be written to the journal.",
-	})
 	echoesMasked = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_credential_echoes_total",
 		Help: "Answers in which the provider repeated the credential.",

@@ -168,11 +168,11 @@ func (ex *exchange) price(e *usage.Event, s usage.Service) {
 	e.CostNanoUSD, e.Unpriced, e.PriceVersion = nano, !known, ex.s.deps.Prices.Version()
 }
 
-// add records an event. That it could not is made loud; the answer goes on.
+// add records an event. Should that fail the answer goes on, and the Recorder, which
+// sees all failures, raises the alarm.
 func (ex *exchange) add(e usage.Event) bool {
 	if err := ex.s.deps.Recorder.Add(e); err != nil {
-		usageLost.Inc()
-		ex.s.log.Error("usage not recorded", "request", ex.id, "subscription", e.Subscription, "error", err)
+		ex.s.log.Debug("usage not recorded", "request", ex.id, "subscription", e.Subscription, "error", err)
 		return false
 	}
 	return true
@@ -186,6 +186,6 @@ func (ex *exchange) void() {
 	ex.opened = false
 	e := ex.event()
 	if err := ex.s.deps.Recorder.Void(e.ID); err != nil {
-		ex.s.log.Warn("a refused request may be counted as unknown should authpool be killed", "request", ex.id, "error", err)
+		ex.s.log.Debug("a refused request may be counted as unknown should authpool be killed", "request", ex.id, "error", err)
 	}
 }

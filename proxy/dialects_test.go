@@ -132,6 +132,9 @@ func TestStreamsOfEveryDialect(t *testing.T) {
 			if n := len(r.recorder.all()); n != 1 && !s.open {
 				t.Errorf("%d usage events when the agent has the end", n)
 			}
+			if e := r.recorder.lastOpened(); s.open && e.Tokens != (usage.Tokens{Input: 12, Output: 7}) {
+				t.Errorf("should authpool be killed now, %+v would be counted", e)
+			}
 			close(end)
 			if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil {
 				t.Errorf("after the end came %q, %v", rest, err)

@@ -59,8 +59,9 @@ type exchange struct {
 	mask      [1][]byte
 	held      []byte // bytes read before the answer was begun
 	tail      []byte
-	opened    bool // the journal waits for what the attempt comes to
-	informed  bool // and knows its input
+	opened    bool         // the journal waits for what the attempt comes to
+	informed  bool         // and knows its input
+	told      usage.Tokens // what it knows
 	settled   bool
 	ended     bool
 	agentGone bool

@@ -182,6 +182,13 @@ type fakeRecorder struct {
 	added  chan struct{} // one value for each Add
 }
 
+// lastOpened is what would be counted should authpool be killed now.
+func (r *fakeRecorder) lastOpened() usage.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.opened[len(r.opened)-1]
+}
+
 func (r *fakeRecorder) Open(e usage.Event) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -14,7 +14,8 @@ import (
 // the provider or the agent takes because of it:
 //
 //	sending  before the request goes out: from here on the provider may bill
-//	inform   once the answer has told its input
+//	inform   once the answer has told its input, and again when it may have
+//	         told all
 //	settle   before the answer's last bytes go to the agent, or when there will
 //	         be none: the one event that is counted, or nothing
 //
@@ -63,14 +64,16 @@ func (ex *exchange) sending() {
 	ex.open(e)
 }
 
-// inform tells the journal what an answer under way has used, once its input is
-// known.
+// inform tells the journal what an answer under way has used, unless it knows.
 func (ex *exchange) inform() {
-	ex.informed = true
+	r := ex.meter.Result()
+	if ex.informed && r.Tokens == ex.told {
+		return
+	}
+	ex.informed, ex.told = true, r.Tokens
 	if !ex.billable() {
 		return
 	}
-	r := ex.meter.Result()
 	e := ex.answered(&r)
 	ex.price(&e, r.Service)
 	ex.open(e)
@@ -116,10 +119,11 @@ func (ex *exchange) settle(cut bool) {
 	if r.State != meter.Reported {
 		// The answer ended, by whatever hand, before it told its final usage:
 		// what it generated is estimated from what was seen of it. One that is
-		// whole and told nothing is unknown, and nothing is made up for it.
-		e.Unknown = r.State == meter.Absent
+		// whole and left something out is unknown, and nothing is made up for it.
 		_, failed := ex.meter.Failure()
-		if e.Estimated = cut || failed || r.State == meter.Partial; e.Estimated && ex.calling {
+		whole := !cut && !failed && (r.State == meter.Absent || ex.meter.Terminal())
+		e.Unknown = whole || r.State == meter.Absent
+		if e.Estimated = !whole; e.Estimated && ex.calling {
 			e.Tokens.Output = max(e.Tokens.Output, ex.meter.EstimateOutput())
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/authpool/authpool/proxy/provider"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -34,6 +35,151 @@ func TestJournalKnowsBeforeTheProvider(t *testing.T) {
 	}
 	if len(r.recorder.voided) > 0 || e.Estimated || e.Unknown {
 		t.Errorf("voided %v, event %+v", r.recorder.voided, e)
+	}
+}
+
+// What the agent has, the journal knows: should authpool be killed between two
+// pieces of an answer, the last usage that was told is counted.
+func TestJournalKnowsWhatTheAgentHas(t *testing.T) {
+	chunk := func(choices, usage string) string {
+		return `data: {"model":"m","choices":[` + choices + `],"usage":` + usage + "}\n\n"
+	}
+	tests := []struct {
+		name, path string
+		pieces     []string
+		want       []usage.Tokens // known to the journal when the agent has the piece
+	}{
+		{
+			"Anthropic without its end", "/v1/messages",
+			[]string{msgStart + msgBlock + msgHello, msgDelta},
+			[]usage.Tokens{{Input: 12, CacheRead: 100, Output: 1}, {Input: 12, CacheRead: 100, Output: 7}},
+		},
+		{
+			"a chat with running totals", "/v1/chat/completions",
+			[]string{
+				chunk(`{"delta":{"content":"Hel"}}`, `{"prompt_tokens":12,"completion_tokens":1}`),
+				chunk(`{"delta":{"content":"lo"}}`, `{"prompt_tokens":12,"completion_tokens":2}`),
+				chunk(`{"delta":{},"finish_reason":"stop"}`, `{"prompt_tokens":12,"completion_tokens":3}`),
+				chunk(``, `{"prompt_tokens":12,"completion_tokens":4}`),
+			},
+			[]usage.Tokens{{Input: 12, Output: 1}, {Input: 12, Output: 1}, {Input: 12, Output: 3}, {Input: 12, Output: 4}},
+		},
+		{
+			"a chat with its usage last", "/v1/chat/completions",
+			[]string{
+				chunk(`{"delta":{"content":"Hello"}}`, `null`),
+				chunk(`{"delta":{},"finish_reason":"stop"}`, `null`),
+				chunk(``, `{"prompt_tokens":12,"completion_tokens":4}`),
+			},
+			[]usage.Tokens{{}, {}, {Input: 12, Output: 4}},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			more := make(chan struct{})
+			up := newUpstream(t, func(c *upstreamConn) {
+				c.sse()
+				for _, p := range tt.pieces {
+					c.chunk(p)
+					c.wait(more)
+				}
+				c.last()
+			})
+			r := newRig(t, up.url(), 1)
+			resp := r.send("POST", tt.path, "", `{"model":"m","stream":true,"stream_options":{"include_usage":true},"messages":[]}`)
+			for i, p := range tt.pieces {
+				expect(t, resp.Body, p)
+				if e := r.recorder.lastOpened(); e.Tokens != tt.want[i] || e.Unknown != (tt.want[i] == usage.Tokens{}) {
+					t.Errorf("after piece %d the journal knows %+v", i+1, e)
+				}
+				more <- struct{}{}
+			}
+			if _, err := io.ReadAll(resp.Body); err != nil {
+				t.Fatal(err)
+			}
+			last := tt.want[len(tt.want)-1]
+			if e := r.waitEvents(1)[0]; e.Tokens != last || e.Estimated || e.Unknown || e.ID != r.recorder.lastOpened().ID {
+				t.Errorf("recorded %+v", e)
+			}
+		})
+	}
+}
+
+// What an answer leaves out is unknown, whatever else it tells, and nothing is
+// made up for it; what a stream that was cut has generated is estimated.
+func TestUsageThatIsNotWhole(t *testing.T) {
+	tests := []struct {
+		name, provider, path string
+		answer               func(c *upstreamConn)
+		tokens               usage.Tokens
+		units                usage.Units
+		unknown, estimated   bool
+	}{
+		{
+			"a prompt that Ollama had in its cache", "ollama", "/api/chat",
+			func(c *upstreamConn) {
+				c.json(200, "", `{"model":"m","message":{"role":"assistant","content":"Hello there"},"done":true,"eval_count":7}`)
+			},
+			usage.Tokens{Output: 7},
+			usage.Units{},
+			true, false,
+		},
+		{
+			"images alone", "openai", "/v1/images/generations",
+			func(c *upstreamConn) { c.json(200, "", `{"created":1,"data":[{"url":"https://example.com/1.png"}]}`) },
+			usage.Tokens{},
+			usage.Units{Images: 1},
+			true, false,
+		},
+		{
+			"a chat that tells none", "openai", "/v1/chat/completions",
+			func(c *upstreamConn) {
+				c.sse()
+				c.chunk("data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n")
+				c.last()
+			},
+			usage.Tokens{},
+			usage.Units{},
+			true, false,
+		},
+		{
+			"a chat without its end mark", "openai", "/v1/chat/completions",
+			func(c *upstreamConn) {
+				c.sse()
+				c.chunk("data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"},\"finish_reason\":\"stop\"}]}\n\n")
+				c.chunk("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":7}}\n\n")
+				c.last()
+			},
+			usage.Tokens{Input: 12, Output: 7},
+			usage.Units{},
+			false, false,
+		},
+		{
+			"a chat that was cut", "openai", "/v1/chat/completions",
+			func(c *upstreamConn) {
+				c.sse()
+				c.chunk("data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n")
+			},
+			usage.Tokens{Output: 1},
+			usage.Units{},
+			true, true,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			up := newUpstream(t, tt.answer)
+			s := streamed{name: tt.provider}
+			if tt.provider == "ollama" {
+				s.family = provider.Ollama
+			}
+			r := s.rig(t, up, 1)
+			resp := r.send("POST", "/"+tt.provider+tt.path, "", `{"model":"m","stream":true,"messages":[]}`)
+			_, _ = io.Copy(io.Discard, resp.Body)
+			e := r.waitEvents(1)[0]
+			if e.Tokens != tt.tokens || e.Units != tt.units || e.Unknown != tt.unknown || e.Estimated != tt.estimated {
+				t.Errorf("recorded %+v", e)
+			}
+		})
 	}
 }
 

@@ -61,11 +61,14 @@ func (ex *exchange) next(buf []byte, wait time.Duration) ([]byte, error) {
 
 // count brings what was read to the journal. The usage is on disk before the
 // bytes that tell the agent that the answer is whole: an agent that has seen
-// the end can rely on it being counted.
+// the end can rely on it being counted. Usage that may be the last goes there
+// too, because nothing but the end of the body ends some streams (Gemini's), and
+// an agent has all that it wants before that.
 func (ex *exchange) count() {
-	if ex.ended || ex.meter.Terminal() {
+	switch {
+	case ex.ended || ex.meter.Terminal():
 		ex.settle(false)
-	} else if !ex.informed && ex.meter.InputKnown() {
+	case !ex.informed && ex.meter.InputKnown(), ex.meter.Final():
 		ex.inform()
 	}
 }
@@ -181,7 +184,9 @@ func (ex *exchange) drain() {
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
 	for {
-		if _, err := ex.next(*bp, ex.s.opts.Idle); err != nil {
+		_, err := ex.next(*bp, ex.s.opts.Idle)
+		ex.count()
+		if err != nil {
 			return
 		}
 	}

@@ -180,6 +180,11 @@ func (m *Meter) Terminal() bool { return m.terminal }
 // not content.
 func (m *Meter) Failure() (Failure, bool) { return m.failure, m.failed }
 
+// Final reports whether the usage told so far may be all: the answer has said why
+// it ends, or that it is whole. Some say so more than once, and tell more with
+// each.
+func (m *Meter) Final() bool { return m.told && m.final }
+
 // InputKnown reports whether the input usage has been told.
 func (m *Meter) InputKnown() bool { return m.told && m.counts[input] >= 0 }
 

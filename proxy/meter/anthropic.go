@@ -44,6 +44,7 @@ var anthropicMessages = dialect{
 		{"delta.thinking", thought},
 		{"delta.signature", sealed}, // holds the thinking, whether shown or not
 		{"delta.partial_json", arguments},
+		{"delta.stop_reason", finish},
 	}, under("message.usage", anthropicUsage), under("usage", anthropicUsage), failureAt("error")),
 	event:  anthropicEvent,
 	answer: anthropicAnswer,
@@ -55,7 +56,7 @@ var anthropicRates = rates{block: 4, call: 36, sealedBase: 260, sealedRate: 188}
 
 // anthropicEvent takes over an event. Usage stands in message_start, whole, and
 // in message_delta, where every field that is not null replaces the one before:
-// they are running totals.
+// they are running totals, the last of which comes with the reason for the end.
 func anthropicEvent(m *Meter, e *event) {
 	switch string(e.kind.bytes()) {
 	case "message_start":
@@ -63,7 +64,7 @@ func anthropicEvent(m *Meter, e *event) {
 		m.takeUsage(e)
 	case "message_delta":
 		m.takeUsage(e)
-		m.final = m.final || e.told
+		m.final = m.final || e.told && e.finished
 		m.content = true
 	case "ping":
 	case "message_stop":
@@ -161,16 +162,25 @@ func (e *event) addIteration() {
 	e.iter.counts.splitWrites(&none)
 	t := anthropicNormal(&e.iter.counts)
 	if e.iter.model == "" {
-		e.extra = e.extra.Add(t)
+		e.extra = addUp(e.extra, t)
 		return
 	}
 	for i := range e.others {
 		if e.others[i].Model == e.iter.model || i == maxOthers-1 {
-			e.others[i].Tokens = e.others[i].Tokens.Add(t)
+			e.others[i].Tokens = addUp(e.others[i].Tokens, t)
 			return
 		}
 	}
 	e.others = append(e.others, ModelTokens{e.iter.model, t})
+}
+
+// addUp adds t to a sum, up to maxSum.
+func addUp(sum, t usage.Tokens) usage.Tokens {
+	sum = sum.Add(t)
+	for _, n := range [...]*int64{&sum.Input, &sum.Output, &sum.CacheRead, &sum.CacheWrite5m, &sum.CacheWrite1h, &sum.Reasoning} {
+		*n = min(*n, maxSum)
+	}
+	return sum
 }
 
 // anthropicComplete is the legacy Text Completions API. It tells no usage.

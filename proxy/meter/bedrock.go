@@ -118,6 +118,7 @@ var bedrockInvoke = dialect{
 		{"delta.signature", sealed},
 		{"delta.thinking", thought},
 		{"delta.partial_json", arguments},
+		{"delta.stop_reason", finish},
 		// Amazon Nova. Its first event holds nothing but the role.
 		{"messageStart.role", status},
 		{"metadata.usage.inputTokens", input},
@@ -182,7 +183,7 @@ func invokeEvent(m *Meter, e *event) {
 	switch string(e.kind.bytes()) {
 	case "message_start", "ping":
 	case "message_delta":
-		m.final = m.final || e.told
+		m.final = m.final || e.told && e.finished
 		m.content = true
 	default:
 		m.content = m.content || e.status.n == 0

@@ -152,10 +152,11 @@ func (c *counts) take(d *counts) {
 	}
 }
 
-// some reports whether any number was told.
+// some reports whether any number was told that says of what it is: a total
+// alone does not.
 func (c *counts) some() bool {
-	for _, n := range c {
-		if n >= 0 {
+	for s, n := range c {
+		if n >= 0 && slot(s) != total {
 			return true
 		}
 	}

@@ -249,13 +249,14 @@ func (m *Meter) replaceUsage(e *event) {
 }
 
 // takeUsage merges a usage object into those before: every number that it has
-// replaces the one told last.
+// replaces the one told last. One without any, such as those of Vertex that name
+// nothing but the tier, tells no usage.
 func (m *Meter) takeUsage(e *event) {
-	if !e.told {
+	m.service.take(&e.service)
+	if e.told = e.told && e.counts.some(); !e.told {
 		return
 	}
 	m.told = true
-	m.service.take(&e.service)
 	e.counts.splitWrites(&m.counts)
 	m.counts.take(&e.counts)
 	if e.others != nil || e.extra != (usage.Tokens{}) {

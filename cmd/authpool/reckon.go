@@ -68,9 +68,9 @@ func reckon(sub *admin.Subscription, c *stored, budgets []usage.Budget, now time
 	if c == nil {
 		return
 	}
-	var rate int64 // nano-dollars an hour
+	var rate int64 // nano-dollars an hour, by which is foretold
 	if c.block != nil {
-		if burn, ok := c.block.Burn(); ok {
+		if burn, ok := c.block.Burn(); ok && burn.Steady {
 			rate = burn.NanoUSDPerHour
 		}
 	}
@@ -81,7 +81,7 @@ func reckon(sub *admin.Subscription, c *stored, budgets []usage.Budget, now time
 	reckonWindows(sub, c.windows, limits, rate, now)
 	reckonBudgets(sub, c, budgets, rate, now)
 	if c.block != nil {
-		sub.Block = blockOf(*c.block, limits[usage.PeriodBlock], c.windows, now)
+		sub.Block = blockOf(*c.block, limits[usage.PeriodBlock], c.windows, rate, now)
 	}
 	sub.Minute = &admin.Minute{Requests: c.minute.Requests, Input: c.minute.Input, Output: c.minute.Output}
 }
@@ -155,17 +155,17 @@ func reckonBudgets(sub *admin.Subscription, c *stored, budgets []usage.Budget, r
 
 // blockOf brings a block into the API's words. Its capacity is the configured limit,
 // else what the provider's window of that length was learned to hold.
-func blockOf(b usage.Block, limit int64, windows []usage.Window, now time.Time) *admin.Block {
+func blockOf(b usage.Block, limit int64, windows []usage.Window, rate int64, now time.Time) *admin.Block {
 	block := &admin.Block{
 		Start: b.Start, End: b.End, Requests: b.Requests, Input: b.Input, Output: b.Output, CacheRead: b.CacheRead,
 		CacheWrite5m: b.CacheWrite5m, CacheWrite1h: b.CacheWrite1h, CostUSD: admin.NanoUSD(b.CostNanoUSD),
 		First: b.First, Last: b.Last, Reasoning: b.Reasoning, Units: maps.Collect(b.Units.All()),
+		Estimated: b.Estimated, Unpriced: b.Unpriced, Unknown: b.Unknown,
 	}
-	burn, ok := b.Burn()
-	if ok {
+	if burn, ok := b.Burn(); ok {
 		block.Burn = &admin.Burn{
 			TokensPerMinute: burn.TokensPerMinute, IndicatorPerMinute: burn.IndicatorPerMinute,
-			CostUSDPerHour: admin.NanoUSD(burn.NanoUSDPerHour),
+			CostUSDPerHour: admin.NanoUSD(burn.NanoUSDPerHour), Steady: burn.Steady,
 		}
 	}
 	if p, ok := b.Project(now); ok {
@@ -185,7 +185,7 @@ func blockOf(b usage.Block, limit int64, windows []usage.Window, now time.Time) 
 	if limit > 0 {
 		used := usage.Budget{LimitNanoUSD: limit, SpentNanoUSD: b.CostNanoUSD}.PerMille()
 		block.Capacity = &admin.Capacity{CostUSD: admin.NanoUSD(limit), Source: source, Used: float64(used) / 1000}
-		block.EmptiesAt = emptiesAt(limit-b.CostNanoUSD, burn.NanoUSDPerHour, now, b.End)
+		block.EmptiesAt = emptiesAt(limit-b.CostNanoUSD, rate, now, b.End)
 	}
 	return block
 }

@@ -20,7 +20,7 @@ func TestReckon(t *testing.T) {
 	// Four dollars in an hour, three of five hours left.
 	block := &usage.Block{
 		Start: now.Add(-2 * time.Hour), End: now.Add(3 * time.Hour), First: now.Add(-time.Hour), Last: now,
-		Counts: usage.Counts{Requests: 2, Input: 100, Output: 20, CostNanoUSD: 4 * usd, Units: usage.Units{Seconds: 7}},
+		Counts: usage.Counts{Requests: 2, Input: 100, Output: 20, CostNanoUSD: 4 * usd, Units: usage.Units{Seconds: 7}, Estimated: 1, Unpriced: 2, Unknown: 3},
 	}
 	known := func(name string, util float64, reset, seen time.Duration) usage.Window {
 		w := usage.Window{SpentNanoUSD: 10 * usd, SinceNanoUSD: 4 * usd, CapacityNanoUSD: 40 * usd}
@@ -85,7 +85,8 @@ func TestReckon(t *testing.T) {
 		Block: &admin.Block{
 			Start: block.Start, End: block.End, First: block.First, Last: block.Last, Requests: 2, Input: 100, Output: 20, CostUSD: 4 * usd,
 			Units:      map[string]int64{"seconds": 7},
-			Burn:       &admin.Burn{TokensPerMinute: 2, IndicatorPerMinute: 2, CostUSDPerHour: 4 * usd},
+			Estimated:  1, Unpriced: 2, Unknown: 3,
+			Burn:       &admin.Burn{TokensPerMinute: 2, IndicatorPerMinute: 2, CostUSDPerHour: 4 * usd, Steady: true},
 			Projection: &admin.Projection{RemainingMinutes: 180, Tokens: 480, CostUSD: 16 * usd},
 			Capacity:   &admin.Capacity{CostUSD: 8 * usd, Source: admin.Configured, Used: 0.5},
 			EmptiesAt:  at(time.Hour),
@@ -101,6 +102,15 @@ func TestReckon(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, sub); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+
+	// Two answers of one second burn fast, but foretell nothing.
+	moment := *block
+	moment.First = now.Add(-time.Second)
+	sub = admin.Subscription{}
+	reckon(&sub, &stored{block: &moment, windows: theirs}, []usage.Budget{{Period: usage.PeriodBlock, LimitNanoUSD: 8 * usd}}, now)
+	if b := sub.Block; b.Burn == nil || b.Burn.Steady || b.EmptiesAt != nil || sub.Budgets[0].EmptiesAt != nil || sub.Windows[0].EmptiesAt != nil {
+		t.Errorf("of a moment: %+v, %+v", b, sub)
 	}
 
 	// Without a budget, what the provider's window holds.

@@ -31,6 +31,9 @@ func newStatusCommand(p *program) *cobra.Command {
 block and its budgets have cost, how fast, and when that is used up; how the
 provider sees its own windows, and how the store is.
 
+How fast a block is spent is told once its answers are a minute apart; what it
+will cost at the end, and when something is used up, is foretold at that rate.
+
 The drift of a window is the provider's number less our own share of it: what
 was used elsewhere, or what is not counted.`,
 		Example: "  authpool status\n  authpool status --watch\n  authpool status --json | jq -r '.subscriptions[] | select(.state != \"ready\") | .id'",
@@ -190,11 +193,12 @@ func blockPhrases(b *admin.Block, now time.Time, draw pen) []string {
 		phrases = append(phrases, cell)
 	}
 	phrases = append(phrases, "resets "+clock(b.End, now)+" ("+until(b.End, now)+")", money(b.CostUSD), grouped(b.Tokens())+" tokens")
-	if b.Burn != nil {
+	phrases = append(phrases, marks(b.Estimated, b.Unpriced, b.Unknown)...)
+	if b.Burn != nil && b.Burn.Steady {
 		phrases = append(phrases, fmt.Sprintf("%s/min", grouped(int64(b.Burn.TokensPerMinute))), money(b.Burn.CostUSDPerHour)+"/h")
-	}
-	if b.Projection != nil {
-		phrases = append(phrases, money(b.Projection.CostUSD)+" at the end")
+		if b.Projection != nil {
+			phrases = append(phrases, money(b.Projection.CostUSD)+" at the end")
+		}
 	}
 	return empties(phrases, b.EmptiesAt, now)
 }
@@ -237,7 +241,7 @@ func empties(phrases []string, at *time.Time, now time.Time) []string {
 	case !at.After(now):
 		return append(phrases, "used up")
 	}
-	return append(phrases, "used up "+clock(*at, now))
+	return append(phrases, "used up by "+clock(*at, now))
 }
 
 func percent(fraction float64) string {

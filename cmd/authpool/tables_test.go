@@ -22,7 +22,7 @@ func TestStatusTable(t *testing.T) {
 				CooldownUntil: at(90 * time.Minute),
 				Block: &admin.Block{
 					Start: now.Add(-2 * time.Hour), End: now.Add(3 * time.Hour), Input: 1_000_000, Output: 234_567, CostUSD: 13_340_000_000,
-					Burn:       &admin.Burn{TokensPerMinute: 10_288.06, CostUSDPerHour: 6_670_000_000},
+					Burn:       &admin.Burn{TokensPerMinute: 10_288.06, CostUSDPerHour: 6_670_000_000, Steady: true},
 					Projection: &admin.Projection{RemainingMinutes: 180, Tokens: 3_000_000, CostUSD: 33_350_000_000},
 					Capacity:   &admin.Capacity{CostUSD: 25_000_000_000, Source: admin.Configured, Used: 0.533},
 					EmptiesAt:  at(105 * time.Minute),
@@ -46,7 +46,12 @@ func TestStatusTable(t *testing.T) {
 				ID: "b", Provider: "openai", State: "probing", Reason: "breaker", Health: 100, Breaker: "half-open",
 				CooldownUntil:  at(-time.Second), // over: not worth a word
 				CooldownModels: map[string]time.Time{"gpt-b": *at(30 * time.Hour), "gpt-a": *at(1500 * time.Millisecond), "gpt-c": *at(-time.Second)},
-				Block:          &admin.Block{Start: now.Add(-4 * time.Hour), End: now.Add(time.Hour), Input: 20, CostUSD: 4_200_000},
+				Block: &admin.Block{
+					Start: now.Add(-4 * time.Hour), End: now.Add(time.Hour), Input: 20, CostUSD: 4_200_000,
+					Estimated: 1, Unpriced: 1200, Unknown: 2,
+					// Of a moment, and not worth telling.
+					Burn: &admin.Burn{TokensPerMinute: 9000, CostUSDPerHour: 6_670_000_000}, Projection: &admin.Projection{CostUSD: 33_350_000_000},
+				},
 				Budgets:        []admin.Budget{{Window: "day", CostUSD: 10_000_000_000, SpentUSD: 4_200_000, State: "ok", Resets: at(12 * time.Hour)}},
 				Minute:         &admin.Minute{},
 			},
@@ -59,17 +64,18 @@ team-a        anthropic  cooling (window)                      7       12       
   cooldown   1h30m
   block      ▓▓▓▓▓░░░░░  53% of $25.00, resets 15:00 UTC (3h00m), $13.34,
              1,234,567 tokens, 10,288/min, $6.67/h, $33.35 at the end,
-             used up 13:45 UTC
+             used up by 13:45 UTC
   month      ▓▓▓▓▓▓▓▓▓▓ 100% of $500.00, exceeded, $504.50 spent,
              resets 2026-12-01 00:00 UTC, used up
   window 5h  ▓▓▓▓▓▓▓▓▓▓ 104% rejected, resets 14:00 UTC
   window 7d  ▓▓▓▓▓░░░░░  50% of about $180.00, resets 2026-11-24 14:00 UTC,
-             drift +24.0%, 24% used elsewhere, used up 01:00 UTC
+             drift +24.0%, 24% used elsewhere, used up by 01:00 UTC
   limits     requests 2%, tokens 90% allowed_warning
   minute     12 requests, 4,000 in, 900 out
 b             openai     probing (breaker), breaker half-open  100     0         0
   cooldown   gpt-a 2s, gpt-b 1d6h
-  block      resets 13:00 UTC (1h00m), $0.0042, 20 tokens
+  block      resets 13:00 UTC (1h00m), $0.0042, 20 tokens, 1 estimated,
+             1,200 unpriced, 2 unknown
   day        ░░░░░░░░░░   0% of $10.00, $0.0042 spent, resets 00:00 UTC
 Redis single: away: usage is kept in the journal, 1 event waiting in the journal
 Journal: 11 MiB of 1 GiB taken

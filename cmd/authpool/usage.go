@@ -179,15 +179,7 @@ func usageLine(w *tabwriter.Writer, r admin.UsageRow) {
 // remarks tells which requests of a row are less than exact, and what it used that
 // is not counted in tokens.
 func remarks(r admin.UsageRow) string {
-	var notes []string
-	for _, n := range []struct {
-		count int64
-		what  string
-	}{{r.Estimated, "estimated"}, {r.Unpriced, "unpriced"}, {r.Unknown, "unknown"}} {
-		if n.count > 0 {
-			notes = append(notes, grouped(n.count)+" "+n.what)
-		}
-	}
+	notes := marks(r.Estimated, r.Unpriced, r.Unknown)
 	for _, name := range slices.Sorted(maps.Keys(r.Units)) {
 		notes = append(notes, grouped(r.Units[name])+" "+name)
 	}
@@ -195,6 +187,20 @@ func remarks(r admin.UsageRow) string {
 		return ""
 	}
 	return " (" + strings.Join(notes, ", ") + ")"
+}
+
+// marks tells how many requests are less than exact, and in which way.
+func marks(estimated, unpriced, unknown int64) []string {
+	var notes []string
+	for _, n := range []struct {
+		count int64
+		what  string
+	}{{estimated, "estimated"}, {unpriced, "unpriced"}, {unknown, "unknown"}} {
+		if n.count > 0 {
+			notes = append(notes, grouped(n.count)+" "+n.what)
+		}
+	}
+	return notes
 }
 
 func sum(a, b admin.UsageRow) admin.UsageRow {

@@ -63,6 +63,9 @@ type Block struct {
 	Last         time.Time        `json:"last"`
 	Reasoning    int64            `json:"reasoning"`  // a part of Output
 	Units        map[string]int64 `json:"units"`      // what is not counted in tokens, by name; never null
+	Estimated    int64            `json:"estimated"`  // these three as in UsageRow
+	Unpriced     int64            `json:"unpriced"`
+	Unknown      int64            `json:"unknown"`
 	Burn         *Burn            `json:"burn"`       // null while it has no two events at different times
 	Projection   *Projection      `json:"projection"` // likewise
 	Capacity     *Capacity        `json:"capacity"`   // null when no budget is configured and nothing is learned
@@ -74,6 +77,9 @@ type Burn struct {
 	TokensPerMinute    float64 `json:"tokens_per_minute"`    // all kinds
 	IndicatorPerMinute float64 `json:"indicator_per_minute"` // input and output alone
 	CostUSDPerHour     NanoUSD `json:"cost_usd_per_hour"`
+	// Steady tells that it stands on a minute at least: else it is a moment's, and no
+	// EmptiesAt is foretold by it.
+	Steady bool `json:"steady"`
 }
 
 // Projection is what the block will have come to at its end at that rate.

@@ -50,6 +50,8 @@ var (
 		"Requests of the active block.", subscriptionLabels, nil)
 	blockCostDesc = prometheus.NewDesc("authpool_block_cost_usd",
 		"Cost of the active block in dollars.", subscriptionLabels, nil)
+	blockInexactDesc = prometheus.NewDesc("authpool_block_inexact_requests",
+		"Requests of the active block that are estimated, unpriced or of unknown usage.", append(subscriptionLabels[:2:2], "mark"), nil)
 	windowDesc = prometheus.NewDesc("authpool_window_utilization",
 		"Spent fraction of a window as the provider last told it.", append(subscriptionLabels[:2:2], "window"), nil)
 	windowDriftDesc = prometheus.NewDesc("authpool_window_drift_ratio",
@@ -68,7 +70,7 @@ var (
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		stateDesc, healthDesc, cooldownDesc, cooldownModelsDesc, sessionsDesc, inFlightDesc,
-		blockTokensDesc, blockRequestsDesc, blockCostDesc, windowDesc,
+		blockTokensDesc, blockRequestsDesc, blockCostDesc, blockInexactDesc, windowDesc,
 		windowDriftDesc, windowCapacityDesc, budgetDesc, redisDesc,
 	} {
 		out <- d
@@ -98,6 +100,9 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		if b := s.Block; b != nil {
 			gauge(blockRequestsDesc, float64(b.Requests), s.ID, s.Provider)
 			gauge(blockCostDesc, float64(b.CostUSD)/nanosPerDollar, s.ID, s.Provider)
+			gauge(blockInexactDesc, float64(b.Estimated), s.ID, s.Provider, "estimated")
+			gauge(blockInexactDesc, float64(b.Unpriced), s.ID, s.Provider, "unpriced")
+			gauge(blockInexactDesc, float64(b.Unknown), s.ID, s.Provider, "unknown")
 			gauge(blockTokensDesc, float64(b.Input), s.ID, s.Provider, "input")
 			gauge(blockTokensDesc, float64(b.Output), s.ID, s.Provider, "output")
 			gauge(blockTokensDesc, float64(b.CacheRead), s.ID, s.Provider, "cache_read")

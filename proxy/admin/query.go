@@ -51,7 +51,7 @@ func ParseQuery(values url.Values, now time.Time) (usage.Query, error) {
 		until = until.AddDate(0, 0, 1)
 	}
 	if !since.IsZero() && !until.IsZero() && !since.Before(until) {
-		return usage.Query{}, fmt.Errorf("since (%s) must be before until (%s)", since.Format(time.RFC3339), until.Format(time.RFC3339))
+		return usage.Query{}, fmt.Errorf("since (%s) must be earlier than until (%s)", values.Get("since"), values.Get("until"))
 	}
 	q := usage.Query{By: by, Since: since, Until: until}
 	if by != usage.ByBlock {

@@ -59,7 +59,8 @@ func TestParseQueryRefuses(t *testing.T) {
 	f("since=-1d", "want RFC 3339")
 	f("since=99999999d", "want RFC 3339")
 	f("until=2026-13-01", "want RFC 3339")
-	f("since=2026-11-22&until=2026-11-21", "must be before")
+	f("since=2026-11-22&until=2026-11-20", "since (2026-11-22) must be earlier than until (2026-11-20)") // as they were asked for
+	f("since=2h&until=3h", "since (2h) must be earlier than until (3h)")
 	f("limit=5", "unknown parameter")
 }
 

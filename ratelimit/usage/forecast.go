@@ -14,7 +14,14 @@ type Burn struct {
 	// and cheap, would hide how busy a block is.
 	IndicatorPerMinute float64
 	NanoUSDPerHour     int64
+	// Steady tells that the rate stands on a minute at least. Two answers of the
+	// same second burn a fortune an hour: by such a rate nothing is foretold.
+	Steady bool
 }
+
+// steadyAfter is how far a block's first and last event must lie apart for its rate
+// to be Steady.
+const steadyAfter = time.Minute
 
 // Burn returns the block's burn rate. ok is false while the block has no two events
 // at different times.
@@ -29,6 +36,7 @@ func (b Block) Burn() (burn Burn, ok bool) {
 		TokensPerMinute:    (indicator + cached) / minutes,
 		IndicatorPerMinute: indicator / minutes,
 		NanoUSDPerHour:     whole(float64(max(b.CostNanoUSD, 0)) / minutes * 60),
+		Steady:             b.Last.Sub(b.First) >= steadyAfter,
 	}, true
 }
 

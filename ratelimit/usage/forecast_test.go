@@ -33,17 +33,21 @@ func TestForecast(t *testing.T) {
 	}
 	counts := usage.Counts{Input: 3000, Output: 1000, CacheRead: 5000, CacheWrite5m: 2000, CacheWrite1h: 1000, CostNanoUSD: 2 * dollar}
 	f("ccusage's own", 25*time.Minute, 65*time.Minute, counts,
-		usage.Burn{TokensPerMinute: 300, IndicatorPerMinute: 100, NanoUSDPerHour: 3 * dollar},
+		usage.Burn{TokensPerMinute: 300, IndicatorPerMinute: 100, NanoUSDPerHour: 3 * dollar, Steady: true},
 		usage.Projection{Remaining: 225 * time.Minute, Tokens: 79_500, CostNanoUSD: 2*dollar + 11*dollar + dollar/4})
+	f("a minute", 64*time.Minute, 65*time.Minute, usage.Counts{Input: 40},
+		usage.Burn{TokensPerMinute: 40, IndicatorPerMinute: 40, Steady: true}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 9040})
+	f("not quite a minute", 64*time.Minute+30*time.Second, 65*time.Minute, usage.Counts{Input: 40},
+		usage.Burn{TokensPerMinute: 80, IndicatorPerMinute: 80}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 18_040})
 	f("one moment", 25*time.Minute, 25*time.Minute, counts, nil, nil)
-	f("nothing counted", -10000*time.Hour, 25*time.Minute, usage.Counts{}, usage.Burn{}, usage.Projection{Remaining: 225 * time.Minute})
+	f("nothing counted", -10000*time.Hour, 25*time.Minute, usage.Counts{}, usage.Burn{Steady: true}, usage.Projection{Remaining: 225 * time.Minute})
 	f("a whole minute is what is left", 25*time.Minute, 65*time.Minute, usage.Counts{Input: 40},
-		usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 265})
+		usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1, Steady: true}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 265})
 	now = epoch.Add(75*time.Minute + 31*time.Second)
 	f("rounded down", 25*time.Minute, 65*time.Minute, usage.Counts{Input: 40},
-		usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1}, usage.Projection{Remaining: 224 * time.Minute, Tokens: 264})
+		usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1, Steady: true}, usage.Projection{Remaining: 224 * time.Minute, Tokens: 264})
 	now = epoch.Add(usage.BlockLength)
-	f("not active", 25*time.Minute, 65*time.Minute, usage.Counts{Input: 40}, usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1}, nil)
+	f("not active", 25*time.Minute, 65*time.Minute, usage.Counts{Input: 40}, usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1, Steady: true}, nil)
 	if _, ok := (usage.Block{Last: epoch, Counts: counts}).Burn(); ok {
 		t.Error("a block whose first event is not known has a rate")
 	}

@@ -61,6 +61,13 @@ var streams = []streamed{
 	chatStream("bedrock-openai", provider.Bedrock, "/openai/v1/chat/completions"),
 	chatStream("cohere-openai", provider.Cohere, "/compatibility/v1/chat/completions"),
 	{
+		name: "mistral", family: provider.OpenAI, path: "/v1/conversations", mediaType: sse,
+		first: "event: conversation.response.started\ndata: {\"type\":\"conversation.response.started\",\"conversation_id\":\"conv_1\"}\n\n" +
+			"event: message.output.delta\ndata: {\"type\":\"message.output.delta\",\"model\":\"m\",\"content\":\"Hello\"}\n\n",
+		last:    "event: conversation.response.done\ndata: {\"type\":\"conversation.response.done\",\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":7,\"total_tokens\":19}}\n\n",
+		refused: "event: conversation.response.error\ndata: {\"type\":\"conversation.response.error\",\"message\":\"Rate limit exceeded\",\"code\":429}\n\n",
+	},
+	{
 		name: "gemini-sse", family: provider.Gemini, path: "/v1beta/models/m:streamGenerateContent?alt=sse", mediaType: sse,
 		first:   "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hel\"}]}}],\"usageMetadata\":{\"promptTokenCount\":12,\"candidatesTokenCount\":2}}\r\n\r\n",
 		last:    "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"lo\"}]},\"finishReason\":\"STOP\"}],\"usageMetadata\":{\"promptTokenCount\":12,\"candidatesTokenCount\":7}}\r\n\r\n",

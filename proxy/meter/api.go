@@ -33,6 +33,7 @@ const (
 	Rerank                    // Cohere, Voyage, Together: /rerank
 	OllamaChat                // Ollama: /api/chat and /api/generate, JSON and NDJSON
 	OllamaEmbed               // Ollama: /api/embed and /api/embeddings
+	MistralConversation       // Mistral: POST /v1/conversations..., JSON and SSE
 	AnthropicBatchResults     // GET /v1/messages/batches/ID/results, one JSON text a line
 	OpenAIBatchOutput         // GET /v1/files/ID/content of a batch's output, one JSON text a line
 )

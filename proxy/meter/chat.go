@@ -3,7 +3,8 @@ package meter
 // chatUsage is the usage object of the chat and text completions APIs, and of
 // the many that are compatible. Sources: openai 6.49.0, completions.d.ts;
 // prompt_cache_hit_tokens is DeepSeek's, a bare cached_tokens was seen from
-// Hugging Face's router.
+// Hugging Face's router, a bare reasoning_tokens is of Perplexity's deep research
+// and SGLang.
 var chatUsage = []place{
 	{"prompt_tokens", input},
 	{"completion_tokens", output},
@@ -16,6 +17,8 @@ var chatUsage = []place{
 	{"service_tier", tier},              // Mistral's
 	{"prompt_audio_seconds", seconds},   // Mistral's
 	{"num_search_queries", webSearches}, // Perplexity's
+	{"citation_tokens", toolInput},      // Perplexity's
+	{"reasoning_tokens", reasoningElse},
 }
 
 // openAIChat serves chat completions.

@@ -57,6 +57,7 @@ var dialects = [...]*dialect{
 	Rerank:                &rerank,
 	OllamaChat:            &ollamaChat,
 	OllamaEmbed:           &ollamaEmbed,
+	MistralConversation:   &mistralConversation,
 	AnthropicBatchResults: &anthropicBatchResults,
 	OpenAIBatchOutput:     &openAIBatchOutput,
 }
@@ -75,11 +76,12 @@ const (
 	cacheWrite5m
 	cacheWrite1h
 	reasoning
-	toolInput    // prompts of tools, beside input
-	metricInput  // Bedrock's metrics: what was told before, once more
-	metricOutput //
-	metricRead   //
-	metricWrite  //
+	reasoningElse // beside the details of the output; see normalOpenAI
+	toolInput     // what tools and searches put in, beside input
+	metricInput   // Bedrock's metrics: what was told before, once more
+	metricOutput  //
+	metricRead    //
+	metricWrite   //
 	webSearches
 	webFetches
 	seconds

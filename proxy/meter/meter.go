@@ -59,7 +59,7 @@ type Meter struct {
 	// The output is known and the input will not be, as Ollama leaves out the
 	// count of a prompt that it had in its cache.
 	inputless bool
-	accepted  bool // a background response that has only been queued
+	accepted  bool // the answer says that no model has run
 	blind     bool
 	failed    bool
 	failure   Failure

@@ -10,7 +10,9 @@ import "github.com/authpool/authpool/ratelimit/usage"
 // as read), the whole counts, and reads go before writes.
 //
 // xAI's chat API tells reasoning beside the output. The total shows it: it is
-// then the sum of all three.
+// then the sum of all three. Perplexity's deep research counts neither the texts
+// that it found nor its reasoning in the others, nor in the total; what has no
+// count of such texts (SGLang) tells by the same name a part of the output.
 func normalOpenAI(c *counts) usage.Tokens {
 	all := c.at(input)
 	read := min(max(c.read(), 0), all)
@@ -21,6 +23,13 @@ func normalOpenAI(c *counts) usage.Tokens {
 		CacheRead:    read,
 		CacheWrite5m: write,
 		Reasoning:    c.at(reasoning),
+	}
+	t.Input += c.at(toolInput)
+	if c[reasoning] < 0 {
+		t.Reasoning = c.at(reasoningElse)
+		if c[toolInput] >= 0 {
+			t.Output += t.Reasoning
+		}
 	}
 	if t.Reasoning > 0 && c[total] == all+t.Output+t.Reasoning {
 		t.Output += t.Reasoning

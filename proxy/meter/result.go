@@ -30,8 +30,8 @@ type Result struct {
 	Model string
 	State State
 	// Billable is false when the answer itself says that nothing was spent:
-	// a background response that was only accepted, or a failure before
-	// anything was generated.
+	// a background response that was only accepted, a conversation that was only
+	// made, or a failure before anything was generated.
 	Billable bool
 	// Units is usage that is not counted in tokens. Usually zero.
 	Units usage.Units

@@ -60,6 +60,7 @@ var apis = map[string]meter.API{
 	"rerank":                meter.Rerank,
 	"ollama-chat":           meter.OllamaChat,
 	"ollama-embed":          meter.OllamaEmbed,
+	"mistral-conversation":  meter.MistralConversation,
 	"anthropic-batch":       meter.AnthropicBatchResults,
 	"openai-batch":          meter.OpenAIBatchOutput,
 }

@@ -42,6 +42,7 @@ var posted = []served{
 	row("contextualizedembeddings", Endpoint{API: meter.OpenAIEmbeddings}), // Voyage
 	row("rerank", Endpoint{API: meter.Rerank}),                             // Cohere, Voyage, Together
 	row("moderations", Endpoint{}),
+	row("tokenize-text", Endpoint{}), // xAI
 	row("images/*", Endpoint{Name: "images", API: meter.OpenAIImages}),
 	row("audio/speech", Endpoint{API: meter.OpenAISpeech}),
 	row("audio/transcriptions", Endpoint{API: meter.OpenAITranscriptions}),
@@ -54,7 +55,7 @@ var posted = []served{
 	row("uploads/**", Endpoint{Creates: true}),
 	row("vector_stores/**", Endpoint{Creates: true}),
 	row("containers/**", Endpoint{Creates: true}),
-	row("conversations/**", Endpoint{Creates: true}),
+	row("conversations/**", Endpoint{API: meter.MistralConversation, Creates: true}), // OpenAI's run no model, and say so
 	row("skills/**", Endpoint{Creates: true}),
 	row("assistants/**", Endpoint{Creates: true}),
 	row("threads/runs", Endpoint{API: meter.OpenAIOther, Creates: true}),

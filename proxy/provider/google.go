@@ -42,8 +42,15 @@ var (
 //	publishers/PUBLISHER/models/MODEL:METHOD
 //	projects/PROJECT/locations/LOCATION/publishers/PUBLISHER/models/MODEL:METHOD
 //	projects/PROJECT/locations/LOCATION/endpoints/ENDPOINT:METHOD
+//	v1internal:METHOD, Code Assist's, whose model is in the body
 func (p *plainPath) googleEndpoint(i int) (e *Endpoint, model []byte) {
 	path := p.segments[i:p.count]
+	if len(path) == 1 {
+		if version, method, ok := cutLast(path[0], ':'); ok && foldedEqual(version, "v1internal") {
+			var name [maxName]byte
+			return googleMethods[string(foldName(&name, method))], nil // or one of its own, such as a login's
+		}
+	}
 	if len(path) > 4 && foldedEqual(path[0], "projects") && foldedEqual(path[2], "locations") {
 		path = path[4:]
 	}

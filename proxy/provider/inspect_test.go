@@ -107,6 +107,9 @@ func TestManifest(t *testing.T) {
 	}{
 		{"gemini", "/v1beta/models/gemini-x:generateContent", want{"generateContent", meter.GeminiGenerate, provider.Gemini, "gemini-x", false, true}},
 		{"gemini", "/v1/models/gemini-x:streamGenerateContent", want{"streamGenerateContent", meter.GeminiStream, provider.Gemini, "gemini-x", true, true}},
+		{"gemini", "/v1internal:streamGenerateContent", want{"streamGenerateContent", meter.GeminiStream, provider.Gemini, "", true, true}},
+		{"gemini", "/v1internal:countTokens", want{"countTokens", meter.None, provider.Gemini, "", false, true}},
+		{"gemini", "/v1internal:loadCodeAssist", want{"unknown", meter.None, provider.Gemini, "", false, false}},
 		{"gemini", "/v1beta/tunedModels/mine:generateContent", want{"generateContent", meter.GeminiGenerate, provider.Gemini, "mine", false, true}},
 		{"gemini", "/v1alpha/dynamic/d1:streamGenerateContent", want{"streamGenerateContent", meter.GeminiStream, provider.Gemini, "d1", true, true}},
 		{"gemini", "/v1beta/models/gemini-x:countTokens", want{"countTokens", meter.None, provider.Gemini, "gemini-x", false, true}},
@@ -187,16 +190,20 @@ func TestManifest(t *testing.T) {
 		{"voyage", "/v1/contextualizedembeddings", want{"contextualizedembeddings", meter.OpenAIEmbeddings, provider.Voyage, "", false, false}},
 		{"voyage", "/v1/rerank", want{"rerank", meter.Rerank, provider.Voyage, "", false, false}},
 
-		{"groq", "/v1/rerank", want{"rerank", meter.Rerank, provider.OpenAI, "", false, false}},                                        // Together
-		{"groq", "/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},                    // Perplexity, DeepSeek
-		{"groq", "/async/chat/completions", want{"async/chat/completions", meter.OpenAIOther, provider.OpenAI, "", false, true}},       // Perplexity
-		{"groq", "/search", want{"search", meter.OpenAIOther, provider.OpenAI, "", false, false}},                                      // Perplexity
-		{"groq", "/api/paas/v4/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},        // Z.ai
-		{"groq", "/api/coding/paas/v4/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}}, // Z.ai
-		{"groq", "/api/anthropic/v1/messages", want{"messages", meter.AnthropicMessages, provider.Anthropic, "", false, true}},         // Z.ai
-		{"groq", "/inference/v1/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},       // Fireworks
-		{"groq", "/novita/v3/openai/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},   // Hugging Face
-		{"groq", "/v1/fim/completions", want{"fim/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},                   // Mistral
+		{"groq", "/v1/rerank", want{"rerank", meter.Rerank, provider.OpenAI, "", false, false}},                                           // Together
+		{"groq", "/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},                       // Perplexity, DeepSeek
+		{"groq", "/async/chat/completions", want{"async/chat/completions", meter.OpenAIOther, provider.OpenAI, "", false, true}},          // Perplexity
+		{"groq", "/search", want{"search", meter.OpenAIOther, provider.OpenAI, "", false, false}},                                         // Perplexity
+		{"groq", "/api/paas/v4/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},           // Z.ai
+		{"groq", "/api/coding/paas/v4/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},    // Z.ai
+		{"groq", "/api/anthropic/v1/messages", want{"messages", meter.AnthropicMessages, provider.Anthropic, "", false, true}},            // Z.ai
+		{"groq", "/inference/v1/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},          // Fireworks
+		{"groq", "/novita/v3/openai/chat/completions", want{"chat/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},      // Hugging Face
+		{"groq", "/v1/fim/completions", want{"fim/completions", meter.OpenAIChat, provider.OpenAI, "", false, true}},                      // Mistral
+		{"groq", "/v1/conversations", want{"conversations", meter.MistralConversation, provider.OpenAI, "", false, false}},                // Mistral
+		{"groq", "/v1/conversations/conv_1", want{"conversations", meter.MistralConversation, provider.OpenAI, "", false, false}},         // Mistral
+		{"groq", "/v1/conversations/conv_1/restart", want{"conversations", meter.MistralConversation, provider.OpenAI, "", false, false}}, // Mistral
+		{"groq", "/v1/tokenize-text", want{"tokenize-text", meter.None, provider.OpenAI, "", false, false}},                               // xAI
 		{"openrouter", "/api/v1/messages/count_tokens", want{"messages/count_tokens", meter.None, provider.Anthropic, "", false, true}},
 	}
 	for _, test := range tests {

@@ -119,11 +119,10 @@ func (ex *exchange) settle(cut bool) {
 	if r.State != meter.Reported {
 		// The answer ended, by whatever hand, before it told its final usage:
 		// what it generated is estimated from what was seen of it. One that is
-		// whole and left something out is unknown, and nothing is made up for it.
+		// whole and told nothing is unknown, and nothing is made up for it.
+		e.Unknown = r.State == meter.Absent
 		_, failed := ex.meter.Failure()
-		whole := !cut && !failed && (r.State == meter.Absent || ex.meter.Terminal())
-		e.Unknown = whole || r.State == meter.Absent
-		if e.Estimated = !whole; e.Estimated && ex.calling {
+		if e.Estimated = cut || failed || r.State == meter.Partial; e.Estimated && ex.calling {
 			e.Tokens.Output = max(e.Tokens.Output, ex.meter.EstimateOutput())
 		}
 	}

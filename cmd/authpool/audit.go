@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -56,7 +57,7 @@ among the credentials of the config named by -c, or of the environment. Or it is
 provider's usage export, CSV with a head line or a JSON array of flat objects, as
 a file or a URL; --columns says what its columns are:
 
-  day=COLUMN             RFC 3339, YYYY-MM-DD or epoch seconds
+  day=COLUMN             RFC 3339, YYYY-MM-DD (taken for a UTC day) or epoch seconds
   model=COLUMN           may be left out: then all models are added up
   subscription=COLUMN    or --subscription, when all of it is one's
   requests=, input= (uncached), all_input= (with cache), output=, cache_read=,
@@ -74,7 +75,8 @@ Some differences are explained, and do not count:
   where Redis has as many requests as the ledger, of which as many are estimated or
   unknown as had no end. Each kind of tokens is at least that of the answers with
   an end and at most that of all; output, which Redis then estimates, at most
-  twice what was sent without an end, and one token for each.`,
+  twice what was sent without an end, and 50 tokens for each: an estimate has the
+  frame of a text or of a tool's call in it.`,
 		Example: `  authpool audit usage --ledger http://127.0.0.1:8790/ledger -c authpool.yaml
   authpool audit usage --ledger export.csv --subscription team-a \
     --columns day=usage_date_utc,model=model_version,input=usage_input_tokens_no_cache,output=usage_output_tokens
@@ -114,6 +116,9 @@ func (p *program) auditUsage(ctx context.Context, f *auditFlags) error {
 		return err
 	}
 	r := l.days.within(asked)
+	if r.empty() {
+		return wrongf("the ledger has %s, which --since and --until leave out: name both to compare days that it does not have", l.days)
+	}
 	counted, err := c.counted(ctx, r)
 	if err != nil {
 		return err
@@ -122,8 +127,8 @@ func (p *program) auditUsage(ctx context.Context, f *auditFlags) error {
 		return err
 	}
 	result := compare(l, counted, r)
-	for _, sub := range result.strangers {
-		_, _ = fmt.Fprintf(p.Err, "authpool: %s is in Redis but not in the ledger, and not compared\n", sub) // a note, not the answer
+	if len(result.strangers) > 0 && f.subscription == "" {
+		_, _ = fmt.Fprintf(p.Err, "authpool: not compared, as the ledger does not tell of it: usage in Redis of %s\n", strings.Join(result.strangers, ", ")) // a note, not the answer
 	}
 	if f.asJSON {
 		err = p.printJSON(result.report())
@@ -223,10 +228,19 @@ func (p *program) findKeys(ctx context.Context, file string, o *owners) error {
 		return wrongUseError{err}
 	}
 	o.keys = map[credential.Secret][]string{}
+	found := o.only == "" || slices.Contains(slices.Collect(maps.Values(o.aliases)), o.only)
 	for _, s := range cfg.Subscriptions {
-		if secret, err := resolve(ctx, s.Credential.Value); err == nil {
+		found = found || s.ID == o.only
+		secret, err := resolve(ctx, s.Credential.Value)
+		switch {
+		case err == nil:
 			o.keys[secret] = append(o.keys[secret], s.ID)
+		case s.ID == o.only:
+			return wrongf("the ledger names %s by its key: %w", s.ID, err)
 		}
+	}
+	if !found {
+		return wrongf("--subscription %q is neither in the config nor named by --map", o.only)
 	}
 	return nil
 }

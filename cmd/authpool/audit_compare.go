@@ -156,6 +156,11 @@ func shifted(places []place, redis map[place]counted, books map[place]billed) in
 	return 0
 }
 
+// frameTokens is what an estimate may hold beside the text that was sent: the frame
+// of a tool's call is taken for 36 tokens, that of a block of content for 4 (see
+// meter.Meter.EstimateOutput).
+const frameTokens = 50
+
 // withoutEnd explains a difference by answers whose end was never sent, of which
 // Redis can only have an estimate; "" when that is not sure. The rule stands in the
 // help of `audit usage`.
@@ -166,7 +171,7 @@ func (b *billed) withoutEnd(redis counted, has [measures]bool) string {
 		return ""
 	}
 	least, most := b.minus(b.open), b.sums
-	most[output] += b.open[output] + n
+	most[output] += b.open[output] + n*frameTokens
 	if !least.atMost(redis.sums) || !redis.atMost(most) {
 		return ""
 	}
@@ -212,8 +217,12 @@ func (c *comparison) text() string {
 	return out.String()
 }
 
-// verdict is the sentence that says that both are equal, and how much that is.
+// verdict is the sentence that says that both are equal, and how much that is: a
+// comparison of nothing proves nothing.
 func (c *comparison) verdict() string {
+	if len(c.rows) == 0 {
+		return "Nothing to compare: neither Redis nor the ledger has usage there."
+	}
 	text := "Equal to the token"
 	if n := len(c.differing(true)); n > 0 {
 		text += " but for what is explained in " + plural(int64(n), "row")

@@ -115,8 +115,14 @@ func (c *columns) eachLine(in io.Reader, take func(func(string) string) error) e
 	lines := csv.NewReader(in)
 	lines.ReuseRecord = true
 	head, err := lines.Read()
+	if errors.Is(err, io.EOF) {
+		return errors.New("it is empty: not even a head line is in it")
+	}
 	if err != nil {
 		return fmt.Errorf("cannot read its head line: %w", err)
+	}
+	if len(head) == 1 && strings.ContainsAny(head[0], ";\t|") {
+		return fmt.Errorf("its head line %q has no commas: want columns separated by commas", head[0])
 	}
 	at := map[string]int{}
 	for _, name := range c.all() {

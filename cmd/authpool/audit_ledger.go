@@ -309,6 +309,9 @@ func (r dayRange) holds(day string) bool {
 	return (r.first == "" || r.first <= day) && (r.last == "" || day <= r.last)
 }
 
+// empty tells that no day can be in the range.
+func (r dayRange) empty() bool { return r.first != "" && r.last != "" && r.last < r.first }
+
 func (r dayRange) String() string {
 	switch {
 	case r.first == "" && r.last == "":

@@ -84,8 +84,8 @@ func TestReckon(t *testing.T) {
 	want := admin.Subscription{
 		Block: &admin.Block{
 			Start: block.Start, End: block.End, First: block.First, Last: block.Last, Requests: 2, Input: 100, Output: 20, CostUSD: 4 * usd,
-			Units:      map[string]int64{"seconds": 7},
-			Estimated:  1, Unpriced: 2, Unknown: 3,
+			Units:     map[string]int64{"seconds": 7},
+			Estimated: 1, Unpriced: 2, Unknown: 3,
 			Burn:       &admin.Burn{TokensPerMinute: 2, IndicatorPerMinute: 2, CostUSDPerHour: 4 * usd, Steady: true},
 			Projection: &admin.Projection{RemainingMinutes: 180, Tokens: 480, CostUSD: 16 * usd},
 			Capacity:   &admin.Capacity{CostUSD: 8 * usd, Source: admin.Configured, Used: 0.5},

@@ -52,8 +52,8 @@ func TestStatusTable(t *testing.T) {
 					// Of a moment, and not worth telling.
 					Burn: &admin.Burn{TokensPerMinute: 9000, CostUSDPerHour: 6_670_000_000}, Projection: &admin.Projection{CostUSD: 33_350_000_000},
 				},
-				Budgets:        []admin.Budget{{Window: "day", CostUSD: 10_000_000_000, SpentUSD: 4_200_000, State: "ok", Resets: at(12 * time.Hour)}},
-				Minute:         &admin.Minute{},
+				Budgets: []admin.Budget{{Window: "day", CostUSD: 10_000_000_000, SpentUSD: 4_200_000, State: "ok", Resets: at(12 * time.Hour)}},
+				Minute:  &admin.Minute{},
 			},
 		},
 		Redis:   admin.Redis{Mode: "single", JournalPending: 1},

@@ -61,9 +61,9 @@ type Block struct {
 	CostUSD      NanoUSD          `json:"cost_usd"`
 	First        time.Time        `json:"first"` // the first event in it
 	Last         time.Time        `json:"last"`
-	Reasoning    int64            `json:"reasoning"`  // a part of Output
-	Units        map[string]int64 `json:"units"`      // what is not counted in tokens, by name; never null
-	Estimated    int64            `json:"estimated"`  // these three as in UsageRow
+	Reasoning    int64            `json:"reasoning"` // a part of Output
+	Units        map[string]int64 `json:"units"`     // what is not counted in tokens, by name; never null
+	Estimated    int64            `json:"estimated"` // these three as in UsageRow
 	Unpriced     int64            `json:"unpriced"`
 	Unknown      int64            `json:"unknown"`
 	Burn         *Burn            `json:"burn"`       // null while it has no two events at different times
@@ -177,7 +177,7 @@ type UsageRow struct {
 	CostUSD      NanoUSD `json:"cost_usd"`
 	Estimated    int64   `json:"estimated"` // requests that were cut before their final usage
 	Unpriced     int64   `json:"unpriced"`  // requests without a full price: an unknown model (cost 0) or class of service (standard cost)
-	Unknown      int64   `json:"unknown"`   // requests whose answer did not tell all its tokens
+	Unknown      int64   `json:"unknown"`   // requests whose answer told no tokens
 
 	Reasoning int64            `json:"reasoning"` // the part of Output that was reasoning
 	Units     map[string]int64 `json:"units"`     // what is not counted in tokens, by name; never null

@@ -105,8 +105,8 @@ func TestJournalKnowsWhatTheAgentHas(t *testing.T) {
 	}
 }
 
-// What an answer leaves out is unknown, whatever else it tells, and nothing is
-// made up for it; what a stream that was cut has generated is estimated.
+// Of an answer that tells no usage nothing is made up but what a stream that was
+// cut has generated; one that tells only a part is no more than an estimate.
 func TestUsageThatIsNotWhole(t *testing.T) {
 	tests := []struct {
 		name, provider, path string
@@ -122,7 +122,7 @@ func TestUsageThatIsNotWhole(t *testing.T) {
 			},
 			usage.Tokens{Output: 7},
 			usage.Units{},
-			true, false,
+			false, true,
 		},
 		{
 			"images alone", "openai", "/v1/images/generations",

@@ -11,7 +11,7 @@ const (
 	// Absent: the answer has told no usage. Tokens are zero and mean nothing.
 	Absent State = iota
 	// Partial: the answer has told some usage, but not the final one: it goes
-	// on, or was cut. One that is Terminal and did not fail has left out a part.
+	// on, was cut, or has left out a part.
 	Partial
 	// Reported: the final usage is known.
 	Reported

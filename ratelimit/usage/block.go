@@ -40,7 +40,7 @@ type Counts struct {
 	CostNanoUSD  int64 // cost_nano_usd
 	Estimated    int64 // estimated: requests whose tokens are an estimate
 	Unpriced     int64 // unpriced: requests, or shares of one, without a full price: see Event.Unpriced
-	Unknown      int64 // unknown: requests whose answer did not tell all its tokens
+	Unknown      int64 // unknown: requests whose answer told no tokens
 	Reasoning    int64 // reasoning: the part of output that was reasoning, where it is told
 	Units        Units // by the names of Units.All
 }

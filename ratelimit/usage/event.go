@@ -33,8 +33,8 @@ type Event struct {
 	CostNanoUSD  int64  // nano-dollars
 	PriceVersion string // version of the price table that gave CostNanoUSD, so that a later correction can be told
 	Unpriced     bool   // CostNanoUSD is not the full price: 0 for an unknown model, the standard class's for an unknown class of service
-	Estimated    bool   // the answer was cut before its final usage
-	Unknown      bool   // the answer did not tell its tokens, or not all kinds: those in Tokens are what it told, or an estimate, and too few
+	Estimated    bool   // Tokens is not exact: the answer was cut before its final usage, or left out a part of it
+	Unknown      bool   // the answer told no tokens at all: Tokens holds no more than an estimate of the output
 	// Further says that this is the share of one more model in an answer that
 	// has an Event of its own: it adds tokens, units and cost, but no request.
 	// Estimated and Unknown are those of requests and not counted again.

@@ -29,7 +29,15 @@ code is 2 then. Without -c it checks what serve would do in this environment.`,
 			if err != nil {
 				return err
 			}
-			for _, warning := range cfg.Warnings() {
+			warnings := cfg.Warnings()
+			if resolve {
+				prices, err := newPricesFromConfig(cfg)
+				if err != nil {
+					return err
+				}
+				warnings = append(warnings, priceWarnings(cfg, prices)...)
+			}
+			for _, warning := range warnings {
 				_, _ = fmt.Fprintf(p.Err, "warning: %s\n", warning) // a note, not the answer
 			}
 			name := file.file
@@ -45,7 +53,7 @@ code is 2 then. Without -c it checks what serve would do in this environment.`,
 		},
 	}
 	file.register(cmd)
-	cmd.Flags().BoolVar(&resolve, "resolve", false, "also resolve every secret")
+	cmd.Flags().BoolVar(&resolve, "resolve", false, "also resolve every secret and read the prices")
 	cmd.Flags().BoolVar(&schema, "schema", false, "print the JSON Schema of the config and stop")
 	return cmd
 }

@@ -157,6 +157,10 @@ func (s *service) openServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.log.Info("prices", "version", prices.Version())
+	for _, warning := range priceWarnings(s.cfg, prices) {
+		s.log.Warn("config", "warning", warning)
+	}
 	providers, err := newProvidersFromConfig(s.cfg)
 	if err != nil {
 		return err

@@ -82,6 +82,18 @@ func newPricesFromConfig(c *config.Config) (*price.Table, error) {
 	return table, nil
 }
 
+// priceWarnings are about prices that nothing can cost: their provider is none of
+// c's, which is most likely a slip. One file may still serve several configs.
+func priceWarnings(c *config.Config, prices *price.Table) []string {
+	var warnings []string
+	for _, name := range prices.Providers() {
+		if _, known := c.ProviderByName(name); !known {
+			warnings = append(warnings, fmt.Sprintf("prices: %s has prices, but is no provider: use the name that subscriptions have under provider", name))
+		}
+	}
+	return warnings
+}
+
 // newProvidersFromConfig makes the routes: all built-in providers, so that a
 // request to one without a subscription is told so in its own shape, and the
 // declared ones.

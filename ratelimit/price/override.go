@@ -233,6 +233,10 @@ func (l *faultList) position(field string) (line, column int) {
 	if err != nil || node == nil {
 		return 0, 0
 	}
+	// The token of a mapping is its first colon; it begins with its first key.
+	if m, ok := node.(*ast.MappingNode); ok && len(m.Values) > 0 {
+		node = m.Values[0].Key
+	}
 	pos := node.GetToken().Position
 	return pos.Line, pos.Column
 }

@@ -124,12 +124,12 @@ func TestLoadFaults(t *testing.T) {
   - {provider: a, model: b, input: 1, output: 1}
   - {provider: a, model: b, input: 1, output: 1, tiers: [{above: 5}, {above: 5}]}
 `,
-		`:2:13: models[0].model: is missing: the model as the provider's answers name it`,
+		`:2:5: models[0].model: is missing: the model as the provider's answers name it`,
 		`:3:12: models[0].input: "1e3" is not a plain decimal such as 0.3`,
 		`:4:13: models[0].output: "-1" is not a plain decimal such as 0.3`,
 		`:6:16: models[0].tiers[0].above: must be a number of tokens above 0`,
 		`:7:21: models[0].tiers[0].cache_read: "0.0000001" is finer than a pico-dollar per token: at most 6 decimal places`,
-		`:8:10: models[1].provider: is missing: authpool's name of the provider, such as anthropic`,
+		`:8:5: models[1].provider: is missing: authpool's name of the provider, such as anthropic`,
 		`:10:12: models[1].output: is missing: US dollars per million tokens, 0 when free`,
 		`:12:26: models[3].model: b at a has a row already`,
 		`:12:78: models[3].tiers[1].above: 5 has a tier already`,

@@ -62,6 +62,16 @@ func Load(path string) (*Table, error) {
 // costs.
 func (t *Table) Version() string { return t.version }
 
+// Providers returns the providers that have a price, sorted.
+func (t *Table) Providers() []string {
+	var names []string
+	for k := range t.rates {
+		names = append(names, k.provider)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Lookup returns what model costs at provider. model is matched exactly, first
 // as it is and then with the provider's prefix of the LiteLLM map, so that
 // ("groq", "gemma-7b-it") finds "groq/gemma-7b-it"; then by the other names that

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/authpool/authpool/ratelimit/price"
@@ -140,5 +141,19 @@ func BenchmarkCost(b *testing.B) {
 		if _, ok := table.Cost("anthropic", "claude-sonnet-4-5", tokens, service); !ok {
 			b.Fatal("the model has no price")
 		}
+	}
+}
+
+// TestProviders: those of the override stand among the embedded ones, each once.
+func TestProviders(t *testing.T) {
+	if got := price.New().Providers(); !slices.IsSorted(got) || !slices.Contains(got, "anthropic") || slices.Contains(got, "local-vllm") {
+		t.Errorf("embedded: %q", got)
+	}
+	table, err := price.Load(write(t, "prices.yaml", "models:\n  - {provider: local-vllm, model: a, input: 1, output: 1}\n  - {provider: local-vllm, model: b, input: 1, output: 1}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := table.Providers(); len(got) != len(price.New().Providers())+1 || !slices.Contains(got, "local-vllm") {
+		t.Errorf("with an override: %q", got)
 	}
 }

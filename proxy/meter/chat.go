@@ -76,7 +76,8 @@ var openAICompletions = dialect{
 
 // chatEvent takes over a chunk. The last chunk with a usage counts: it may be
 // one of its own, the one with the finish reason, or every one (running
-// totals).
+// totals). What was told before the finish reason is not the last, unless
+// nothing follows.
 func chatEvent(m *Meter, e *event) {
 	m.takeModel(e)
 	m.replaceUsage(e)
@@ -86,5 +87,6 @@ func chatEvent(m *Meter, e *event) {
 	}
 	m.shown.plus(&e.shown)
 	m.content = m.content || e.content || e.finished
-	m.final = m.final || e.finished
+	m.finished = m.finished || e.finished
+	m.final = m.final || m.finished && e.told
 }

@@ -242,7 +242,7 @@ func (m *Meter) readShown(s slot, v *jsonscan.Value) {
 // replaceUsage takes over a whole usage object, as OpenAI's dialects tell it:
 // the last one counts, alone.
 func (m *Meter) replaceUsage(e *event) {
-	if e.told && e.counts.some() {
+	if e.told = e.told && e.counts.some(); e.told {
 		m.counts = e.counts
 		m.told = true
 	}

@@ -54,6 +54,7 @@ type Meter struct {
 	counts   counts
 	told     bool // some usage was told
 	final    bool // no further usage is expected
+	finished bool // a reason for the end was told
 	content  bool
 	terminal bool
 	// The output is known and the input will not be, as Ollama leaves out the
@@ -108,7 +109,7 @@ func (m *Meter) Reset(api API, o Options) {
 // forgetUsage makes m ready for another answer's usage.
 func (m *Meter) forgetUsage() {
 	m.counts.reset()
-	m.told, m.final, m.inputless = false, false, false
+	m.told, m.final, m.finished, m.inputless = false, false, false, false
 	m.service = service{}
 	m.images, m.searches = 0, 0
 	m.model = ""

@@ -61,6 +61,29 @@ var streams = []streamed{
 	chatStream("bedrock-openai", provider.Bedrock, "/openai/v1/chat/completions"),
 	chatStream("cohere-openai", provider.Cohere, "/compatibility/v1/chat/completions"),
 	{
+		name: "responses", family: provider.OpenAI, path: "/v1/responses", mediaType: sse,
+		first: "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"model\":\"m\",\"status\":\"in_progress\",\"usage\":null}}\n\n" +
+			"event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Hello\"}\n\n",
+		last: "event: response.incomplete\ndata: {\"type\":\"response.incomplete\",\"response\":{\"id\":\"resp_1\",\"model\":\"m\",\"status\":\"incomplete\",\"usage\":{\"input_tokens\":12,\"output_tokens\":7,\"total_tokens\":19}}}\n\n",
+		refused: "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"usage\":null}}\n\n" +
+			"event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"id\":\"resp_1\",\"status\":\"failed\",\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"slow\"},\"usage\":null}}\n\n",
+	},
+	{
+		name: "images", family: provider.OpenAI, path: "/v1/images/generations", mediaType: sse,
+		first: "event: image_generation.partial_image\ndata: {\"type\":\"image_generation.partial_image\",\"partial_image_index\":0,\"b64_json\":\"AAAA\"}\n\n",
+		last:  "event: image_generation.completed\ndata: {\"type\":\"image_generation.completed\",\"b64_json\":\"AAAA\",\"usage\":{\"input_tokens\":12,\"output_tokens\":7,\"total_tokens\":19}}\n\n",
+	},
+	{
+		name: "transcriptions", family: provider.OpenAI, path: "/v1/audio/transcriptions", mediaType: sse,
+		first: "data: {\"type\":\"transcript.text.delta\",\"delta\":\"Hello\"}\n\n",
+		last:  "data: {\"type\":\"transcript.text.done\",\"text\":\"Hello\",\"usage\":{\"type\":\"tokens\",\"input_tokens\":12,\"output_tokens\":7,\"total_tokens\":19}}\n\n",
+	},
+	{
+		name: "speech", family: provider.OpenAI, path: "/v1/audio/speech", mediaType: sse,
+		first: "data: {\"type\":\"speech.audio.delta\",\"audio\":\"AAAA\"}\n\n",
+		last:  "data: {\"type\":\"speech.audio.done\",\"usage\":{\"input_tokens\":12,\"output_tokens\":7,\"total_tokens\":19}}\n\n",
+	},
+	{
 		name: "mistral", family: provider.OpenAI, path: "/v1/conversations", mediaType: sse,
 		first: "event: conversation.response.started\ndata: {\"type\":\"conversation.response.started\",\"conversation_id\":\"conv_1\"}\n\n" +
 			"event: message.output.delta\ndata: {\"type\":\"message.output.delta\",\"model\":\"m\",\"content\":\"Hello\"}\n\n",

@@ -183,6 +183,57 @@ func TestUsageThatIsNotWhole(t *testing.T) {
 	}
 }
 
+// A stored response tells its usage each time that it is fetched: it is counted
+// when it is made, which a background response is not yet when it is accepted.
+func TestStoredResponses(t *testing.T) {
+	const (
+		done = `{"id":"resp_1","object":"response","status":"completed","background":true,"model":"m","output":[],"usage":{"input_tokens":12,"output_tokens":7,"total_tokens":19}}`
+		made = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"background\":true,\"status\":\"queued\",\"usage\":null}}\n\n" +
+			"event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":" + done + "}\n\n"
+		queued = `{"id":"resp_1","object":"response","status":"queued","background":true,"model":"m","output":[],"usage":null}`
+	)
+	tests := []struct {
+		name, method, path, request, answer string
+		sse                                 bool
+		counted                             int
+	}{
+		{"fetched", "GET", "/v1/responses/resp_1", "", done, false, 0},
+		{"fetched as a stream", "GET", "/v1/responses/resp_1?stream=true&starting_after=0", "", made, true, 0},
+		{"asked after", "HEAD", "/v1/responses/resp_1", "", "", false, 0},
+		{"cancelled", "POST", "/v1/responses/resp_1/cancel", `{}`, done, false, 0},
+		{"begun in the background", "POST", "/v1/responses", `{"model":"m","background":true,"input":"hi"}`, queued, false, 0},
+		{"made in the background as a stream", "POST", "/v1/responses", `{"model":"m","background":true,"stream":true,"input":"hi"}`, made, true, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			up := newUpstream(t, func(c *upstreamConn) {
+				if !tt.sse {
+					c.json(200, "", tt.answer)
+					return
+				}
+				c.sse()
+				c.chunk(tt.answer)
+				c.last()
+			})
+			r := newRig(t, up.url(), 1)
+			got, err := io.ReadAll(r.send(tt.method, tt.path, "", tt.request).Body)
+			if err != nil || string(got) != tt.answer {
+				t.Fatalf("%q, %v", got, err)
+			}
+			_ = r.server.Shutdown(t.Context()) // every request has ended then
+			events := r.recorder.all()
+			if len(events) != tt.counted || len(r.recorder.opened) > 0 && len(events)+len(r.recorder.voided) == 0 {
+				t.Fatalf("counted %+v, voided %v of %+v", events, r.recorder.voided, r.recorder.opened)
+			}
+			for _, e := range events {
+				if e.Tokens != (usage.Tokens{Input: 12, Output: 7}) {
+					t.Errorf("recorded %+v", e)
+				}
+			}
+		})
+	}
+}
+
 // What an attempt came to: nothing when the provider refused, an event of its own
 // when it may have worked.
 func TestEveryAttemptIsAccountedFor(t *testing.T) {

@@ -72,7 +72,9 @@ func money(n admin.NanoUSD) string {
 	case n > 0 && n < 100_000_000:
 		return "$" + strconv.FormatFloat(float64(n)/1e9, 'f', 4, 64)
 	}
-	return "$" + strconv.FormatFloat(float64(n)/1e9, 'f', 2, 64)
+	dollars, cents, _ := strings.Cut(strconv.FormatFloat(float64(n)/1e9, 'f', 2, 64), ".")
+	whole, _ := strconv.ParseInt(dollars, 10, 64) // just written
+	return "$" + grouped(whole) + "." + cents
 }
 
 // size tells bytes in the largest unit that they fill.
@@ -88,10 +90,12 @@ func size(n int64) string {
 	return strconv.FormatInt(n, 10) + " B"
 }
 
-// clock tells a time to come in UTC: without its date when it is less than a day away.
+// clock tells a time to come in UTC: without its date when that is clear, so not when
+// it is nearly a day away.
 func clock(t, now time.Time) string {
+	const clear = 23 * time.Hour
 	layout := "15:04 UTC"
-	if away := t.Sub(now); away < 0 || away >= 24*time.Hour {
+	if away := t.Sub(now); away < 0 || away >= clear {
 		layout = "2006-01-02 15:04 UTC"
 	}
 	return t.UTC().Format(layout)

@@ -66,6 +66,9 @@ func reckon(sub *admin.Subscription, c *stored, budgets []usage.Budget, now time
 		sub.Windows[i].Effective = usage.Window{ProviderWindow: viewOf(w)}.Effective(now)
 	}
 	if c == nil {
+		if len(budgets) > 0 {
+			sub.BudgetState = admin.Unknown
+		}
 		return
 	}
 	var rate int64 // nano-dollars an hour, by which is foretold

@@ -104,6 +104,13 @@ func TestReckon(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 
+	// What was spent is not known while Redis is away, and that is not "ok".
+	sub = admin.Subscription{}
+	reckon(&sub, nil, []usage.Budget{{Period: usage.PeriodDay, LimitNanoUSD: usd}}, now)
+	if diff := cmp.Diff(admin.Subscription{BudgetState: admin.Unknown}, sub); diff != "" {
+		t.Errorf("Redis is away (-want +got):\n%s", diff)
+	}
+
 	// Two answers of one second burn fast, but foretell nothing.
 	moment := *block
 	moment.First = now.Add(-time.Second)

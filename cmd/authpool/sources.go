@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"time"
@@ -89,6 +91,9 @@ func (s *sources) counted(ctx context.Context, now time.Time, members []pool.Sta
 func (s *sources) Usage(ctx context.Context, q usage.Query) ([]admin.UsageRow, error) {
 	s.catchUp(ctx)
 	sums, err := s.usage.Usage(ctx, q, time.Now())
+	if errors.Is(err, redisdb.ErrAway) {
+		return nil, fmt.Errorf("%w; new usage is kept in the journal, ask again when authpool status says that Redis is ok", redisdb.ErrAway)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -35,7 +35,7 @@ How fast a block is spent is told once its answers are a minute apart; what it
 will cost at the end, and when something is used up, is foretold at that rate.
 
 The drift of a window is the provider's number less our own share of it: what
-was used elsewhere, or what is not counted.`,
+was used elsewhere, before authpool first saw the window, or what is not counted.`,
 		Example: "  authpool status\n  authpool status --watch\n  authpool status --json | jq -r '.subscriptions[] | select(.state != \"ready\") | .id'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -124,11 +124,11 @@ func statusTable(status admin.Status, now time.Time, draw pen) string {
 			}
 		}
 	}
-	redis := "ok"
+	redis := "ok,"
 	if !status.Redis.OK {
-		redis = "away: usage is kept in the journal"
+		redis = "away: blocks and budgets are not known, usage is kept in the journal;"
 	}
-	fmt.Fprintf(&out, "Redis %s: %s, %s waiting in the journal\n", status.Redis.Mode, redis, plural(int64(status.Redis.JournalPending), "event"))
+	fmt.Fprintf(&out, "Redis %s: %s %s waiting in the journal\n", status.Redis.Mode, redis, plural(int64(status.Redis.JournalPending), "event"))
 	out.WriteString(journalLine(status.Journal))
 	return out.String()
 }

@@ -77,7 +77,7 @@ b             openai     probing (breaker), breaker half-open  100     0        
   block      resets 13:00 UTC (1h00m), $0.0042, 20 tokens, 1 estimated,
              1,200 unpriced, 2 unknown
   day        ░░░░░░░░░░   0% of $10.00, $0.0042 spent, resets 00:00 UTC
-Redis single: away: usage is kept in the journal, 1 event waiting in the journal
+Redis single: away: blocks and budgets are not known, usage is kept in the journal; 1 event waiting in the journal
 Journal: 11 MiB of 1 GiB taken
 `
 	if diff := cmp.Diff(want, statusTable(status, now, blocksPen)); diff != "" {
@@ -152,6 +152,21 @@ func TestBar(t *testing.T) {
 	f(-1, "..........   0%")
 }
 
+func TestClock(t *testing.T) {
+	now := time.Date(2026, 11, 22, 16, 0, 30, 0, time.UTC)
+	f := func(away time.Duration, want string) {
+		t.Helper()
+		if got := clock(now.Add(away), now); got != want {
+			t.Errorf("in %v: got %s, want %s", away, got, want)
+		}
+	}
+	f(0, "16:00 UTC")
+	f(10*time.Hour, "02:00 UTC")
+	f(23*time.Hour, "2026-11-23 15:00 UTC")
+	f(24*time.Hour-time.Second, "2026-11-23 16:00 UTC") // and not today's
+	f(-time.Second, "2026-11-22 16:00 UTC")
+}
+
 // TestPen: the locale decides, in the order of POSIX.
 func TestPen(t *testing.T) {
 	f := func(want pen, environ ...string) {
@@ -182,7 +197,8 @@ func TestMoney(t *testing.T) {
 	f(4_200_000, "$0.0042")
 	f(100_000_000, "$0.10")
 	f(1_999_999_999, "$2.00")
-	f(1_234_560_000_000, "$1234.56")
+	f(1_234_560_000_000, "$1,234.56")
+	f(999_995_000_000, "$1,000.00")
 }
 
 func TestUsageTable(t *testing.T) {

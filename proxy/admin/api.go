@@ -43,7 +43,7 @@ type Subscription struct {
 	Sessions       int                  `json:"sessions"`
 	InFlight       int                  `json:"in_flight"`
 	Budgets        []Budget             `json:"budgets"`        // the configured ones; never null, empty while Redis is away
-	BudgetState    string               `json:"budget_state"`   // the worst of Budgets: ok, warning or exceeded
+	BudgetState    string               `json:"budget_state"`   // the worst of Budgets: ok, warning or exceeded; Unknown while Redis is away
 	BudgetFreeAt   *time.Time           `json:"budget_free_at"` // when none is exceeded any more; null when none is, or when it is not known
 	Minute         *Minute              `json:"minute"`         // null while Redis is away
 }
@@ -88,6 +88,9 @@ type Projection struct {
 	Tokens           int64   `json:"tokens"`
 	CostUSD          NanoUSD `json:"cost_usd"`
 }
+
+// Unknown is the BudgetState of a subscription whose spending cannot be read.
+const Unknown = "unknown"
 
 // The sources of a Capacity.
 const (

@@ -82,7 +82,7 @@ func chatEvent(m *Meter, e *event) {
 	m.takeModel(e)
 	m.replaceUsage(e)
 	if e.failed {
-		m.fail(e)
+		m.failWith(e)
 		return
 	}
 	m.shown.plus(&e.shown)

@@ -45,6 +45,13 @@ func takeAnswer(m *Meter, e *event) {
 	m.replaceUsage(e)
 	m.images = e.images
 	if e.failed {
-		m.fail(e)
+		m.failWith(e)
 	}
+}
+
+// failWith takes over an error that may come with the usage of what was done
+// before it, which is paid for.
+func (m *Meter) failWith(e *event) {
+	m.final = m.final || e.told && m.dialect.normal(&e.counts) != (usage.Tokens{})
+	m.fail(e)
 }

@@ -140,8 +140,8 @@ func (p *program) auditUsage(ctx context.Context, f *auditFlags) error {
 
 // noteUncounted tells when Redis cannot be up to date.
 func (p *program) noteUncounted(ctx context.Context, c *client) error {
-	var status admin.Status
-	if _, err := c.get(ctx, admin.StatusPath, nil, &status); err != nil {
+	status, err := c.status(ctx)
+	if err != nil {
 		return err
 	}
 	if n := status.Redis.JournalPending; n > 0 {

@@ -43,12 +43,16 @@ was used elsewhere, before authpool first saw the window, or what is not counted
 			if err != nil {
 				return err
 			}
-			if !watch {
-				return showStatus(cmd.Context(), p, c, asJSON)
+			if watch {
+				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+				defer stop()
+				return watchStatus(ctx, p, c.status, asJSON)
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-			defer stop()
-			return watchStatus(ctx, p, c, asJSON)
+			status, err := c.status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return p.printStatus(status, asJSON)
 		},
 	}
 	find.register(cmd)
@@ -57,34 +61,45 @@ was used elsewhere, before authpool first saw the window, or what is not counted
 	return cmd
 }
 
-func showStatus(ctx context.Context, p *program, c *client, asJSON bool) error {
+// status asks for the status.
+func (c *client) status(ctx context.Context) (admin.Status, error) {
 	var status admin.Status
-	if _, err := c.get(ctx, admin.StatusPath, nil, &status); err != nil {
-		return err
-	}
+	_, err := c.get(ctx, admin.StatusPath, nil, &status)
+	return status, err
+}
+
+func (p *program) printStatus(status admin.Status, asJSON bool) error {
 	if asJSON {
 		return p.printJSON(status)
 	}
 	return p.printf("%s", statusTable(status, time.Now(), p.pen()))
 }
 
-// watchStatus shows the status until ctx ends, which is no error.
-func watchStatus(ctx context.Context, p *program, c *client, asJSON bool) error {
+// watchStatus shows the status until ctx ends, which is no error. A serve that does
+// not answer at first is one; later it may be on its way up again, and is waited for.
+func watchStatus(ctx context.Context, p *program, ask func(context.Context) (admin.Status, error), asJSON bool) error {
 	const clearScreen = "\x1b[H\x1b[2J"
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
-	for {
+	for answered := false; ; {
+		status, err := ask(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !answered:
+			return err
+		}
 		if !asJSON && p.isTerminal() {
 			if err := p.printf("%s", clearScreen); err != nil {
 				return err
 			}
 		}
-		if err := showStatus(ctx, p, c, asJSON); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		if err != nil {
+			_, _ = fmt.Fprintf(p.Err, "authpool: %v\n", err) // a note: the next answer may come
+		} else if err := p.printStatus(status, asJSON); err != nil {
 			return err
 		}
+		answered = true
 		select {
 		case <-ctx.Done():
 			return nil

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -260,4 +263,33 @@ func TestAdminURL(t *testing.T) {
 	f("ftp://localhost:1", "error")
 	f("http://user:password@localhost:1", "error")
 	f("http://localhost:1/api", "error")
+}
+
+// TestWatchStatus: a serve that is started anew meanwhile is waited for; one that
+// never answered is not.
+func TestWatchStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		var out, notes strings.Builder
+		p := &program{Stdio: Stdio{Out: &out, Err: &notes}}
+		asked := 0
+		err := watchStatus(ctx, p, func(context.Context) (admin.Status, error) {
+			switch asked++; asked {
+			case 2:
+				return admin.Status{}, errors.New("away")
+			case 4:
+				stop()
+				return admin.Status{}, ctx.Err()
+			}
+			return admin.Status{Redis: admin.Redis{Mode: "single", OK: true}}, nil
+		}, false)
+		if n := strings.Count(out.String(), "Redis single: ok"); err != nil || n != 2 || notes.String() != "authpool: away\n" {
+			t.Errorf("%v after %d times of %q, %q", err, n, out.String(), notes.String())
+		}
+
+		away := errors.New("away")
+		if err := watchStatus(t.Context(), p, func(context.Context) (admin.Status, error) { return admin.Status{}, away }, true); !errors.Is(err, away) {
+			t.Errorf("never there: %v", err)
+		}
+	})
 }

@@ -76,8 +76,8 @@ UTF-8.`,
 				if until != "" || by != string(usage.BySubscription) && by != string(usage.ByBlock) {
 					return nil
 				}
-				var status admin.Status
-				if _, err := c.get(cmd.Context(), admin.StatusPath, nil, &status); err != nil {
+				status, err := c.status(cmd.Context())
+				if err != nil {
 					return err
 				}
 				return p.printf("%s", activeBlocks(status, time.Now(), p.pen()))

@@ -266,10 +266,15 @@ func utcOrNil(t *time.Time) *time.Time {
 	return &u
 }
 
-// finite is f, or 0 for what JSON has no words for.
+// finite is f in millionths, as utilization is kept, or 0 for what JSON has no words
+// for. Digits beyond are those of floating point, and no one's count.
 func finite(f float64) float64 {
+	const million = 1e6
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		return 0
+	}
+	if rounded := math.Round(f*million) / million; !math.IsInf(rounded, 0) {
+		return rounded
 	}
 	return f
 }

@@ -175,15 +175,16 @@ func TestStatusIsWhatTheContractSays(t *testing.T) {
 
 // TestStatusHasNoNumberThatJSONLacks whatever a source says.
 func TestStatusHasNoNumberThatJSONLacks(t *testing.T) {
-	nan, infinite := math.NaN(), math.Inf(-1)
+	nan, infinite, third := math.NaN(), math.Inf(-1), 1.0/3
 	base := start(t, &sources{status: admin.Status{Subscriptions: []admin.Subscription{{
 		Block:   &admin.Block{Burn: &admin.Burn{TokensPerMinute: nan, IndicatorPerMinute: infinite}, Capacity: &admin.Capacity{Used: nan}},
-		Windows: []admin.Window{{Utilization: nan, Effective: infinite, Drift: &nan, Foreign: nan}},
+		Windows: []admin.Window{{Utilization: nan, Effective: infinite, Drift: &nan, Foreign: nan}, {Utilization: 1 - 0.999, Effective: third, Foreign: math.MaxFloat64}},
 		Budgets: []admin.Budget{{Used: infinite}},
 	}}}}, nil)
 	a := get(t, base+admin.StatusPath, nil)
 	for _, want := range []string{
 		`"tokens_per_minute":0,"indicator_per_minute":0,`, `"used":0}`, `"utilization":0,`, `"effective":0,`, `"drift":0,"foreign":0,`, `"used":0,"state"`, `"units":{}`,
+		`"utilization":0.001,`, `"effective":0.333333,`, `"foreign":1.7976931348623157e+308`,
 	} {
 		if !strings.Contains(a.body, want) {
 			t.Errorf("%d: no %s in %s", a.status, want, a.body)

@@ -3,6 +3,8 @@ package pool
 import (
 	"container/list"
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,46 +17,116 @@ import (
 // such as an answer under way in another process.
 const unknownEnd = time.Second
 
-// queue is the requests that wait for a subscription of one provider, in order
-// of arrival. Whenever something may have changed they try in that order, one
-// after the other: the turn goes from the first to the last. So nobody
-// overtakes one who wants the same, and nobody stands behind one who wants
-// something else.
+// queue is the requests that wait for a subscription of one provider. Whenever
+// something may have changed all of them try, one after the other: the turn goes
+// round. So nobody overtakes one who wants the same and comes before, and nobody
+// stands behind one who wants something else.
+//
+// The order is that of arrival within an agent, and fair between agents: each
+// agent has a line of its own, and who was served goes behind all those who were
+// not served since (start-time fair queueing, with one unit for each request).
+// A hundred requests of one agent hold the others up no longer than one.
 type queue struct {
 	most int
 
 	length atomic.Int32 // of waiters, to be read without the lock
 
-	mu      sync.Mutex
-	waiters list.List // of *waiter
-	running bool      // somebody has the turn
-	again   bool      // something changed since the turn began to go round
-	resumed bool      // this round began anew for that reason
+	mu     sync.Mutex
+	lines  []*line // of the agents that wait, in no order
+	served uint64  // place of the last one that was served
+	seq    uint64  // waiters so far
+	round  uint64  // rounds so far: 1 is the first
+
+	turn    *waiter // who has it; nil: no round is under way
+	again   bool    // something changed since the turn began to go round
+	resumed int     // how often this round began anew for that reason and served nobody
 	timer   *time.Timer
 }
 
+// line is the waiters of one agent, in order of arrival.
+type line struct {
+	agent   string
+	waiters list.List     // of *waiter
+	place   uint64        // of the first waiter; those behind it have the next ones
+	round   uint64        // the round that cursor and tried are about
+	cursor  *list.Element // the first that had no turn in this round
+	tried   uint64        // how many are before it
+}
+
 type waiter struct {
-	turn chan struct{} // holds one: the turn waits for its waiter
-	next time.Time     // when trying again may help, whatever happens; zero: never
+	turn  chan struct{} // holds one: the turn waits for its waiter
+	out   chan struct{} // closed when it must make room
+	line  *line
+	entry *list.Element // nil: it has left
+	seq   uint64
+	next  time.Time // when trying again may help, whatever happens; zero: never
 }
 
 func (q *queue) empty() bool { return q.length.Load() == 0 }
 
-// join puts a waiter at the end and gives it the turn: those before it have
-// tried since the last change. It returns nil when the queue is full.
-func (q *queue) join() *list.Element {
+// join puts a waiter at the end of its agent's line and gives it the turn: all
+// others have tried since the last change. A full queue makes room by putting
+// out the last one of the longest line, as long as that is no shorter than the
+// agent's own; else join returns nil.
+func (q *queue) join(agent string) *waiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.waiters.Len() >= q.most {
+	l := q.line(agent)
+	if int(q.length.Load()) >= q.most && !q.makeRoom(l) {
 		return nil
 	}
-	e := q.waiters.PushBack(&waiter{turn: make(chan struct{}, 1)})
-	q.length.Add(1)
-	if !q.running {
-		q.running = true
-		q.give(e)
+	if l == nil {
+		// As if it had just been served: coming and going gains nothing.
+		l = &line{agent: strings.Clone(agent), place: q.served + 1, round: q.round}
+		q.lines = append(q.lines, l)
 	}
-	return e
+	q.seq++
+	w := &waiter{turn: make(chan struct{}, 1), out: make(chan struct{}), line: l, seq: q.seq}
+	w.entry = l.waiters.PushBack(w)
+	q.length.Add(1)
+	if l.round == q.round && l.cursor == nil {
+		l.cursor = w.entry
+	}
+	if q.turn == nil {
+		q.give(w)
+	}
+	return w
+}
+
+// line returns the line of an agent, or nil.
+func (q *queue) line(agent string) *line {
+	for _, l := range q.lines {
+		if l.agent == agent {
+			return l
+		}
+	}
+	return nil
+}
+
+// makeRoom puts one waiter out for the agent of line own, which may be nil.
+func (q *queue) makeRoom(own *line) bool {
+	longest := 1
+	if own != nil {
+		longest += own.waiters.Len()
+	}
+	var from *line
+	for _, l := range q.lines {
+		if n := l.waiters.Len(); n > longest {
+			from, longest = l, n
+		}
+	}
+	if from == nil {
+		return false
+	}
+	// The one that has the turn is trying right now.
+	e := from.waiters.Back()
+	if e.Value.(*waiter) == q.turn {
+		e = e.Prev()
+	}
+	w := e.Value.(*waiter)
+	q.remove(w)
+	close(w.out)
+	return true
 }
 
 // event lets everybody try: something may have opened.
@@ -64,67 +136,135 @@ func (q *queue) event() {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.running {
+	if q.turn != nil {
 		q.again = true
 		return
 	}
-	if first := q.waiters.Front(); first != nil {
-		q.running = true
-		q.give(first)
+	q.round++
+	q.handOn()
+}
+
+// give gives the turn to w.
+func (q *queue) give(w *waiter) {
+	l := w.line
+	if l.round != q.round {
+		l.round, l.cursor, l.tried = q.round, l.waiters.Front(), 0
 	}
-}
-
-func (q *queue) give(e *list.Element) { e.Value.(*waiter).turn <- struct{}{} }
-
-// pass hands the turn on from e, which has it and will try again at next.
-func (q *queue) pass(e *list.Element, next time.Time) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	e.Value.(*waiter).next = next
-	q.handOn(e.Next())
-}
-
-// leave takes e out. hasTurn tells that it has the turn; otherwise the turn may
-// just be on its way to it.
-func (q *queue) leave(e *list.Element, hasTurn bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	next := e.Next()
-	q.waiters.Remove(e)
-	q.length.Add(-1)
-	if !hasTurn {
-		select {
-		case <-e.Value.(*waiter).turn:
-			hasTurn = true
-		default:
+	// Everybody before it had the turn, or tried before the last change.
+	for l.cursor != nil {
+		at := l.cursor
+		l.cursor, l.tried = at.Next(), l.tried+1
+		if at == w.entry {
+			break
 		}
 	}
-	if hasTurn {
-		q.handOn(next)
+	q.turn = w
+	w.turn <- struct{}{}
+}
+
+// pass hands the turn on from w, which has it and will try again at next.
+func (q *queue) pass(w *waiter, next time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	w.next = next
+	q.handOn()
+}
+
+// leave takes w out, whether it has the turn or not. served tells that it got
+// what it waited for.
+func (q *queue) leave(w *waiter, served bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if w.entry == nil {
+		return // put out
+	}
+	if l := w.line; served {
+		// Who waited for something rare has saved nothing up meanwhile.
+		l.place = max(l.place, q.served)
+		q.served = l.place
+		l.place++
+		q.resumed = 0
+	}
+	q.remove(w)
+	if q.turn == w {
+		q.handOn()
 	}
 }
 
-// handOn gives the turn to e; nil is the end of the round. When something has
-// changed the turn goes back to the first, who has waited longest; but not
-// twice in one round, or those at the end might never have it.
-func (q *queue) handOn(e *list.Element) {
-	if q.again && (e == nil || !q.resumed) {
-		q.again, q.resumed = false, e != nil
-		e = q.waiters.Front()
+// remove takes w out of its line. Those behind it move up.
+func (q *queue) remove(w *waiter) {
+	l := w.line
+	if l.round == q.round {
+		switch {
+		case l.cursor == w.entry:
+			l.cursor = w.entry.Next()
+		case l.before(w):
+			l.tried--
+		}
 	}
-	if e != nil {
-		q.give(e)
+	l.waiters.Remove(w.entry)
+	w.entry = nil
+	q.length.Add(-1)
+	if l.waiters.Len() == 0 {
+		q.lines = slices.DeleteFunc(q.lines, func(one *line) bool { return one == l })
+	}
+}
+
+// before tells whether w stands before the cursor.
+func (l *line) before(w *waiter) bool {
+	return l.cursor == nil || w.seq < l.cursor.Value.(*waiter).seq
+}
+
+// resumes bounds how often a round begins anew without serving anybody.
+const resumes = 8
+
+// handOn gives the turn to the next in this round. When something has changed
+// the turn goes back to the first, since what opened is its own; but not for
+// ever, or those at the end might never have it.
+func (q *queue) handOn() {
+	next := q.nextInRound()
+	if q.again && (next == nil || q.resumed < resumes) {
+		q.again = false
+		q.resumed++
+		q.round++
+		next = q.nextInRound()
+	}
+	if next != nil {
+		q.give(next)
 		return
 	}
-	q.running, q.again, q.resumed = false, false, false
+	q.turn, q.again, q.resumed = nil, false, 0
 	q.arm()
+}
+
+// nextInRound is the one with the lowest place among those that had no turn in
+// this round; of equals the one that came first.
+func (q *queue) nextInRound() *waiter {
+	var next *waiter
+	var first uint64
+	for _, l := range q.lines {
+		at, tried := l.cursor, l.tried
+		if l.round != q.round {
+			at, tried = l.waiters.Front(), 0
+		}
+		if at == nil {
+			continue
+		}
+		w, place := at.Value.(*waiter), max(l.place, q.served)+tried
+		if next == nil || place < first || place == first && w.seq < next.seq {
+			next, first = w, place
+		}
+	}
+	return next
 }
 
 // arm sets the alarm for the first waiter that has a reason to try again.
 func (q *queue) arm() {
 	var first time.Time
-	for e := q.waiters.Front(); e != nil; e = e.Next() {
-		first = earlier(first, e.Value.(*waiter).next)
+	for _, l := range q.lines {
+		for e := l.waiters.Front(); e != nil; e = e.Next() {
+			first = earlier(first, e.Value.(*waiter).next)
+		}
 	}
 	switch {
 	case first.IsZero():
@@ -154,8 +294,8 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 	if g.queue.empty() && !out.promises(now, deadline) {
 		return nil, out.failure(now)
 	}
-	e := g.queue.join()
-	if e == nil {
+	w := g.queue.join(req.Agent)
+	if w == nil {
 		return nil, p.outlook(g, req, s, now).crowded(now)
 	}
 	waiting.WithLabelValues(g.provider).Inc()
@@ -166,28 +306,31 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 	for {
 		select {
 		case <-ctx.Done():
-			g.queue.leave(e, false)
+			g.queue.leave(w, false)
 			return nil, context.Cause(ctx)
 		case <-p.closed:
-			g.queue.leave(e, false)
+			g.queue.leave(w, false)
 			return nil, ErrClosed
 		case <-end.C:
-			g.queue.leave(e, false)
+			g.queue.leave(w, false)
 			now = time.Now()
 			return nil, p.outlook(g, req, s, now).failure(now)
-		case <-e.Value.(*waiter).turn:
+		case <-w.out:
+			now = time.Now()
+			return nil, p.outlook(g, req, s, now).crowded(now)
+		case <-w.turn:
 		}
 		now = time.Now()
 		if lease := p.try(ctx, g, req, s, patience, now); lease != nil {
-			g.queue.leave(e, true)
+			g.queue.leave(w, true)
 			return lease, nil
 		}
 		out := p.outlook(g, req, s, now)
 		if !out.promises(now, deadline) {
-			g.queue.leave(e, true)
+			g.queue.leave(w, false)
 			return nil, out.failure(now)
 		}
-		g.queue.pass(e, out.next(now, patience, p.bindings != nil))
+		g.queue.pass(w, out.next(now, patience, p.bindings != nil))
 	}
 }
 
@@ -298,7 +441,7 @@ func (o outlook) failure(now time.Time) error {
 	return e
 }
 
-// crowded is the error for a request that finds the queue full.
+// crowded is the error for a request that has no room in the queue.
 func (o outlook) crowded(now time.Time) error {
 	if o.count > 0 {
 		o.refusal.reason = ReasonQueue

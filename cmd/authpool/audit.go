@@ -50,7 +50,8 @@ func newAuditUsageCommand(p *program) *cobra.Command {
 		Short: "Compare what Redis has counted with an independent ledger",
 		Long: `Compares what the running serve has in Redis with a ledger that somebody else has
 kept, for each subscription, model and UTC day, and lists what differs. The exit
-code is 0 when both are equal, 1 when they differ.
+code is 0 when both are equal, 1 when they differ. Compare days that are over: on
+one that goes on, answers between the two readings are in one of them alone.
 
 A ledger is the simulator's (its /ledger, or that in a file), whose keys are found
 among the credentials of the config named by -c, or of the environment. Or it is a

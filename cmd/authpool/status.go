@@ -227,6 +227,9 @@ func budgetPhrases(b admin.Budget, now time.Time, draw pen) []string {
 	if b.Resets != nil {
 		phrases = append(phrases, "resets "+clock(*b.Resets, now))
 	}
+	if b.State == "exceeded" {
+		return phrases // which says that it is used up
+	}
 	return empties(phrases, b.EmptiesAt, now)
 }
 

@@ -69,7 +69,7 @@ team-a        anthropic  cooling (window)                      7       12       
              1,234,567 tokens, 10,288/min, $6.67/h, $33.35 at the end,
              used up by 13:45 UTC
   month      ▓▓▓▓▓▓▓▓▓▓ 100% of $500.00, exceeded, $504.50 spent,
-             resets 2026-12-01 00:00 UTC, used up
+             resets 2026-12-01 00:00 UTC
   window 5h  ▓▓▓▓▓▓▓▓▓▓ 104% rejected, resets 14:00 UTC
   window 7d  ▓▓▓▓▓░░░░░  50% of about $180.00, resets 2026-11-24 14:00 UTC,
              drift +24.0%, 24% used elsewhere, used up by 01:00 UTC

@@ -133,7 +133,7 @@ func (p *Pool) stay(ctx context.Context, home *member, req *Request, s *session,
 			return nil, r
 		}
 	}
-	return p.enter(home, req, s, SourceBound, now)
+	return p.enter(ctx, home, req, s, SourceBound, now)
 }
 
 // place chooses among all that can serve. Unless it is only for this request,
@@ -158,7 +158,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 		if m == nil {
 			return nil
 		}
-		lease, r := p.enter(m, req, s, source, now)
+		lease, r := p.enter(ctx, m, req, s, source, now)
 		if r.obstacle != none {
 			passed = append(passed, m)
 			continue
@@ -261,7 +261,7 @@ func (m *member) score(now time.Time) Score {
 }
 
 // enter takes what the request needs of m, and makes the lease.
-func (p *Pool) enter(m *member, req *Request, s *session, source Source, now time.Time) (*Lease, refusal) {
+func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, source Source, now time.Time) (*Lease, refusal) {
 	if !m.share.enter(now, p.alone()) {
 		p.demand(m, now)
 		return nil, refusal{obstacle: saturated, reason: ReasonConcurrency}
@@ -271,10 +271,16 @@ func (p *Pool) enter(m *member, req *Request, s *session, source Source, now tim
 		m.share.leave()
 		return nil, gateRefusal(r)
 	}
+	q, r := p.ask(ctx, m, &pass, req.Model, now)
+	if r.Why != ratelimit.Open {
+		pass.Cancel(now)
+		m.share.leave()
+		return nil, gateRefusal(r)
+	}
 	if s != nil {
 		s.enter()
 	}
-	return &Lease{pool: p, member: m, session: s, source: source, pass: pass}, refusal{}
+	return &Lease{pool: p, member: m, session: s, source: source, pass: pass, probe: q}, refusal{}
 }
 
 // demand notes that a request found m's share used up, and has the keeper ask

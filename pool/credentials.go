@@ -37,7 +37,7 @@ func (p *Pool) refuseCredential(m *member, lent credential.Credential) {
 	}
 	m.mu.Lock()
 	known := m.closed != ""
-	m.closed, m.refused = string(ratelimit.ReasonCredential), refused
+	m.closed, m.refused, m.closedAt = string(ratelimit.ReasonCredential), refused, time.Now()
 	m.mu.Unlock()
 	if !known {
 		p.opts.Logger.Warn("the provider does not accept the credential: the subscription is disabled until it changes",
@@ -50,7 +50,7 @@ func (p *Pool) loseCredential(m *member, err error) {
 	m.mu.Lock()
 	known := m.closed != ""
 	if !known {
-		m.closed = ReasonUnreadable
+		m.closed, m.closedAt = ReasonUnreadable, time.Now()
 	}
 	m.mu.Unlock()
 	if !known {

@@ -36,6 +36,7 @@ type keeper struct {
 	pending  map[*session]struct{} // hold a reservation, and no answer has come
 	cools    map[coolKey]coolValue // to be shared
 	releases []release             // places to be given back
+	proofs   []store.Probed        // how probes went, to be told
 	stale    map[string]struct{}   // subscriptions whose state is to be read
 	allStale bool
 
@@ -163,6 +164,7 @@ func (k *keeper) write(ctx context.Context, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
 	defer cancel()
 	k.writeCools(ctx, now)
+	k.writeProofs(ctx)
 	k.writeReleases(ctx)
 	k.writeSessions(ctx, now)
 }

@@ -120,7 +120,11 @@ func (k *keeper) readSome(ctx context.Context, ids []string, now time.Time) bool
 	p := k.pool
 	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
 	defer cancel()
-	list, err := p.bindings.Cooldowns(ctx, ids)
+	list, enabled, err := p.bindings.Cooldowns(ctx, ids)
+	for _, e := range enabled {
+		answered := time.Now()
+		p.enable(p.byID[e.Subscription], answered, answered.Add(-e.Ago))
+	}
 	for _, c := range list {
 		signal := ratelimit.Limited
 		if c.State == string(StateDisabled) {
@@ -128,6 +132,11 @@ func (k *keeper) readSome(ctx context.Context, ids []string, now time.Time) bool
 		}
 		cooldowns := p.byID[c.Subscription].gate.Cooldowns()
 		cooldowns.Adopt(now, c.Model, now.Add(c.Wait), signal, ratelimit.Reason(c.Reason))
+	}
+	for _, id := range ids {
+		m := p.byID[id]
+		m.gate.Cooldowns().Ask() // somebody's probe may have come to its end
+		p.groups[m.conf.Provider].queue.event()
 	}
 	return err == nil
 }

@@ -28,6 +28,7 @@ type Lease struct {
 	judged, done bool
 	served       bool // the verdict was ok
 	pass         ratelimit.Pass
+	probe        probe
 }
 
 // Subscription returns what was lent. It must not be changed.
@@ -66,8 +67,11 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	l.judged, l.served = true, v.Signal == ratelimit.OK
 	change := l.pass.Verdict(now, v)
 	lent := l.lent
+	q := l.probe
+	l.probe = probe{}
 	l.mu.Unlock()
 
+	p.keeper.proved(q, v.Signal == ratelimit.OK)
 	if v.Signal != ratelimit.OK {
 		m.remember(v)
 	}
@@ -115,6 +119,7 @@ func (l *Lease) cancel(now time.Time) {
 }
 
 func (l *Lease) leave(now time.Time) {
+	l.pool.keeper.proved(l.probe, false) // nobody changes it after done
 	l.member.share.leave()
 	if l.session != nil {
 		l.pool.sessions.used(l.session, now)

@@ -83,7 +83,10 @@ type Bindings interface {
 	Counts(ctx context.Context, subs []string) ([]int64, error)
 	Shares(ctx context.Context, process string, requests []store.ShareRequest) ([]store.Share, error)
 	Cool(ctx context.Context, cooldowns []store.Cooldown) error
-	Cooldowns(ctx context.Context, subs []string) ([]store.Cooldown, error)
+	Cooldowns(ctx context.Context, subs []string) ([]store.Cooldown, []store.Enabled, error)
+	Probe(ctx context.Context, p store.Probe) (store.Proof, error)
+	Proved(ctx context.Context, list []store.Probed) error
+	Enable(ctx context.Context, sub string) error
 	Watch(ctx context.Context, f func(store.Event))
 }
 
@@ -125,6 +128,7 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)
 	// A domain's name says nothing across providers: their limits are their own.
 	domains := make(map[[2]string]*ratelimit.Cooldowns)
+	leads := make(map[*ratelimit.Cooldowns]string)
 	for i := range subs {
 		conf := subs[i]
 		if p.byID[conf.ID] != nil {
@@ -134,9 +138,10 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		cooldowns := domains[domain]
 		if cooldowns == nil {
 			cooldowns = ratelimit.NewCooldowns()
-			domains[domain] = cooldowns
+			domains[domain], leads[cooldowns] = cooldowns, conf.ID
 		}
 		m := newMember(&conf, cooldowns, bindings == nil)
+		m.lead = leads[cooldowns]
 		p.members = append(p.members, m)
 		p.byID[conf.ID] = m
 		g := p.groups[conf.Provider]

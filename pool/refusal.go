@@ -73,7 +73,7 @@ func gateRefusal(g ratelimit.Refusal) refusal {
 	case ratelimit.Open:
 	case ratelimit.Cooling:
 		r.obstacle, r.reason = cooling, string(g.Reason)
-	case ratelimit.Probing:
+	case ratelimit.Probing, ratelimit.Ramping:
 		r.obstacle, r.reason = probing, string(g.Reason)
 	case ratelimit.Broken:
 		r.obstacle, r.reason = broken, ReasonBreaker

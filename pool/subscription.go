@@ -54,19 +54,21 @@ const (
 type member struct {
 	conf  *Subscription
 	gate  *ratelimit.Gate
+	lead  string       // the subscription of its domain in whose state probes are agreed on
 	share share        // requests of this process that are under way
 	count atomic.Int64 // sessions that hold a place, as Redis last told
 
 	acquired [len(sources)]prometheus.Counter
 
-	mu      sync.Mutex
-	closed  string               // why the credential closes it, "" while it does not
-	refused digest               // of the secret that the provider refused; zero: none
-	last    *ratelimit.Verdict   // the last one that was not ok
-	places  map[string]time.Time // sessions of this process that hold a place, and until when
-	pruned  time.Time            // when places was rid of those that have ended
-	retry   time.Time            // after a refusal: when it is worth asking for a place again
-	free    time.Time            // and when the first place ends
+	mu       sync.Mutex
+	closed   string               // why the credential closes it, "" while it does not
+	closedAt time.Time            // since when
+	refused  digest               // of the secret that the provider refused; zero: none
+	last     *ratelimit.Verdict   // the last one that was not ok
+	places   map[string]time.Time // sessions of this process that hold a place, and until when
+	pruned   time.Time            // when places was rid of those that have ended
+	retry    time.Time            // after a refusal: when it is worth asking for a place again
+	free     time.Time            // and when the first place ends
 }
 
 func newMember(conf *Subscription, cooldowns *ratelimit.Cooldowns, whole bool) *member {

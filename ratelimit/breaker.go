@@ -39,7 +39,7 @@ var (
 //
 // Half open it lets one request through and refuses the others until that one
 // is settled. That happens at the verdict, not at the end of the answer; and a
-// verdict that takes longer than probePatience makes room for another probe.
+// verdict that takes longer than ProbePatience makes room for another probe.
 type breaker struct {
 	two   *gobreaker.TwoStepCircuitBreaker[struct{}]
 	state atomic.Int32 // gobreaker.State as of its last change
@@ -112,7 +112,7 @@ func (b *breaker) try(now time.Time, done func(error)) func(error) {
 func (b *breaker) abandon(now time.Time) bool {
 	b.mu.Lock()
 	t := b.probe
-	late := t != nil && t.done != nil && !now.Before(t.at.Add(probePatience))
+	late := t != nil && t.done != nil && !now.Before(t.at.Add(ProbePatience))
 	b.mu.Unlock()
 	if late {
 		b.conclude(t, errNoMatter)
@@ -138,9 +138,9 @@ func (b *breaker) refusal(now time.Time) Refusal {
 	defer b.mu.Unlock()
 	until := b.openUntil
 	if !until.After(now) {
-		until = now.Add(probePatience)
-		if t := b.probe; t != nil && t.done != nil && t.at.Add(probePatience).After(now) {
-			until = t.at.Add(probePatience)
+		until = now.Add(ProbePatience)
+		if t := b.probe; t != nil && t.done != nil && t.at.Add(ProbePatience).After(now) {
+			until = t.at.Add(ProbePatience)
 		}
 	}
 	return Refusal{Why: Broken, Until: until}

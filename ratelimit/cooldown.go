@@ -26,16 +26,27 @@ const (
 	// that a fleet does not come back in one instant.
 	jitterPart = 20
 	jitterMost = 10 * time.Second
-	// probePatience is how long one probe keeps everybody else out. A limit
-	// refuses at once: a probe that is still without an answer after that was
-	// most likely accepted and waits for its first token.
-	probePatience = 10 * time.Second
+	// alonePart bounds what a process adds to an end while it cannot ask the
+	// others whether one of them probes: a part of the wait, jitterMost at most.
+	alonePart = 4
 	// adoptSlack is the difference of two ends below which they are the same:
 	// the time that the news took.
 	adoptSlack = 250 * time.Millisecond
 	// modelsMost bounds the models that are remembered; beyond it the whole
 	// subscription is closed instead of one more model.
 	modelsMost = 64
+)
+
+// What processes that share limits have to agree on.
+const (
+	// ProbePatience is how long one probe keeps everybody else out. A limit
+	// refuses at once: a probe that is still without an answer after that was
+	// most likely accepted and waits for its first token.
+	ProbePatience = 10 * time.Second
+	// RampPace is how often one more request may be under way after a cooldown,
+	// and RampTime is when there may be any number.
+	RampPace = 250 * time.Millisecond
+	RampTime = 5 * time.Second
 )
 
 // Cooldown is one closed-until instant.
@@ -51,7 +62,11 @@ type Cooldown struct {
 // Cooldowns is what is known about being limited by those who share the
 // limits: one subscription, or all that are in one domain. Every cooldown ends
 // in one probe: the first request after its end goes out alone, and only its
-// success opens for the others.
+// success opens for the others, one more at a time for a few seconds: those who
+// waited must not meet the limit again all together.
+//
+// Where several processes share the limits, the probe is one for all of them;
+// what the others say comes in by the Pass that probes here.
 //
 // It is safe for concurrent use. Time comes in as a parameter; it must not
 // lack its monotonic reading when it is time.Now's.
@@ -63,14 +78,55 @@ type Cooldowns struct {
 	jitter func() float64 // uniform in [0,1)
 }
 
-// closure is one cooldown from the answer that began it to the probe that ended it.
+// closure is one cooldown from the answer that began it to the end of the ramp
+// after the probe that ended it.
 type closure struct {
 	until, since time.Time
 	signal       Signal
 	reason       Reason
-	bare         int       // bare refusals in a row
-	probe        time.Time // when the probe that is under way went out; zero: none is
+	bare         int           // bare refusals in a row
+	alone        time.Duration // added to until while the other processes cannot be asked
+	probe        time.Time     // when the probe that is under way went out; zero: none is
+	held         time.Time     // until when another process probes
+	ramp         *ramp         // not nil: the cooldown is over
 }
+
+// ramp is how a cooldown opens: one request under way at first, and then one
+// more with every pace.
+type ramp struct {
+	begin, end time.Time
+	pace       time.Duration
+	out        int // requests under way that began on it
+}
+
+// refusal tells whether there is no room at now.
+func (r *ramp) refusal(now time.Time, reason Reason) Refusal {
+	if !now.Before(r.end) {
+		return Refusal{}
+	}
+	next := r.begin
+	if !now.Before(r.begin) {
+		room := 1 + now.Sub(r.begin)/r.pace
+		if r.out < int(room) {
+			return Refusal{}
+		}
+		next = r.begin.Add(room * r.pace)
+	}
+	if next.After(r.end) {
+		next = r.end
+	}
+	return Refusal{Why: Ramping, Until: next, Reason: reason}
+}
+
+// turn is what one request holds of the closures that let it through, the whole's
+// and its model's: it probes some, and counts on the ramps of others.
+type turn struct {
+	probes [2]*closure
+	steps  [2]*ramp
+}
+
+// isProbe tells whether the request probes anything.
+func (t *turn) isProbe() bool { return t.probes != [2]*closure{} }
 
 // NewCooldowns returns a Cooldowns that is open.
 func NewCooldowns() *Cooldowns {
@@ -101,55 +157,145 @@ func (k *closure) refusal(now time.Time) Refusal {
 	switch {
 	case k == nil:
 		return Refusal{}
+	case k.ramp != nil:
+		return k.ramp.refusal(now, k.reason)
 	case now.Before(k.until):
 		return Refusal{Why: Cooling, Until: k.until, Signal: k.signal, Reason: k.reason}
-	case !k.probe.IsZero() && now.Before(k.probe.Add(probePatience)):
-		return Refusal{Why: Probing, Until: k.probe.Add(probePatience), Signal: k.signal, Reason: k.reason}
+	case !k.probe.IsZero() && now.Before(k.probe.Add(ProbePatience)):
+		return Refusal{Why: Probing, Until: k.probe.Add(ProbePatience), Signal: k.signal, Reason: k.reason}
+	case now.Before(k.held):
+		return Refusal{Why: Probing, Until: k.held, Signal: k.signal, Reason: k.reason}
 	}
 	return Refusal{}
 }
 
-// allow takes the probe where one is due. probes tells whether it did.
-func (c *Cooldowns) allow(now time.Time, model string) (probes bool, r Refusal) {
+// allow takes the probe where one is due, and a step where there is a ramp.
+func (c *Cooldowns) allow(now time.Time, model string) (t turn, r Refusal) {
 	if c.closed.Load() == 0 {
-		return false, Refusal{}
+		return turn{}, Refusal{}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := c.refusal(now, model); r.Why != Open {
-		return false, r
+		return turn{}, r
 	}
-	for _, k := range [...]*closure{c.whole, c.models[model]} {
-		if k != nil {
-			k.probe, probes = now, true
+	for i, k := range [...]*closure{c.whole, c.models[model]} {
+		switch {
+		case k == nil:
+		case k.ramp == nil:
+			k.probe, t.probes[i] = now, k
+		case now.Before(k.ramp.end):
+			k.ramp.out++
+			t.steps[i] = k.ramp
+		default:
+			c.forget(k, model)
 		}
 	}
-	return probes, Refusal{}
+	return t, Refusal{}
+}
+
+// forget drops a closure that is over.
+func (c *Cooldowns) forget(k *closure, model string) {
+	switch k {
+	case c.whole:
+		c.whole = nil
+	case c.models[model]:
+		delete(c.models, model)
+	}
+	c.closed.Add(-1)
+}
+
+// leave counts a request out of its ramps.
+func (c *Cooldowns) leave(t turn) {
+	if t.steps == [2]*ramp{} {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range t.steps {
+		if r != nil {
+			r.out--
+		}
+	}
 }
 
 // giveUp ends the probe that went out at the given time without a result: the
 // next request is the probe.
-func (c *Cooldowns) giveUp(model string, at time.Time) {
+func (c *Cooldowns) giveUp(t turn, at time.Time) { c.hold(t, at, time.Time{}) }
+
+// hold is giveUp, with no other probe before the given time; the refusal says so.
+func (c *Cooldowns) hold(t turn, at, until time.Time) Refusal {
+	r := Refusal{Why: Probing, Until: until}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, k := range [...]*closure{c.whole, c.models[model]} {
+	for _, k := range t.probes {
 		if k != nil && k.probe.Equal(at) {
-			k.probe = time.Time{}
+			k.probe, k.held = time.Time{}, until
+			r.Signal, r.Reason = k.signal, k.reason
+		}
+	}
+	return r
+}
+
+// open begins the ramps of what the request has probed, unless it was closed
+// anew meanwhile.
+func (c *Cooldowns) open(t turn, begin, end time.Time, pace time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range t.probes {
+		if k != nil && k.ramp == nil {
+			k.ramp = &ramp{begin: begin, end: end, pace: pace}
 		}
 	}
 }
 
-// succeed ends the closures whose probe went out at the given time.
-func (c *Cooldowns) succeed(model string, at time.Time) {
+// late is when a process that cannot ask the others may probe.
+func (c *Cooldowns) late(t turn) (until time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.whole != nil && !at.Before(c.whole.until) {
-		c.whole = nil
-		c.closed.Add(-1)
+	for _, k := range t.probes {
+		if k == nil {
+			continue
+		}
+		if end := k.until.Add(k.alone); end.After(until) {
+			until = end
+		}
 	}
-	if k := c.models[model]; k != nil && !at.Before(k.until) {
-		delete(c.models, model)
-		c.closed.Add(-1)
+	return until
+}
+
+// Ask lets the next request find out what another process's probe, which it
+// would wait for, has come to: there is news.
+func (c *Cooldowns) Ask() {
+	if c.closed.Load() == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.whole != nil {
+		c.whole.held = time.Time{}
+	}
+	for _, k := range c.models {
+		k.held = time.Time{}
+	}
+}
+
+// End ends every cooldown that began at the given time or before, because an
+// operator says so: what it closed opens on a ramp, without a probe.
+func (c *Cooldowns) End(now, began time.Time) {
+	if c.closed.Load() == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	end := func(k *closure) {
+		if k != nil && k.ramp == nil && !k.since.After(began) {
+			k.ramp = &ramp{begin: now, end: now.Add(RampTime), pace: RampPace}
+		}
+	}
+	end(c.whole)
+	for _, k := range c.models {
+		end(k)
 	}
 }
 
@@ -167,11 +313,8 @@ func (c *Cooldowns) refuse(now, at time.Time, model string, v Verdict) Change {
 	var bare int
 	// One bare refusal says too little to hold the whole fleet back.
 	shared := true
-	if k != nil {
+	if k != nil && k.ramp == nil {
 		bare = k.bare
-		if !k.probe.IsZero() && k.probe.Equal(at) {
-			k.probe = time.Time{}
-		}
 	}
 	wait := v.Wait
 	switch {
@@ -180,7 +323,7 @@ func (c *Cooldowns) refuse(now, at time.Time, model string, v Verdict) Change {
 	case v.Signal == Auth && wait < 0:
 		wait = quotaWait // a model that the credential may not use: asked again once an hour
 	case wait < 0:
-		if k != nil && at.Before(k.since) {
+		if k != nil && k.ramp == nil && at.Before(k.since) {
 			return Change{} // went out before the last refusal was known: not one more in a row
 		}
 		bare++
@@ -196,7 +339,7 @@ func (c *Cooldowns) refuse(now, at time.Time, model string, v Verdict) Change {
 	if k != nil && !until.After(k.until) {
 		return Change{}
 	}
-	slot.set(&closure{until: until, since: now, signal: v.Signal, reason: v.Reason, bare: bare})
+	slot.set(&closure{until: until, since: now, signal: v.Signal, reason: v.Reason, bare: bare, alone: c.alone(wait)})
 	return Change{
 		Model: slot.model, Whole: slot.whole, Wait: wait, Until: until,
 		Signal: v.Signal, Reason: v.Reason, Shared: shared,
@@ -214,6 +357,12 @@ func (c *Cooldowns) bareWait(n int) time.Duration {
 	return bareFirst + time.Duration(c.jitter()*float64(most-bareFirst))
 }
 
+// alone is what this process adds to the end of a wait while it cannot ask the
+// others.
+func (c *Cooldowns) alone(wait time.Duration) time.Duration {
+	return time.Duration(c.jitter() * float64(min(wait/alonePart, jitterMost)))
+}
+
 // Adopt closes until the given instant because another process says so; model
 // is empty for the whole subscription. An earlier end than the known one
 // changes nothing. It reports whether something changed.
@@ -228,7 +377,7 @@ func (c *Cooldowns) Adopt(now time.Time, model string, until time.Time, signal S
 	if k != nil && !until.After(k.until.Add(adoptSlack)) {
 		return false
 	}
-	next := &closure{until: until, since: now, signal: signal, reason: reason}
+	next := &closure{until: until, since: now, signal: signal, reason: reason, alone: c.alone(until.Sub(now))}
 	if k != nil {
 		next.bare = k.bare
 	}
@@ -250,7 +399,7 @@ func (c *Cooldowns) Models(now time.Time) map[string]time.Time {
 	defer c.mu.Unlock()
 	var out map[string]time.Time
 	for model, k := range c.models {
-		if now.Before(k.until) {
+		if k.ramp == nil && now.Before(k.until) {
 			if out == nil {
 				out = make(map[string]time.Time)
 			}
@@ -261,7 +410,7 @@ func (c *Cooldowns) Models(now time.Time) map[string]time.Time {
 }
 
 func (k *closure) cooldown(now time.Time) (Cooldown, bool) {
-	if k == nil {
+	if k == nil || k.ramp != nil {
 		return Cooldown{}, false
 	}
 	return Cooldown{Until: k.until, Signal: k.signal, Reason: k.reason, Probing: !now.Before(k.until)}, true

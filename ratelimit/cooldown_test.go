@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -79,7 +80,7 @@ func TestBareRefusalsInARowDouble(t *testing.T) {
 				t.Errorf("a refusal of a request from before changed %+v", late)
 			}
 			now = change.Until
-			if probes, r := c.allow(now, "m"); !probes || r.Why != Open {
+			if probe, r := c.allow(now, "m"); !probe.isProbe() || r.Why != Open {
 				t.Fatalf("the end of the cooldown allows no probe: %+v", r)
 			}
 		}
@@ -91,8 +92,8 @@ func TestBareRefusalsInARowDouble(t *testing.T) {
 	c := fixed(1)
 	c.refuse(t0, t0, "m", verdict(Limited, ReasonBare, ScopeModel, -1))
 	at := t0.Add(time.Second)
-	c.allow(at, "m")
-	c.succeed("m", at)
+	probe, _ := c.allow(at, "m")
+	c.open(probe, at, at.Add(RampTime), RampPace)
 	if change := c.refuse(at, at, "m", verdict(Limited, ReasonBare, ScopeModel, -1)); change.Wait != time.Second {
 		t.Errorf("after a success the row begins again: %v, want 1s", change.Wait)
 	}
@@ -105,8 +106,9 @@ func TestOneProbeAfterACooldown(t *testing.T) {
 		t.Errorf("before the end: %+v", r)
 	}
 	end := t0.Add(time.Minute)
-	if probes, r := c.allow(end, "m"); !probes || r.Why != Open {
-		t.Fatalf("the first after the end: probes %v, %+v", probes, r)
+	probe, r := c.allow(end, "m")
+	if !probe.isProbe() || r.Why != Open {
+		t.Fatalf("the first after the end: %+v, %+v", probe, r)
 	}
 	if _, r := c.allow(end.Add(time.Second), "other"); r.Why != Probing {
 		t.Errorf("the second while the first is out: %v, want probing", r.Why)
@@ -115,25 +117,33 @@ func TestOneProbeAfterACooldown(t *testing.T) {
 		t.Errorf("Whole = %+v, %v; want probing", cooldown, ok)
 	}
 	// A probe without a result leaves the place to the next one.
-	c.giveUp("m", end)
-	if probes, _ := c.allow(end.Add(2*time.Second), "m"); !probes {
+	c.giveUp(probe, end)
+	if probe, _ := c.allow(end.Add(2*time.Second), "m"); !probe.isProbe() {
 		t.Error("after a probe without a result the next request is no probe")
 	}
 	// One that takes long holds nobody back for ever.
-	next := end.Add(2 * time.Second).Add(probePatience)
-	if probes, r := c.allow(next, "m"); !probes || r.Why != Open {
-		t.Errorf("after the patience: probes %v, %+v", probes, r)
+	next := end.Add(2 * time.Second).Add(ProbePatience)
+	probe, r = c.allow(next, "m")
+	if !probe.isProbe() || r.Why != Open {
+		t.Errorf("after the patience: %+v, %+v", probe, r)
 	}
-	c.succeed("m", next)
+	c.open(probe, next, next.Add(RampTime), RampPace)
+	if _, ok := c.Whole(next); ok {
+		t.Error("after the success the whole is still closed")
+	}
+	next = next.Add(RampTime)
 	for range 3 {
-		if probes, r := c.allow(next, "m"); probes || r.Why != Open {
-			t.Errorf("after the success: probes %v, %+v", probes, r)
+		if turn, r := c.allow(next, "m"); turn != noTurn || r.Why != Open {
+			t.Errorf("after the ramp: %+v, %+v", turn, r)
 		}
 	}
 	if c.closed.Load() != 0 {
 		t.Errorf("%d closures are counted after the last has ended", c.closed.Load())
 	}
 }
+
+// noTurn is what a request holds that was let through by no closure.
+var noTurn turn
 
 func TestAdoptTakesTheLaterEnd(t *testing.T) {
 	c := fixed(0)
@@ -180,18 +190,18 @@ func TestCooldownsAlwaysEnd(t *testing.T) {
 		c := NewCooldowns()
 		now := t0
 		type out struct {
-			at     time.Time
-			model  string
-			probes bool
+			at    time.Time
+			model string
+			turn  turn
 		}
 		var under []out
 		model := rapid.SampledFrom([]string{"", "a", "b"})
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 30_000).Draw(t, "ms")) * time.Millisecond)
 			m := model.Draw(t, "model")
-			probes, r := c.allow(now, m)
+			turn, r := c.allow(now, m)
 			if r.Why == Open {
-				under = append(under, out{now, m, probes})
+				under = append(under, out{now, m, turn})
 			} else if !r.Until.After(now) {
 				t.Fatalf("closed until %v, which has passed at %v", r.Until, now)
 			}
@@ -207,26 +217,25 @@ func TestCooldownsAlwaysEnd(t *testing.T) {
 				rapid.SampledFrom([]Scope{ScopeRequest, ScopeModel, ScopeSubscription}).Draw(t, "scope"),
 				time.Duration(rapid.IntRange(-1, 100_000).Draw(t, "wait"))*time.Millisecond)
 			if v.Signal == OK {
-				if o.probes {
-					c.succeed(o.model, o.at)
-				}
-				continue
+				c.open(o.turn, now, now.Add(RampTime), RampPace)
+			} else {
+				c.refuse(now, o.at, o.model, v)
+				c.giveUp(o.turn, o.at)
 			}
-			c.refuse(now, o.at, o.model, v)
-			if o.probes {
-				c.giveUp(o.model, o.at)
-			}
+			c.leave(o.turn)
 		}
 		now = now.Add(2 * windowMost)
 		for _, m := range []string{"", "a", "b"} {
-			if _, r := c.allow(now, m); r.Why == Open {
-				c.succeed(m, now)
-			} else if r.Why != Probing {
+			probe, r := c.allow(now, m)
+			if r.Why != Open {
 				t.Fatalf("model %q is still closed long after: %+v", m, r)
 			}
+			c.open(probe, now, now.Add(RampTime), RampPace)
+			c.leave(probe)
 		}
+		now = now.Add(RampTime)
 		for _, m := range []string{"", "a", "b"} {
-			if _, r := c.allow(now, m); r.Why != Open {
+			if turn, r := c.allow(now, m); r.Why != Open || turn != noTurn {
 				t.Fatalf("model %q is not open after a success: %+v", m, r)
 			}
 		}
@@ -234,4 +243,155 @@ func TestCooldownsAlwaysEnd(t *testing.T) {
 			t.Fatalf("%d closures are left", n)
 		}
 	})
+}
+
+// After a cooldown there is one request under way, and one more every quarter of
+// a second, until there may be any number.
+func TestRampAfterACooldown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGate("team-a", Rates{}, NewCooldowns())
+		out := func() (list []Pass) { // as many as there is room for
+			for len(list) < 1000 {
+				p, r := g.Allow(time.Now(), "m", 0, 0)
+				if r.Why != Open {
+					if r.Why != Ramping || !r.Until.After(time.Now()) || r.Until.Sub(time.Now()) > RampPace {
+						t.Errorf("refused: %+v", r)
+					}
+					break
+				}
+				list = append(list, p)
+			}
+			return list
+		}
+		limited, _ := g.Allow(time.Now(), "m", 0, 0)
+		limited.Verdict(time.Now(), verdict(Limited, ReasonThrottled, ScopeSubscription, time.Minute))
+		limited.Done(time.Now(), 0, 0, true)
+		time.Sleep(time.Minute)
+		probe, _ := g.Allow(time.Now(), "m", 0, 0)
+		probe.Verdict(time.Now(), verdict(OK, ReasonNone, ScopeRequest, -1)) // its answer goes on
+		for step, want := range []int{1, 1, 1, 1} {
+			if got := out(); len(got) != want {
+				t.Errorf("step %d: %d more are let through, want %d", step, len(got), want)
+			}
+			time.Sleep(RampPace)
+		}
+		// Who is done makes room.
+		first := out()
+		if len(first) != 1 {
+			t.Fatalf("%d more after a second, want 1", len(first))
+		}
+		first[0].Done(time.Now(), 0, 0, true)
+		if got := out(); len(got) != 1 {
+			t.Errorf("%d more after one is done, want 1", len(got))
+		}
+		time.Sleep(RampTime - 4*RampPace)
+		if got := out(); len(got) != 1000 {
+			t.Errorf("%d more after the ramp, want no limit", len(got))
+		}
+	})
+}
+
+// A limit that is met on the ramp closes anew.
+func TestRefusalOnTheRamp(t *testing.T) {
+	c := fixed(0)
+	limit := verdict(Limited, ReasonBare, ScopeModel, -1)
+	c.refuse(t0, t0, "m", limit)
+	now := t0.Add(time.Second)
+	probe, _ := c.allow(now, "m")
+	c.open(probe, now, now.Add(RampTime), RampPace)
+	step, r := c.allow(now, "m")
+	if r.Why != Open {
+		t.Fatalf("%+v", r)
+	}
+	if change := c.refuse(now, now, "m", limit); change.Wait != time.Second || change.Shared {
+		t.Errorf("%+v, want a first refusal: one was served since", change)
+	}
+	c.leave(step)
+	if r := c.check(now, "m"); r.Why != Cooling {
+		t.Errorf("%+v, want cooling", r)
+	}
+}
+
+// What an operator ends is what he can have known of.
+func TestEnd(t *testing.T) {
+	c := fixed(0)
+	c.refuse(t0, t0, "m", verdict(Limited, ReasonWindow, ScopeSubscription, time.Hour))
+	c.refuse(t0.Add(time.Second), t0.Add(time.Second), "m", verdict(Limited, ReasonWindow, ScopeModel, time.Hour))
+	now := t0.Add(2 * time.Second)
+	c.End(now, t0)
+	if _, ok := c.Whole(now); ok || len(c.Models(now)) != 1 {
+		t.Errorf("closed: %v, models %v; want the model that was closed later", ok, c.Models(now))
+	}
+	c.End(now, now)
+	if len(c.Models(now)) != 0 {
+		t.Errorf("models %v, want none", c.Models(now))
+	}
+	if turn, r := c.allow(now, "m"); r.Why != Open || turn.isProbe() {
+		t.Errorf("%+v, %+v: want a request on the ramp", turn, r)
+	}
+	if _, r := c.allow(now, "m"); r.Why != Ramping {
+		t.Errorf("%+v, want a ramp", r)
+	}
+}
+
+// A probe that another process makes keeps those here out until it is over, there
+// is news, or it has had its time.
+func TestProbeOfAnotherProcess(t *testing.T) {
+	g := NewGate("team-a", Rates{}, fixed(0.5))
+	limit := func() {
+		g.cooldowns.refuse(t0, t0, "m", verdict(Limited, ReasonWindow, ScopeSubscription, 8*time.Second))
+	}
+	limit()
+	now := t0.Add(9 * time.Second)
+	ask := func() (Pass, bool) {
+		p, r := g.Allow(now, "m", 0, 0)
+		whole, model := p.Probes()
+		if model || whole != (r.Why == Open) && r.Why != Probing {
+			t.Errorf("probes %v, %v; %+v", whole, model, r)
+		}
+		return p, r.Why == Open
+	}
+	p, _ := ask()
+	if r := p.Elsewhere(now.Add(ProbePatience)); r.Why != Probing || r.Reason != ReasonWindow || !r.Until.Equal(now.Add(ProbePatience)) {
+		t.Errorf("%+v", r)
+	}
+	p.Cancel(now)
+	if _, yes := ask(); yes {
+		t.Error("two processes probe")
+	}
+	g.Cooldowns().Ask()
+	p, yes := ask()
+	if !yes {
+		t.Error("after news it is not asked again")
+	}
+	// It has opened two seconds ago, and this is the third process.
+	if r := p.Opened(now, 2*time.Second, RampPace, 3); r.Why != Ramping || !r.Until.Equal(now.Add(RampPace)) {
+		t.Errorf("before its turn: %+v", r)
+	}
+	p.Cancel(now)
+	now = now.Add(RampPace)
+	let := 0
+	for now.Before(t0.Add(9*time.Second + RampTime - 2*time.Second)) {
+		if _, r := g.Allow(now, "m", 0, 0); r.Why == Open {
+			let++
+		}
+		now = now.Add(RampPace / 2)
+	}
+	if let != 4 { // 2750 ms in steps of 750
+		t.Errorf("%d requests on the ramp of the third process, want 4", let)
+	}
+
+	// Nobody can be asked: an own part of the wait is added.
+	g.cooldowns.refuse(now, now, "m", verdict(Limited, ReasonThrottled, ScopeSubscription, 8*time.Second))
+	now = now.Add(8 * time.Second)
+	p, _ = ask()
+	if r := p.Alone(now); r.Why != Probing || !r.Until.Equal(now.Add(time.Second)) {
+		t.Errorf("alone: %+v, want a second later", r)
+	}
+	p.Cancel(now)
+	now = now.Add(time.Second)
+	p, _ = ask()
+	if r := p.Alone(now); r.Why != Open {
+		t.Errorf("alone, a second later: %+v", r)
+	}
 }

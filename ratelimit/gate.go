@@ -13,12 +13,13 @@ const (
 	Open     Why = iota // nothing does
 	Cooling             // a limit or quota was met and its end has not come
 	Probing             // that end has come, and one request is finding out
+	Ramping             // it is over, and opens for one request after the other
 	Broken              // the breaker is open
 	Metered             // a configured limit per minute is used up
 	whyCount = iota
 )
 
-var whyNames = [whyCount]string{"open", "cooling", "probing", "breaker", "rate"}
+var whyNames = [whyCount]string{"open", "cooling", "probing", "ramp", "breaker", "rate"}
 
 // String returns a short name for people and metrics.
 func (w Why) String() string { return whyNames[w] }
@@ -125,7 +126,7 @@ type Pass struct {
 	model         string
 	at            time.Time
 	done          func(error) // settles the breaker; nil once it is settled
-	probes        bool
+	turn          turn
 	input, output int64
 }
 
@@ -152,13 +153,13 @@ func (g *Gate) Allow(now time.Time, model string, input, output int64) (Pass, Re
 		return Pass{}, r
 	}
 	// Last, so that a probe is only taken by a request that really goes out.
-	probes, r := g.cooldowns.allow(now, model)
+	turn, r := g.cooldowns.allow(now, model)
 	if r.Why != Open {
 		g.breaker.settle(now, done, errNoMatter)
 		g.giveBack(now, 1, input, output)
 		return Pass{}, r
 	}
-	return Pass{gate: g, model: model, at: now, done: done, probes: probes, input: input, output: output}, Refusal{}
+	return Pass{gate: g, model: model, at: now, done: done, turn: turn, input: input, output: output}, Refusal{}
 }
 
 func (g *Gate) giveBack(now time.Time, requests, input, output int64) {
@@ -189,8 +190,8 @@ func (p *Pass) Verdict(now time.Time, v Verdict) Change {
 	var change Change
 	switch v.Signal {
 	case OK:
-		if p.probes {
-			g.cooldowns.succeed(p.model, p.at)
+		if p.turn.isProbe() {
+			g.cooldowns.open(p.turn, now, now.Add(RampTime), RampPace)
 		}
 	case Limited, Quota:
 		change = g.cooldowns.refuse(now, p.at, p.model, v)
@@ -204,14 +205,54 @@ func (p *Pass) Verdict(now time.Time, v Verdict) Change {
 	case Overloaded:
 		outcome = errNoMatter
 	}
-	if p.probes && v.Signal != OK {
-		g.cooldowns.giveUp(p.model, p.at)
+	if p.turn.isProbe() && v.Signal != OK {
+		g.cooldowns.giveUp(p.turn, p.at)
 	}
 	if g.breaker.settle(now, p.done, outcome) {
 		change = Change{Opened: true}
 	}
 	p.done = nil
 	return change
+}
+
+// Probes tells what the attempt is the probe of: the whole, its model, or both.
+// Where processes share the limits, the others are to be asked before it goes
+// out, and what they say is told by Elsewhere, Opened or Alone. Each of them may
+// refuse; then the Pass is to be given up by Cancel.
+func (p *Pass) Probes() (whole, model bool) {
+	return p.turn.probes[0] != nil, p.turn.probes[1] != nil
+}
+
+// Elsewhere says that another process probes, until the given time at most: the
+// next probe here is not before that, or before there is news (Cooldowns.Ask).
+func (p *Pass) Elsewhere(until time.Time) Refusal {
+	return p.gate.cooldowns.hold(p.turn, p.at, until)
+}
+
+// Opened says that another process's probe has succeeded, since ago; this one is
+// the seat-th to come after it, counted from 1 for the one that probed, and its
+// turn on the ramp is after delay. It refuses where that is not now.
+//
+// The processes take their turns one after the other, and the more came before
+// it, the slower a process adds requests: together they stay near to what one of
+// them would have sent alone, and none of them has to ask for each request.
+func (p *Pass) Opened(now time.Time, since, delay time.Duration, seat int) Refusal {
+	c := p.gate.cooldowns
+	c.open(p.turn, now.Add(delay), now.Add(RampTime-since), RampPace*time.Duration(max(seat, 1)))
+	p.turn = turn{}
+	var r Refusal
+	p.turn, r = c.allow(now, p.model)
+	return r
+}
+
+// Alone says that the others cannot be asked. Then every process probes for
+// itself, and each at a time of its own, which may be later than now.
+func (p *Pass) Alone(now time.Time) Refusal {
+	until := p.gate.cooldowns.late(p.turn)
+	if !now.Before(until) {
+		return Refusal{}
+	}
+	return p.gate.cooldowns.hold(p.turn, p.at, until)
 }
 
 // Done settles the rates with the tokens that were really used. settled false
@@ -223,10 +264,11 @@ func (p *Pass) Done(now time.Time, input, output int64, settled bool) {
 	if p.done != nil {
 		p.gate.breaker.settle(now, p.done, errNoMatter)
 		p.done = nil
-		if p.probes {
-			p.gate.cooldowns.giveUp(p.model, p.at)
+		if p.turn.isProbe() {
+			p.gate.cooldowns.giveUp(p.turn, p.at)
 		}
 	}
+	p.gate.cooldowns.leave(p.turn)
 	if settled {
 		p.gate.giveBack(now, 0, p.input-max(input, 0), p.output-max(output, 0))
 	}

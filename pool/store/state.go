@@ -19,6 +19,18 @@ var (
 	//go:embed state.lua
 	stateSource string
 	stateScript = redis.NewScript(stateSource)
+
+	//go:embed probe.lua
+	probeSource string
+	probeScript = redis.NewScript(probeSource)
+
+	//go:embed proved.lua
+	provedSource string
+	provedScript = redis.NewScript(provedSource)
+
+	//go:embed enable.lua
+	enableSource string
+	enableScript = redis.NewScript(enableSource)
 )
 
 // modelField is what a model's cooldown is called in the hash, before its name.
@@ -37,6 +49,11 @@ type Cooldown struct {
 // find a shorter one out again than to sync a disk for it.
 const longCooldown = time.Minute
 
+// proofKept is how long it is remembered that a probe has succeeded, for the
+// processes that find the end of their cooldown later. After it one more probe
+// does no harm.
+const proofKept = 10 * time.Minute
+
 // Cool shares cooldowns with all processes. A cooldown that ends before the
 // known one changes nothing. The long ones are safe when it returns.
 func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) (err error) {
@@ -44,7 +61,7 @@ func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) (err error) {
 	for _, c := range cooldowns {
 		made := call{
 			[]string{s.subscriptionKey(c.Subscription, "state")},
-			[]any{c.Model, ms(c.Wait), c.State, c.Reason, s.channel(), c.Subscription},
+			[]any{c.Model, ms(c.Wait), c.State, c.Reason, s.channel(), c.Subscription, ms(proofKept)},
 		}
 		if c.Wait > longCooldown {
 			long = append(long, made)
@@ -68,10 +85,17 @@ func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) (err error) {
 	return err
 }
 
+// Enabled says that an operator has ended the cooldowns of a subscription that
+// began that long ago, or before.
+type Enabled struct {
+	Subscription string
+	Ago          time.Duration
+}
+
 // Cooldowns returns those of the given subscriptions that have not ended, their
-// Wait counted from when Redis answered. With an error, which is that of the first,
-// those of some subscriptions are missing.
-func (s *Store) Cooldowns(ctx context.Context, subs []string) (list []Cooldown, err error) {
+// Wait counted from when Redis answered, and what operators have ended. With an
+// error, which is that of the first, those of some subscriptions are missing.
+func (s *Store) Cooldowns(ctx context.Context, subs []string) (list []Cooldown, enabled []Enabled, err error) {
 	calls := make([]call, len(subs))
 	for i, sub := range subs {
 		calls[i] = call{keys: []string{s.subscriptionKey(sub, "state")}}
@@ -82,17 +106,17 @@ func (s *Store) Cooldowns(ctx context.Context, subs []string) (list []Cooldown, 
 			failed = fmt.Errorf("%w: %q", errReply, reply)
 		}
 		if failed == nil {
-			list = appendCooldowns(list, subs[i], reply)
+			list, enabled = appendState(list, enabled, subs[i], reply)
 		} else if err == nil {
 			err = fmt.Errorf("cannot read the state of subscription %q: %w", subs[i], failed)
 		}
 	}
-	return list, err
+	return list, enabled, err
 }
 
-// appendCooldowns reads one reply of the script: Redis' time, then fields and
+// appendState reads one reply of the script: Redis' time, then fields and
 // values of the hash.
-func appendCooldowns(out []Cooldown, sub string, reply []string) []Cooldown {
+func appendState(out []Cooldown, enabled []Enabled, sub string, reply []string) ([]Cooldown, []Enabled) {
 	now, _ := strconv.ParseInt(reply[0], 10, 64)
 	whole := Cooldown{Subscription: sub}
 	for i := 1; i+1 < len(reply); i += 2 {
@@ -104,6 +128,8 @@ func appendCooldowns(out []Cooldown, sub string, reply []string) []Cooldown {
 			whole.State = value
 		case field == "reason":
 			whole.Reason = value
+		case field == "enabled":
+			enabled = append(enabled, Enabled{sub, max(-wait, 0)})
 		case field == "cooldown_until":
 			whole.Wait = wait
 		case isModel && wait > 0:
@@ -112,6 +138,124 @@ func appendCooldowns(out []Cooldown, sub string, reply []string) []Cooldown {
 	}
 	if whole.Wait > 0 {
 		out = append(out, whole)
+	}
+	return out, enabled
+}
+
+// Enable ends all cooldowns of a subscription and of its models, for all
+// processes, those too that hear of it later. It is safe when it returns.
+func (s *Store) Enable(ctx context.Context, sub string) error {
+	err := enableScript.Run(ctx, s.durable, []string{s.subscriptionKey(sub, "state")}, ms(proofKept), s.channel(), sub).Err()
+	if err != nil {
+		return fmt.Errorf("cannot share that subscription %q is enabled: %w", sub, err)
+	}
+	return nil
+}
+
+// Probe is the wish to use a subscription again whose cooldown has ended.
+type Probe struct {
+	Subscription string
+	Process      string   // who asks
+	Models       []string // that are to be probed; an empty one is the whole
+	Hold         time.Duration
+	// After a probe that succeeded there may be one request under way for each
+	// Pace, and any number after Ramp.
+	Pace, Ramp time.Duration
+}
+
+// ProbeWord is the answer to a Probe in a word.
+type ProbeWord string
+
+// The answers.
+const (
+	ProbeGranted ProbeWord = "granted" // the next request of this process finds out; no other does
+	ProbeTaken   ProbeWord = "probing" // another process does
+	ProbeClosed  ProbeWord = "closed"  // the cooldown goes on
+	ProbeOpen    ProbeWord = "open"    // another process's probe has succeeded
+)
+
+// Proof is the answer to a Probe.
+type Proof struct {
+	Word ProbeWord
+	// Wait is how long the word stays true, unless there is news; for ProbeOpen
+	// how long it is until this process may begin.
+	Wait  time.Duration
+	Since time.Duration // ProbeOpen: how long ago it opened
+	Seat  int           // ProbeOpen: how many processes have begun, this one too
+}
+
+// Probe asks whether this process may probe.
+func (s *Store) Probe(ctx context.Context, p Probe) (Proof, error) {
+	args := append([]any{p.Process, ms(p.Hold), ms(p.Pace), ms(p.Ramp)}, suffixes(p.Models)...)
+	reply, err := probeScript.Run(ctx, s.client, []string{s.subscriptionKey(p.Subscription, "state")}, args...).Slice()
+	if err != nil {
+		return Proof{}, fmt.Errorf("cannot ask for the probe of subscription %q: %w", p.Subscription, err)
+	}
+	var numbers [3]int64
+	word, ok := "", len(reply) >= 2 && len(reply) <= 4
+	for i, v := range reply {
+		switch v := v.(type) {
+		case string:
+			word = v
+		case int64:
+			if i > 0 && ok {
+				numbers[i-1] = v
+			}
+		default:
+			ok = false
+		}
+	}
+	proof := Proof{Word: ProbeWord(word), Wait: fromMS(numbers[0])}
+	switch proof.Word {
+	case ProbeGranted, ProbeTaken, ProbeClosed:
+	case ProbeOpen:
+		proof.Since, proof.Wait, proof.Seat = fromMS(numbers[0]), fromMS(numbers[1]), int(numbers[2])
+	default:
+		ok = false
+	}
+	if !ok {
+		return Proof{}, fmt.Errorf("%w: %v", errReply, reply)
+	}
+	return proof, nil
+}
+
+// Probed is how a probe went.
+type Probed struct {
+	Subscription string
+	Process      string
+	Models       []string // as in Probe
+	Succeeded    bool     // else it ended without a result, or closed anew
+}
+
+// Proved tells the other processes how probes went. A cooldown that began
+// meanwhile stays.
+func (s *Store) Proved(ctx context.Context, list []Probed) (err error) {
+	calls := make([]call, len(list))
+	for i, p := range list {
+		succeeded := 0
+		if p.Succeeded {
+			succeeded = 1
+		}
+		calls[i] = call{
+			[]string{s.subscriptionKey(p.Subscription, "state")},
+			append([]any{p.Process, succeeded, ms(proofKept), s.channel(), p.Subscription}, suffixes(p.Models)...),
+		}
+	}
+	for i, cmd := range pipeline(ctx, s.client, provedScript, calls) {
+		if err == nil && cmd.Err() != nil {
+			err = fmt.Errorf("cannot tell how the probe of subscription %q went: %w", list[i].Subscription, cmd.Err())
+		}
+	}
+	return err
+}
+
+// suffixes are how models are named in the fields of a state.
+func suffixes(models []string) []any {
+	out := make([]any, len(models))
+	for i, model := range models {
+		if out[i] = ""; model != "" {
+			out[i] = ":" + model
+		}
 	}
 	return out
 }

@@ -229,7 +229,10 @@ func TestCool(t *testing.T) {
 	}
 	check := func(whole time.Duration, models map[string]time.Duration) {
 		t.Helper()
-		list := first(s.Cooldowns(ctx, []string{"none", "one"}))
+		list, _, err := s.Cooldowns(ctx, []string{"none", "one"})
+		if err != nil {
+			t.Fatal(err)
+		}
 		got := map[string]time.Duration{}
 		for _, c := range list {
 			if c.Subscription != "one" || c.Model == "" && (c.State != "cooling" || c.Reason != "window") {
@@ -457,7 +460,7 @@ func TestSharesNeverExceedTheLimit(t *testing.T) {
 func TestScriptsAreLoadedAgainAfterAFlush(t *testing.T) {
 	each(t, func(t *testing.T, s *store.Store, client redis.UniversalClient) {
 		for range 2 {
-			if _, err := s.Cooldowns(ctx, []string{"one"}); err != nil {
+			if _, _, err := s.Cooldowns(ctx, []string{"one"}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := s.Reserve(ctx, "one", "s", 1, time.Second); err != nil {

@@ -35,6 +35,21 @@ func TestTrapScriptsMayRunAgain(t *testing.T) {
 		"cool": func(s *store.Store) error {
 			return s.Cool(ctx, []store.Cooldown{{Subscription: "one", State: "cooling", Reason: "window", Wait: time.Hour}, {Subscription: "one", Model: "m", Wait: time.Minute}})
 		},
+		"cool, after a success": func(s *store.Store) error {
+			return s.Cool(ctx, []store.Cooldown{{Subscription: "proved", State: "cooling", Reason: "window", Wait: time.Hour}})
+		},
+		"probe": func(s *store.Store) error { _, err := s.Probe(ctx, probeOf("one", "process-1", "", "m")); return err },
+		"probe, open": func(s *store.Store) error {
+			_, err := s.Probe(ctx, probeOf("proved", "process-2", ""))
+			return err
+		},
+		"proved": func(s *store.Store) error {
+			return s.Proved(ctx, []store.Probed{{Subscription: "asked", Process: "process-1", Models: []string{"", "m"}, Succeeded: true}})
+		},
+		"proved, no result": func(s *store.Store) error {
+			return s.Proved(ctx, []store.Probed{{Subscription: "asked", Process: "process-1", Models: []string{""}}})
+		},
+		"enable": func(s *store.Store) error { return s.Enable(ctx, "proved") },
 		"shares": func(s *store.Store) error {
 			_, err := s.Shares(ctx, "process-2", []store.ShareRequest{{Subscription: "one", Limit: 10, InFlight: 3, Want: 5}})
 			return err
@@ -53,6 +68,10 @@ func TestTrapScriptsMayRunAgain(t *testing.T) {
 			place := first(s.Reserve(ctx, "one", s1, 2, 10*time.Second))
 			first(s.Bind(ctx, s1, "", "one", "", time.Hour))
 			first(s.Shares(ctx, "process-1", []store.ShareRequest{{Subscription: "one", Limit: 10, InFlight: 1, Want: 4}}))
+			first(s.Probe(ctx, probeOf("asked", "process-1", "", "m")))
+			if err := s.Proved(ctx, []store.Probed{{Subscription: "proved", Process: "process-1", Models: []string{""}, Succeeded: true}}); err != nil {
+				t.Fatal(err)
+			}
 			before := contents(t, client)
 
 			if err := call(s); err != nil {

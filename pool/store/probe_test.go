@@ -1,0 +1,159 @@
+package store_test
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/authpool/authpool/pool/store"
+)
+
+func probeOf(sub, process string, models ...string) store.Probe {
+	return store.Probe{
+		Subscription: sub, Process: process, Models: models,
+		Hold: 10 * time.Second, Pace: 250 * time.Millisecond, Ramp: 5 * time.Second,
+	}
+}
+
+func proved(t *testing.T, s *store.Store, p store.Probed) {
+	t.Helper()
+	if err := s.Proved(ctx, []store.Probed{p}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Of all processes that ask at once, one probes.
+func TestOneProcessProbes(t *testing.T) {
+	each(t, func(t *testing.T, s *store.Store, client redis.UniversalClient) {
+		var granted, taken atomic.Int32
+		var wg sync.WaitGroup
+		for i := range 30 {
+			wg.Go(func() {
+				switch got := first(s.Probe(ctx, probeOf("one", fmt.Sprint("p", i), "", "m"))); {
+				case got.Word == store.ProbeGranted:
+					granted.Add(1)
+				case got.Word == store.ProbeTaken && got.Wait > 0 && got.Wait <= 10*time.Second:
+					taken.Add(1)
+				default:
+					t.Errorf("%+v", got)
+				}
+			})
+		}
+		wg.Wait()
+		if granted.Load() != 1 || taken.Load() != 29 {
+			t.Errorf("%d are granted, %d refused", granted.Load(), taken.Load())
+		}
+		if ttl := client.PTTL(ctx, "authpool:{one}:state").Val(); ttl <= 0 || ttl > 10*time.Second {
+			t.Errorf("the key expires in %v", ttl)
+		}
+	})
+}
+
+func TestProbe(t *testing.T) {
+	s, pass := timed(t)
+	ask := func(process string, want store.Proof, models ...string) {
+		t.Helper()
+		if got := first(s.Probe(ctx, probeOf("one", process, models...))); got != want {
+			t.Errorf("%s asks for %q: %+v, want %+v", process, models, got, want)
+		}
+	}
+	cool := func(model string, wait time.Duration) {
+		t.Helper()
+		if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Model: model, State: "cooling", Reason: "window", Wait: wait}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	granted := store.Proof{Word: store.ProbeGranted, Wait: 10 * time.Second}
+	cool("", time.Minute)
+	cool("m", 2*time.Minute)
+	ask("a", store.Proof{Word: store.ProbeClosed, Wait: time.Minute}, "")
+	ask("a", store.Proof{Word: store.ProbeClosed, Wait: 2 * time.Minute}, "", "m")
+	pass(time.Minute)
+	ask("a", granted, "")
+	ask("a", granted, "") // the answer was lost
+	pass(time.Second)
+	ask("b", store.Proof{Word: store.ProbeTaken, Wait: 9 * time.Second}, "")
+
+	// One without a result, or whose process has died, makes room.
+	proved(t, s, store.Probed{Subscription: "one", Process: "b", Models: []string{""}}) // not b's
+	ask("b", store.Proof{Word: store.ProbeTaken, Wait: 9 * time.Second}, "")
+	proved(t, s, store.Probed{Subscription: "one", Process: "a", Models: []string{""}})
+	ask("b", granted, "")
+	pass(10 * time.Second)
+	ask("c", granted, "")
+
+	// One that was refused closes anew, and holds nobody up after that.
+	cool("", 20*time.Second)
+	proved(t, s, store.Probed{Subscription: "one", Process: "c", Models: []string{""}, Succeeded: true}) // old news
+	ask("c", store.Proof{Word: store.ProbeClosed, Wait: 20 * time.Second}, "")
+	pass(20 * time.Second)
+	ask("d", granted, "")
+	proved(t, s, store.Probed{Subscription: "one", Process: "d", Models: []string{""}, Succeeded: true})
+
+	// After a success the others come one after the other, and once each.
+	open := func(since, wait time.Duration, seat int) store.Proof {
+		return store.Proof{Word: store.ProbeOpen, Since: since, Wait: wait, Seat: seat}
+	}
+	const pace = 250 * time.Millisecond
+	ask("e", open(0, pace, 2), "")
+	ask("e", open(0, pace, 2), "")
+	ask("f", open(0, 2*pace, 3), "")
+	pass(time.Second)
+	ask("g", open(time.Second, 0, 4), "")
+	for i := range 100 {
+		_ = first(s.Probe(ctx, probeOf("one", fmt.Sprint("more-", i), "")))
+	}
+	ask("last", open(time.Second, 4*time.Second, 105), "") // nobody waits for longer than the ramp
+	pass(5 * time.Second)
+	ask("h", open(6*time.Second, 0, 105), "")
+	// The model closed for itself, and is open for nobody yet.
+	ask("h", store.Proof{Word: store.ProbeClosed, Wait: 23 * time.Second}, "", "m")
+	pass(10 * time.Minute)
+	ask("h", granted, "", "m")
+}
+
+// A new cooldown ends what was known of an old one's probes.
+func TestCooldownForgetsProbes(t *testing.T) {
+	s, pass := timed(t)
+	proved(t, s, store.Probed{Subscription: "one", Process: "a", Models: []string{"m"}, Succeeded: true})
+	if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Model: "m", Wait: time.Minute}}); err != nil {
+		t.Fatal(err)
+	}
+	pass(time.Minute)
+	if got := first(s.Probe(ctx, probeOf("one", "b", "m"))); got.Word != store.ProbeGranted {
+		t.Errorf("%+v, want a probe: what was opened has closed since", got)
+	}
+}
+
+func TestEnable(t *testing.T) {
+	each(t, func(t *testing.T, s *store.Store, client redis.UniversalClient) {
+		for _, model := range []string{"", "m"} {
+			if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Model: model, State: "cooling", Reason: "window", Wait: time.Hour}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Enable(ctx, "one"); err != nil {
+			t.Fatal(err)
+		}
+		list, enabled, err := s.Cooldowns(ctx, []string{"none", "one"})
+		if err != nil || len(list) != 0 || len(enabled) != 1 || enabled[0].Subscription != "one" || enabled[0].Ago < 0 || enabled[0].Ago > 10*time.Second {
+			t.Errorf("%+v, %+v, %v", list, enabled, err)
+		}
+		// Whoever is away hears of it for as long as it would have lasted.
+		if ttl := client.PTTL(ctx, "authpool:{one}:state").Val(); ttl < 59*time.Minute || ttl > time.Hour {
+			t.Errorf("the key expires in %v", ttl)
+		}
+		// A cooldown that begins later counts.
+		if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", State: "cooling", Reason: "window", Wait: time.Minute}}); err != nil {
+			t.Fatal(err)
+		}
+		list, enabled, err = s.Cooldowns(ctx, []string{"one"})
+		if err != nil || len(list) != 1 || len(enabled) != 1 {
+			t.Errorf("%+v, %+v, %v", list, enabled, err)
+		}
+	})
+}

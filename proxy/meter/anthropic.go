@@ -122,10 +122,17 @@ func anthropicNormal(c *counts) usage.Tokens {
 
 // iteration is one entry of usage.iterations: a turn that the provider made by
 // itself within this answer. Those of type message are what the top level adds
-// up; a compaction, an advisor's or a fallback's turn is not in there.
+// up; a compaction or an advisor's turn is not in there.
+//
+// With server-side fallback the top level is only of the model that served,
+// whose last turn is the one fallback_message. Then turns of type message that
+// have another model are of models that declined, and paid for at their own
+// price if they had begun to answer. (Source: Anthropic's guide of refusals and
+// fallback. That some declined prompts cost although nothing was answered
+// depends on the reason, and is not counted.)
 type iteration struct {
 	open   bool
-	top    bool // of type message
+	kind   name
 	model  string
 	counts counts
 }
@@ -138,40 +145,65 @@ func (e *event) readIteration(m *Meter, s slot, v *jsonscan.Value) {
 	it := &e.iter
 	switch {
 	case s == iterKind:
-		it.top = string(v.Raw) == "message"
+		it.kind.set(v.Raw)
 	case s == iterModel && v.Kind == jsonscan.String:
 		it.model = m.keepModel(v)
 	case s == iterBegin && v.Kind == jsonscan.ObjectBegin:
 		if v.Index == 0 {
-			e.others, e.extra = nil, usage.Tokens{}
+			e.forgetIterations()
 		}
 		*it = iteration{open: true}
 		it.counts.reset()
 	case s == iterBegin && v.Kind == jsonscan.ObjectEnd:
 		it.open = false
-		if !it.top {
-			e.addIteration()
+		e.addIteration()
+	}
+}
+
+func (e *event) forgetIterations() {
+	e.others, e.turns, e.served, e.extra = nil, nil, "", usage.Tokens{}
+}
+
+// addIteration takes over a finished iteration.
+func (e *event) addIteration() {
+	var none counts
+	none.reset()
+	it := &e.iter
+	it.counts.splitWrites(&none)
+	t := anthropicNormal(&it.counts)
+	switch kind := string(it.kind.bytes()); {
+	case kind == "fallback_message":
+		e.served = it.model
+	case kind == "message" && (it.model == "" || t.Output == 0):
+		// In the top level, or declined without a beginning.
+	case kind == "message":
+		e.turns = addModel(e.turns, it.model, t)
+	case it.model == "":
+		e.extra = addUp(e.extra, t)
+	default:
+		e.others = addModel(e.others, it.model, t)
+	}
+}
+
+// addDeclined adds the turns of models that declined, which are known as such
+// when it is known that another model served.
+func (e *event) addDeclined() {
+	for _, turn := range e.turns {
+		if e.served != "" && turn.Model != e.served {
+			e.others = addModel(e.others, turn.Model, turn.Tokens)
 		}
 	}
 }
 
-// addIteration adds a finished iteration that the top level leaves out.
-func (e *event) addIteration() {
-	var none counts
-	none.reset()
-	e.iter.counts.splitWrites(&none)
-	t := anthropicNormal(&e.iter.counts)
-	if e.iter.model == "" {
-		e.extra = addUp(e.extra, t)
-		return
-	}
-	for i := range e.others {
-		if e.others[i].Model == e.iter.model || i == maxOthers-1 {
-			e.others[i].Tokens = addUp(e.others[i].Tokens, t)
-			return
+// addModel adds a model's usage to a list with one entry for each.
+func addModel(list []ModelTokens, model string, t usage.Tokens) []ModelTokens {
+	for i := range list {
+		if list[i].Model == model || i == maxOthers-1 {
+			list[i].Tokens = addUp(list[i].Tokens, t)
+			return list
 		}
 	}
-	e.others = append(e.others, ModelTokens{e.iter.model, t})
+	return append(list, ModelTokens{model, t})
 }
 
 // addUp adds t to a sum, up to maxSum.

@@ -31,6 +31,8 @@ type event struct {
 	write    cacheWriting
 	extra    usage.Tokens // iterations of the same model
 	others   []ModelTokens
+	turns    []ModelTokens // of models that may have declined
+	served   string        // the model that did instead
 }
 
 // name is a short text that is compared, not kept: an event's type.
@@ -60,8 +62,7 @@ func (e *event) reset() {
 	e.images, e.searches = 0, 0
 	e.customID, e.answered = "", 0
 	e.iter.open = false
-	e.extra = usage.Tokens{}
-	e.others = nil
+	e.forgetIterations()
 }
 
 // Found implements jsonscan.Handler.
@@ -259,6 +260,10 @@ func (m *Meter) takeUsage(e *event) {
 	m.told = true
 	e.counts.splitWrites(&m.counts)
 	m.counts.take(&e.counts)
+	if e.served != "" {
+		m.model = e.served // a stream begins with the name of the one that declined
+	}
+	e.addDeclined()
 	if e.others != nil || e.extra != (usage.Tokens{}) {
 		m.others, m.extra = e.others, e.extra
 	}

@@ -23,7 +23,7 @@ type Result struct {
 	// the last ones told.
 	Tokens usage.Tokens
 	// Others is the usage of further models that the provider ran within this
-	// answer (Anthropic's advisor and fallback iterations). It is not in Tokens,
+	// answer (Anthropic's advisors, and models that declined). It is not in Tokens,
 	// because each model has its own price. Usually empty.
 	Others []ModelTokens
 	// Model is the model that served, else the one asked for.

@@ -154,3 +154,23 @@ func TestLoadFaults(t *testing.T) {
 		t.Errorf("a missing file gave %v", err)
 	}
 }
+
+// TestExampleFile: what deploy explains is what is read.
+func TestExampleFile(t *testing.T) {
+	table, err := price.Load(filepath.Join("..", "..", "deploy", "prices.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := func(model, provider string, tokens usage.Tokens, s usage.Service, want int64, wantOK bool) {
+		t.Helper()
+		if got, ok := table.Cost(provider, model, tokens, s); got != want || ok != wantOK {
+			t.Errorf("%s %+v %+v: got %d, %v; want %d, %v", model, tokens, s, got, ok, want, wantOK)
+		}
+	}
+	long := usage.Tokens{Input: 200_001, CacheWrite1h: 1}
+	f("claude-sonnet-4-5", "anthropic", usage.Tokens{Input: 1, Output: 1, CacheRead: 10, CacheWrite5m: 4, CacheWrite1h: 1}, usage.Service{}, 3_000+15_000+3_000+15_000+6_000, true)
+	f("claude-sonnet-4-5", "anthropic", long, usage.Service{}, 200_001*6_000+12_000, true)
+	f("claude-sonnet-4-5", "anthropic", usage.Tokens{Input: 1000}, usage.Service{Tier: usage.TierBatch, US: true}, 1_650_000, true)
+	f("claude-sonnet-4-5", "anthropic", usage.Tokens{Input: 1000}, usage.Service{Fast: true}, 3_000_000, false) // no factor in the row
+	f("qwen3-coder", "local-vllm", usage.Tokens{Input: 1000}, usage.Service{}, 0, true)                         // free, and not unpriced
+}

@@ -163,6 +163,9 @@ func (ex *exchange) countItem(item meter.Item) {
 	e.Unknown = r.State == meter.Absent
 	ex.price(&e, r.Service)
 	ex.tokens = ex.tokens.Add(e.Tokens)
+	for i := range r.Others {
+		ex.addFurther(&e, i, r)
+	}
 	ex.add(e)
 }
 

@@ -183,6 +183,29 @@ func TestUsageThatIsNotWhole(t *testing.T) {
 	}
 }
 
+// A further model within a batch's item has an event of its own, too, by which
+// it is counted once.
+func TestFurtherModelsOfABatch(t *testing.T) {
+	const line = `{"custom_id":"first","result":{"type":"succeeded","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-a","content":[],"usage":{"input_tokens":10,"output_tokens":5,"iterations":[` +
+		`{"type":"message","input_tokens":10,"output_tokens":5},{"type":"advisor_message","model":"claude-b","input_tokens":400,"output_tokens":20}]}}}}` + "\n"
+	up := newUpstream(t, func(c *upstreamConn) { c.json(200, "", line) })
+	r := newRig(t, up.url(), 1)
+	if _, err := io.ReadAll(r.send("GET", "/v1/messages/batches/msgbatch_01/results", "anthropic-version: 2023-06-01\r\n", "").Body); err != nil {
+		t.Fatal(err)
+	}
+	events := r.recorder.all()
+	if len(events) != 2 {
+		t.Fatalf("events %+v", events)
+	}
+	further, e := events[0], events[1]
+	if e.Further || e.Model != "claude-a" || e.Tokens != (usage.Tokens{Input: 10, Output: 5}) {
+		t.Errorf("the item's event: %+v", e)
+	}
+	if !further.Further || further.Model != "claude-b" || further.Tokens != (usage.Tokens{Input: 400, Output: 20}) || further.Batch != e.Batch || further.Item != "first" || further.ID == e.ID {
+		t.Errorf("the advisor's event: %+v", further)
+	}
+}
+
 // A stored response tells its usage each time that it is fetched: it is counted
 // when it is made, which a background response is not yet when it is accepted.
 func TestStoredResponses(t *testing.T) {

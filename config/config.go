@@ -74,7 +74,7 @@ type Subscription struct {
 	Domain     string     `yaml:"domain" jsonschema_description:"Subscriptions of one domain share limits: no failover inside a limited one."`
 	Models     []string   `yaml:"models" jsonschema_description:"Globs (* ? [a-z]) of models that it serves; none means all."`
 	Limits     Limits     `yaml:"limits" jsonschema_description:"Limits that authpool keeps by itself; left out means none."`
-	Budgets    []Budget   `yaml:"budgets" jsonschema_description:"Money that may be spent per window."`
+	Budgets    []Budget   `yaml:"budgets" jsonschema_description:"What may be used per window, over all sidecars. From 80 % on new sessions go elsewhere while they can; at 100 % nothing is sent until the window is over."`
 }
 
 // Credential names a secret and its form on the wire.
@@ -93,10 +93,13 @@ type Limits struct {
 	Sessions              int   `yaml:"sessions" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Sessions bound at one time over all sidecars."`
 }
 
-// Budget is a ceiling on cost within one window.
+// Budget is a ceiling on what is used within one window; zero is none, and one at
+// least is there.
 type Budget struct {
-	Window  string `yaml:"window" jsonschema:"required,enum=block,enum=day,enum=week,enum=month"`
-	CostUSD USD    `yaml:"cost_usd" jsonschema:"required"`
+	Window   string `yaml:"window" jsonschema:"required,enum=block,enum=day,enum=week,enum=month" jsonschema_description:"block: five hours, as in status. The others are UTC's; a week begins on Monday."`
+	CostUSD  USD    `yaml:"cost_usd"`
+	Tokens   int64  `yaml:"tokens" jsonschema:"minimum=1" jsonschema_description:"Of all kinds, cached ones too."`
+	Requests int64  `yaml:"requests" jsonschema:"minimum=1"`
 }
 
 // Agents says how agents are known and what they see of one another.

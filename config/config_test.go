@@ -53,8 +53,7 @@ func TestWarnings(t *testing.T) {
 		`a.yaml:2:17: redis.listen: ":2" can be reached`)
 	f("redis: {listen: ':2', url: 'redis://r'}\n")
 	f("providers: {groq: {base_url: 'https://api.groq.com/openai/v1/'}}\n", "a.yaml:1:30: providers.groq.base_url: ends in /v1: agents' paths are appended whole")
-	f("subscriptions:\n  - {id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, cost_usd: 1}]}\n",
-		"a.yaml:2:68: subscriptions[0].budgets: is shown and not enforced in this version: NOTHING STOPS SPENDING")
+	f("subscriptions:\n  - {id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, cost_usd: 1}]}\n")
 	f("notifications: [{url: 'https://h/', events: [a.b]}]\n", "a.yaml:1:16: notifications: has no effect in this version")
 	f("intercept: {enabled: true, other_hosts: tunnel}\n", "a.yaml:1:22: intercept.enabled: has no effect", "a.yaml:1:41: intercept.other_hosts: has no effect")
 	f("agents: {isolation: strict}\n", "a.yaml:1:21: agents.isolation: is not kept in this version")

@@ -242,7 +242,7 @@ subscriptions:
 		`a.yaml:5:68: subscriptions[0].budgets[1].cost_usd: "-1" is not an amount`,
 		`a.yaml:5:82: subscriptions[0].budgets[2].window: stands here a second time`,
 		`a.yaml:5:97: subscriptions[0].budgets[2].cost_usd: "0.0000000001" is not an amount`,
-		`a.yaml:5:112: subscriptions[0].budgets[3].cost_usd: is missing → a positive decimal number`,
+		`a.yaml:5:112: subscriptions[0].budgets[3]: limits nothing → cost_usd, tokens or requests`,
 	)
 	f("notifications", "notifications:\n  - {url: 'http://example.com/x', secret: hunter2, events: ['a b']}\n  - {url: 'https://u:p@h/', events: []}\n",
 		"a.yaml:2:11: notifications[0].url: would be sent unencrypted",
@@ -312,7 +312,7 @@ subscriptions:
     credential: &key {type: bearer, value: file:/run/key}
     models: &models ["claude-*"]
     limits: {concurrent: 20}
-    budgets: [{window: day, cost_usd: 12.50}, {window: month, cost_usd: "500"}]
+    budgets: [{window: day, cost_usd: 12.50}, {window: month, cost_usd: "500", tokens: 7, requests: 8}, {window: week, requests: 9}]
   - {id: team-b, provider: local-vllm, credential: *key, models: *models, priority: 0, weight: 3}
 journal: {sync: always}
 limits_http: {body: 1024}
@@ -340,7 +340,7 @@ intercept: {other_hosts: ["*.example.com"]}
 		{
 			ID: "team-a", Provider: "anthropic", Credential: key, Priority: 1, Weight: 1, Models: []string{"claude-*"},
 			Limits:  config.Limits{Concurrent: 20},
-			Budgets: []config.Budget{{Window: "day", CostUSD: 12_500_000_000}, {Window: "month", CostUSD: 500_000_000_000}},
+			Budgets: []config.Budget{{Window: "day", CostUSD: 12_500_000_000}, {Window: "month", CostUSD: 500_000_000_000, Tokens: 7, Requests: 8}, {Window: "week", Requests: 9}},
 		},
 		{ID: "team-b", Provider: "local-vllm", Credential: key, Priority: 0, Weight: 3, Models: []string{"claude-*"}},
 	}

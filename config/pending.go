@@ -33,10 +33,6 @@ var pendingKeys = []pendingKey{
 		effect: "is not available in this version: only the system's CAs are trusted (SSL_CERT_FILE replaces them)",
 	},
 	{
-		path:   "subscriptions[].budgets",
-		effect: "is shown and not enforced in this version: NOTHING STOPS SPENDING at this amount",
-	},
-	{
 		path:   "notifications",
 		when:   func(c *Config) bool { return len(c.Notifications) > 0 },
 		effect: "has no effect in this version: nobody is notified",

@@ -210,6 +210,9 @@ func (v *validator) subscriptions() {
 				v.fault(at(fmt.Sprintf("budgets[%d].window", j)), "stands here a second time", "one budget a window")
 			}
 			windows[b.Window] = true
+			if b.CostUSD == 0 && b.Tokens == 0 && b.Requests == 0 && b.Window != "" {
+				v.fault(at(fmt.Sprintf("budgets[%d]", j)), "limits nothing", "cost_usd, tokens or requests beside window")
+			}
 		}
 	}
 }

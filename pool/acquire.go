@@ -229,7 +229,10 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 		if _, yes := m.full(now); yes && binds && !s.mayHold(m) {
 			continue
 		}
-		c := candidate{priority: m.conf.Priority, claim: rendezvous(name, m.conf.ID, m.conf.weight())}
+		c := candidate{
+			draining: m.drains(now), priority: m.conf.Priority,
+			claim: rendezvous(name, m.conf.ID, m.conf.weight()),
+		}
 		if !byHash {
 			c.total = m.score(now).Total
 		}
@@ -242,9 +245,10 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 
 // score rates m for the choice.
 func (m *member) score(now time.Time) Score {
+	spent, _, _ := m.budgets.spent(now)
 	f := Factors{
 		Availability: 1,
-		Utilization:  m.gate.Utilization(now),
+		Utilization:  max(m.gate.Utilization(now), spent),
 		ErrorRate:    m.gate.ErrorRate(),
 		InFlight:     int64(m.share.busy()),
 		Sessions:     m.placed(now),
@@ -262,6 +266,9 @@ func (m *member) score(now time.Time) Score {
 
 // enter takes what the request needs of m, and makes the lease.
 func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, source Source, now time.Time) (*Lease, refusal) {
+	if r := m.budgets.refusal(now, m.share.busy()); r.obstacle != none {
+		return nil, r
+	}
 	if !m.share.enter(now, p.alone()) {
 		p.demand(m, now)
 		return nil, refusal{obstacle: saturated, reason: ReasonConcurrency}

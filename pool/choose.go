@@ -83,14 +83,19 @@ func rendezvous(session, subscription string, weight int) float64 {
 
 // candidate is one subscription that could serve, as better compares them.
 type candidate struct {
+	draining bool // the rest of it is for the sessions that are there
 	priority int
 	total    float64
 	claim    float64
 }
 
-// better tells whether a is to be taken before b: the lower tier, then the
-// better score, then the higher claim on the session.
+// better tells whether a is to be taken before b: one that does not drain, of
+// whatever tier, then the lower tier, then the better score, then the higher
+// claim on the session.
 func (a candidate) better(b candidate) bool {
+	if a.draining != b.draining {
+		return b.draining
+	}
 	if a.priority != b.priority {
 		return a.priority < b.priority
 	}

@@ -36,6 +36,7 @@ func (e *NoSubscriptionError) Is(target error) bool { return target == ErrNoSubs
 // The reasons of an UnavailableError that are not reasons of an answer.
 const (
 	ReasonBreaker     = "breaker"     // its endpoint is broken
+	ReasonBudget      = "budget"      // a configured budget is used up
 	ReasonRate        = "rate"        // a configured limit per minute is used up
 	ReasonConcurrency = "concurrency" // limits.concurrent is reached
 	ReasonSessions    = "sessions"    // limits.sessions is reached

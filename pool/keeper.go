@@ -70,6 +70,7 @@ func (k *keeper) start(ctx context.Context) {
 	k.cancel = cancel
 	k.wg.Go(func() { k.run(run) })
 	k.wg.Go(func() { k.pool.watchCredentials(run) })
+	k.wg.Go(func() { k.pool.watchBudgets(run) })
 	if k.pool.bindings != nil {
 		k.wg.Go(func() { k.pool.bindings.Watch(run, k.hear) })
 	}

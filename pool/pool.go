@@ -43,6 +43,9 @@ type Options struct {
 	// SpreadChildren places the sessions of sub-agents like any other; else
 	// they begin where their parent is.
 	SpreadChildren bool
+	// Ledger tells what was counted of the subscriptions that have budgets, over
+	// all processes; nil: nobody but this process spends.
+	Ledger Ledger
 	// Logger gets what an operator should know of, such as a refused
 	// credential. Default: slog.Default.
 	Logger *slog.Logger
@@ -163,11 +166,13 @@ func newProcess() string {
 	return hex.EncodeToString(id[:])
 }
 
-// Start reads every credential once, reads the cooldowns that the fleet knows,
-// and starts the goroutines that keep the pool in step with Redis and the
-// credentials. ctx bounds only this call. Close stops them.
+// Start reads every credential once, reads the cooldowns that the fleet knows
+// and what is spent of the budgets, and starts the goroutines that keep the pool
+// in step with Redis and the credentials. ctx bounds only this call. Close stops
+// them.
 func (p *Pool) Start(ctx context.Context) {
 	p.checkCredentials(ctx, true)
+	p.readBudgets(ctx)
 	p.keeper.start(ctx)
 }
 

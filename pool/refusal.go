@@ -89,8 +89,14 @@ func (p *Pool) fits(m *member, req *Request, pin string, now time.Time) refusal 
 	if r := m.permits(req, pin); r.obstacle != none {
 		return r
 	}
+	spent := m.budgets.refusal(now, m.share.busy())
 	if r := m.gate.Check(now, req.Model, req.EstimatedInput, req.EstimatedOutput); r.Why != ratelimit.Open {
-		return gateRefusal(r)
+		if r := gateRefusal(r); !r.until.Before(spent.until) {
+			return r
+		}
+	}
+	if spent.obstacle != none {
+		return spent
 	}
 	if !m.share.has(now, p.alone()) {
 		return refusal{obstacle: saturated, reason: ReasonConcurrency}

@@ -15,7 +15,7 @@ const (
 	StateReady    State = "ready"
 	StateCooling  State = "cooling"  // closed until a known time
 	StateProbing  State = "probing"  // that time has passed; one request finds out
-	StateDraining State = "draining" // takes no new sessions
+	StateDraining State = "draining" // takes no new sessions while another can serve them
 	StateDisabled State = "disabled" // switched off, or without accepted credential or credit
 )
 
@@ -43,7 +43,11 @@ func (m *member) state(now time.Time) (State, string) {
 		}
 		return StateDisabled, reason
 	}
-	if c, ok := m.gate.Cooldowns().Whole(now); ok {
+	c, cools := m.gate.Cooldowns().Whole(now)
+	if _, free, full := m.budgets.spent(now); full && (!cools || !c.Until.After(free)) {
+		return StateCooling, ReasonBudget
+	}
+	if cools {
 		switch {
 		case c.Probing:
 			return StateProbing, string(c.Reason)
@@ -57,6 +61,9 @@ func (m *member) state(now time.Time) (State, string) {
 		return StateCooling, ReasonBreaker
 	case "half-open":
 		return StateProbing, ReasonBreaker
+	}
+	if m.drains(now) {
+		return StateDraining, ReasonBudget
 	}
 	return StateReady, ""
 }
@@ -81,6 +88,9 @@ func (p *Pool) Status() []Status {
 		s.State, s.Reason = m.state(now)
 		if c, ok := m.gate.Cooldowns().Whole(now); ok && !c.Probing {
 			s.CooldownUntil = c.Until
+		}
+		if _, free, full := m.budgets.spent(now); full && free.After(s.CooldownUntil) {
+			s.CooldownUntil = free
 		}
 		out[i] = s
 	}

@@ -37,6 +37,7 @@ type Subscription struct {
 	Weight     int      // share among equals; less than 1 counts as 1
 	Models     []string // globs of the models that it may serve; empty: all
 	Limits     Limits
+	Budgets    []Budget // all of them are kept
 	Credential CredentialSource
 	Disabled   bool   // never offered
 	Reason     string // why it is Disabled, for people
@@ -57,6 +58,8 @@ type member struct {
 	lead  string       // the subscription of its domain in whose state probes are agreed on
 	share share        // requests of this process that are under way
 	count atomic.Int64 // sessions that hold a place, as Redis last told
+
+	budgets *budgets
 
 	acquired [len(sources)]prometheus.Counter
 
@@ -79,8 +82,9 @@ func newMember(conf *Subscription, cooldowns *ratelimit.Cooldowns, whole bool) *
 			InputTokens:  conf.Limits.InputTokensPerMinute,
 			OutputTokens: conf.Limits.OutputTokensPerMinute,
 		}, cooldowns),
-		share:  share{limit: conf.Limits.Concurrent, whole: whole},
-		places: make(map[string]time.Time),
+		share:   share{limit: conf.Limits.Concurrent, whole: whole},
+		budgets: newBudgets(conf.Budgets),
+		places:  make(map[string]time.Time),
 	}
 	for i, source := range sources {
 		m.acquired[i] = acquired.WithLabelValues(conf.ID, string(source))

@@ -16,6 +16,9 @@ func budgetsFromConfig(c *config.Config) map[string][]usage.Budget {
 	budgets := map[string][]usage.Budget{}
 	for _, s := range c.Subscriptions {
 		for _, b := range s.Budgets {
+			if b.CostUSD == 0 {
+				continue // of tokens or requests alone: the pool keeps it, and says when it is used up
+			}
 			budgets[s.ID] = append(budgets[s.ID], usage.Budget{Period: usage.Period(b.Window), LimitNanoUSD: int64(b.CostUSD)})
 		}
 	}

@@ -166,7 +166,7 @@ func (s *service) openServers(ctx context.Context) error {
 		return err
 	}
 	bindings := store.New(s.db.Client(), s.db.Durable(), s.db, s.cfg.Redis.Prefix)
-	if s.pool, err = newPoolFromConfig(s.cfg, bindings, s.log); err != nil {
+	if s.pool, err = newPoolFromConfig(s.cfg, bindings, &spending{store: s.usage, recorder: s.recorder, healthy: s.db.Healthy}, s.log); err != nil {
 		return err
 	}
 	s.pool.Start(ctx)
@@ -179,7 +179,7 @@ func (s *service) openServers(ctx context.Context) error {
 		Providers: providers,
 		Pool:      s.pool,
 		Agents:    newAgentsFromConfig(s.cfg.Agents, s.dir),
-		Recorder:  s.recorder,
+		Recorder:  countedRecorder{s.recorder, s.pool},
 		Prices:    prices,
 		Transport: s.transport,
 		Log:       s.log,

@@ -20,6 +20,7 @@ import (
 	"github.com/authpool/authpool/proxy/provider"
 	"github.com/authpool/authpool/proxy/upstream"
 	"github.com/authpool/authpool/ratelimit/price"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 // snapshotFile is the embedded Redis' snapshot in the state folder.
@@ -142,6 +143,12 @@ func subscriptionsFromConfig(c *config.Config) ([]pool.Subscription, error) {
 		if err != nil {
 			return nil, fmt.Errorf("subscription %s: %w", s.ID, err)
 		}
+		budgets := make([]pool.Budget, len(s.Budgets))
+		for i, b := range s.Budgets {
+			budgets[i] = pool.Budget{
+				Period: usage.Period(b.Window), CostNanoUSD: int64(b.CostUSD), Tokens: b.Tokens, Requests: b.Requests,
+			}
+		}
 		subs = append(subs, pool.Subscription{
 			ID:       s.ID,
 			Provider: s.Provider,
@@ -156,6 +163,7 @@ func subscriptionsFromConfig(c *config.Config) ([]pool.Subscription, error) {
 				Concurrent:            s.Limits.Concurrent,
 				Sessions:              s.Limits.Sessions,
 			},
+			Budgets:    budgets,
 			Credential: credential.NewSource(ref, credential.Scheme(s.Credential.Type)),
 		})
 	}
@@ -163,7 +171,7 @@ func subscriptionsFromConfig(c *config.Config) ([]pool.Subscription, error) {
 }
 
 // newPoolFromConfig makes the pool; nothing runs in it yet.
-func newPoolFromConfig(c *config.Config, bindings pool.Bindings, log *slog.Logger) (*pool.Pool, error) {
+func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Ledger, log *slog.Logger) (*pool.Pool, error) {
 	subs, err := subscriptionsFromConfig(c)
 	if err != nil {
 		return nil, err
@@ -174,6 +182,7 @@ func newPoolFromConfig(c *config.Config, bindings pool.Bindings, log *slog.Logge
 		Affinity:    time.Duration(c.Sessions.Affinity),
 
 		SpreadChildren: c.Sessions.Children == "spread",
+		Ledger:         ledger,
 		Logger:         log,
 	}, subs, bindings), nil
 }

@@ -1,0 +1,290 @@
+package pool
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+const (
+	// budgetEvery is how old what other processes have spent may be.
+	budgetEvery = time.Second
+	// budgetTimeout bounds one reading of it.
+	budgetTimeout = 2 * time.Second
+	// drainFrom is the spent part of a budget from which on the rest of it is kept
+	// for the sessions that are there already.
+	drainFrom = 0.8
+)
+
+// Budget is what a subscription may use within one period, over all processes;
+// a limit of 0 is none. What is used is known when an answer has ended, so
+// answers under way may take the cost and the tokens beyond the limit; the
+// requests under way in this process are counted before they end.
+type Budget struct {
+	Period      usage.Period
+	CostNanoUSD int64
+	Tokens      int64 // of all kinds, as usage.Tokens.Total adds them up
+	Requests    int64
+}
+
+// Ledger tells what was counted of subscriptions, by all processes. It is asked
+// off the request path.
+type Ledger interface {
+	// InPeriods returns what was counted in the periods that hold now, in the
+	// order of periods. All that Pool.Count was told before the call has to be
+	// in it.
+	InPeriods(ctx context.Context, now time.Time, periods []usage.PeriodOf) ([]usage.PeriodCounts, error)
+}
+
+// spending is an amount of all that a budget may limit.
+type spending struct{ cost, tokens, requests int64 }
+
+func (s spending) plus(o spending) spending {
+	return spending{s.cost + o.cost, s.tokens + o.tokens, s.requests + o.requests}
+}
+
+// account is one budget and what is spent of it: as the ledger last told, and
+// what this process has counted since.
+type account struct {
+	limit      Budget
+	start, end time.Time // of the period; zero: a block that has not begun
+	told, own  spending
+	level      int // the highest of levels that was made known in this period
+}
+
+// turn begins the next period when the last one is over.
+func (a *account) turn(now time.Time) {
+	if now.Before(a.end) || a.end.IsZero() && a.limit.Period == usage.PeriodBlock {
+		return
+	}
+	a.start, a.end = a.limit.Period.Bounds(now, nil)
+	a.told, a.own, a.level = spending{}, spending{}, 0
+}
+
+// spent returns the spent part, above 1 when it is overspent. busy requests are
+// under way.
+func (a *account) spent(busy int) float64 {
+	s, most := a.told.plus(a.own), 0.0
+	for _, part := range [...]struct{ spent, limit int64 }{
+		{s.cost, a.limit.CostNanoUSD}, {s.tokens, a.limit.Tokens}, {s.requests + int64(busy), a.limit.Requests},
+	} {
+		if part.limit > 0 {
+			most = max(most, float64(part.spent)/float64(part.limit))
+		}
+	}
+	return most
+}
+
+// budgets are the accounts of one subscription; all of them must be kept. It is
+// safe for concurrent use. Without accounts it allows everything.
+type budgets struct {
+	mu       sync.Mutex
+	accounts []account
+}
+
+func newBudgets(limits []Budget) *budgets {
+	b := &budgets{accounts: make([]account, len(limits))}
+	for i, limit := range limits {
+		b.accounts[i].limit = limit
+	}
+	return b
+}
+
+// count adds what this process has spent. A block that has not begun begins with
+// it; should another process know better, the ledger will tell.
+func (b *budgets) count(now time.Time, s spending) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range b.accounts {
+		a := &b.accounts[i]
+		a.turn(now)
+		if a.end.IsZero() {
+			a.start = now.UTC().Truncate(time.Hour)
+			a.end = a.start.Add(usage.BlockLength)
+		}
+		a.own = a.own.plus(s)
+	}
+}
+
+// learn takes over what the ledger told of account i. It was asked before now,
+// and may or may not know what was counted meanwhile: that is left to the next
+// reading, because to count it twice would close a subscription too early.
+func (b *budgets) learn(now time.Time, i int, c usage.PeriodCounts) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := &b.accounts[i]
+	a.turn(now)
+	if !c.Start.Equal(a.start) {
+		if a.limit.Period != usage.PeriodBlock {
+			return // the period has turned since it was asked
+		}
+		a.start, a.end, a.level = c.Start, c.End, 0
+	}
+	tokens := c.Input + c.Output + c.CacheRead + c.CacheWrite5m + c.CacheWrite1h
+	a.told, a.own = spending{c.CostNanoUSD, tokens, c.Requests}, spending{}
+}
+
+// spent is the spent part of the tightest budget, 0 without one; full tells that
+// one of them is used up, and free when none is any more.
+func (b *budgets) spent(now time.Time) (most float64, free time.Time, full bool) {
+	if len(b.accounts) == 0 {
+		return 0, time.Time{}, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range b.accounts {
+		a := &b.accounts[i]
+		a.turn(now)
+		spent := a.spent(0)
+		most = max(most, spent)
+		if spent >= 1 {
+			full = true
+			if a.end.After(free) {
+				free = a.end
+			}
+		}
+	}
+	return most, free, full
+}
+
+// refusal tells what the budgets have against one more request while busy are
+// under way.
+func (b *budgets) refusal(now time.Time, busy int) refusal {
+	if _, free, full := b.spent(now); full {
+		return refusal{obstacle: cooling, until: free, reason: ReasonBudget}
+	}
+	if len(b.accounts) == 0 {
+		return refusal{}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range b.accounts {
+		if b.accounts[i].spent(busy) >= 1 {
+			// What is under way may use up the last requests, or come to nothing.
+			return refusal{obstacle: saturated, reason: ReasonBudget}
+		}
+	}
+	return refusal{}
+}
+
+// drains tells whether new sessions go elsewhere while another subscription can
+// serve them.
+func (m *member) drains(now time.Time) bool {
+	spent, _, _ := m.budgets.spent(now)
+	return spent >= drainFrom
+}
+
+// levels are the spent parts, in per cent, that are made known when a budget
+// reaches them: once in a period.
+var levels = [...]int{50, 80, 95, 100}
+
+// levelOf is the highest of levels that a spent part has reached; 0: none.
+func levelOf(spent float64) int {
+	reached := 0
+	for _, level := range levels {
+		if spent >= float64(level)/100 {
+			reached = level
+		}
+	}
+	return reached
+}
+
+// Count takes note of a counted event at once, for the budgets: the ledger tells
+// of it a moment later. It is to be called before the event goes to the ledger.
+// It is safe for concurrent use.
+func (p *Pool) Count(e *usage.Event) {
+	m := p.byID[e.Subscription]
+	if m == nil || len(m.budgets.accounts) == 0 {
+		return
+	}
+	s := spending{cost: e.CostNanoUSD, tokens: e.Tokens.Total(), requests: 1}
+	if e.Further {
+		s.requests = 0
+	}
+	m.budgets.count(time.Now(), s)
+}
+
+// watchBudgets keeps what the pool knows of budgets at most a moment old.
+func (p *Pool) watchBudgets(ctx context.Context) {
+	tick := time.NewTicker(budgetEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		p.readBudgets(ctx)
+		p.tellBudgets(time.Now())
+	}
+}
+
+// readBudgets asks the ledger. While it does not answer, the last known amounts
+// and what this process counts stay.
+func (p *Pool) readBudgets(ctx context.Context) {
+	if p.opts.Ledger == nil {
+		return
+	}
+	var periods []usage.PeriodOf
+	for _, m := range p.members {
+		for i := range m.budgets.accounts {
+			periods = append(periods, usage.PeriodOf{Subscription: m.conf.ID, Period: m.budgets.accounts[i].limit.Period})
+		}
+	}
+	if len(periods) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, budgetTimeout)
+	defer cancel()
+	counts, err := p.opts.Ledger.InPeriods(ctx, time.Now(), periods)
+	if err != nil {
+		if ctx.Err() == nil {
+			p.opts.Logger.Debug("what other processes have spent is not known now", "error", err)
+		}
+		return
+	}
+	now := time.Now()
+	for _, m := range p.members {
+		_, _, before := m.budgets.spent(now)
+		for i := range m.budgets.accounts {
+			m.budgets.learn(now, i, counts[0])
+			counts = counts[1:]
+		}
+		if _, _, full := m.budgets.spent(now); before && !full {
+			p.groups[m.conf.Provider].queue.event()
+		}
+	}
+}
+
+// tellBudgets makes known which budgets have reached a level.
+func (p *Pool) tellBudgets(now time.Time) {
+	for _, m := range p.members {
+		b := m.budgets
+		b.mu.Lock()
+		for i := range b.accounts {
+			a := &b.accounts[i]
+			a.turn(now)
+			spent := a.spent(0)
+			level := levelOf(spent)
+			if level <= a.level {
+				continue
+			}
+			a.level = level
+			budgetLevels.WithLabelValues(m.conf.ID, string(a.limit.Period), strconv.Itoa(level)).Inc()
+			p.opts.Logger.Warn("a budget has reached a level", "subscription", m.conf.ID,
+				"window", string(a.limit.Period), "level_percent", level, "spent_percent", int(spent*100), "resets", a.end)
+		}
+		b.mu.Unlock()
+	}
+}
+
+var budgetLevels = promauto.NewCounterVec(prometheus.CounterOpts{
+	Name: "authpool_budget_levels_total",
+	Help: "How often the spent part of a budget was seen to reach 50, 80, 95 or 100 per cent.",
+}, []string{"subscription", "window", "percent"})

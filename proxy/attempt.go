@@ -30,6 +30,9 @@ import (
 // subscriptions and by the deadline instead: an agent must not see a limit
 // while somebody else can serve. With one attempt there is no failover at all.
 func (ex *exchange) obtain() *refusal {
+	if no := ex.repeated(); no != nil {
+		return no
+	}
 	preq := ex.poolRequest()
 	for {
 		lease, err := ex.s.deps.Pool.Acquire(ex.leave, &preq)
@@ -43,6 +46,7 @@ func (ex *exchange) obtain() *refusal {
 			return agentLeft
 		}
 		if v.Signal == ratelimit.OK || !ex.mayRepeat(v) {
+			ex.learn(v)
 			return ex.show(v)
 		}
 		ex.judge(v)
@@ -283,10 +287,8 @@ func (ex *exchange) noLease(err error) *refusal {
 	}
 	// A provider that fails says so itself.
 	if k := ex.kept; k != nil && executed(k.verdict) {
-		if k.head == nil {
-			return ex.unreached(k.verdict, k.err)
-		}
-		return &refusal{status: k.status, kept: k}
+		ex.s.tries.failed(ex.tryKey(), k, time.Now())
+		return ex.failing(k)
 	}
 	r := &refusal{status: fasthttp.StatusTooManyRequests, code: codeLimited, message: away.Error(), wait: away.Wait, resets: away.Until}
 	switch {

@@ -23,6 +23,10 @@ var (
 		Help:    "From a request's arrival to the head of the answer that was used.",
 		Buckets: []float64{.01, .03, .1, .3, 1, 3, 10, 30, 100, 300},
 	}, []string{"provider"})
+	triesDamped = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "authpool_tries_damped_total",
+		Help: "Requests answered with the provider's last error, because the same had failed several times a moment ago.",
+	})
 	agentsLeft = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_agents_left_total",
 		Help: "Answers cut because the agent had left.",

@@ -79,6 +79,7 @@ type Server struct {
 
 	exchanges sync.Pool
 	origins   sync.Map // *provider.Provider → upstream.Origin
+	tries     tries
 	draining  atomic.Bool
 	log       *slog.Logger
 

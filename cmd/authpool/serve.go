@@ -78,7 +78,7 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 			return s.shutdown(context.WithoutCancel(ctx))
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				reload(log, cfg, load)
+				reload(log, cfg, s.prices.Version(), load)
 				continue
 			}
 			log.Info("stopping", "signal", sig.String())
@@ -116,8 +116,8 @@ func logSubscriptions(log *slog.Logger, cfg *config.Config) {
 
 // reload reads the config again. A wrong one changes nothing. A good one that
 // differs cannot be taken over while serving yet: the log says which keys wait
-// for a restart.
-func reload(log *slog.Logger, old *config.Config, load func() (*config.Config, error)) {
+// for a restart. prices is the version in use of what the key prices names.
+func reload(log *slog.Logger, old *config.Config, prices string, load func() (*config.Config, error)) {
 	fresh, err := load()
 	if err != nil {
 		if faults, ok := errors.AsType[config.Faults](err); ok {
@@ -129,7 +129,15 @@ func reload(log *slog.Logger, old *config.Config, load func() (*config.Config, e
 		log.Error("reload: the config cannot be read, the old one stays", "error", err)
 		return
 	}
+	table, err := newPricesFromConfig(fresh)
+	if err != nil {
+		log.Error("reload: the prices are wrong, the old ones stay", "error", err)
+		return
+	}
 	changed := changedKeys(old, fresh)
+	if table.Version() != prices && !slices.Contains(changed, "prices") {
+		changed = append(changed, "prices (the file's content)")
+	}
 	if len(changed) == 0 {
 		log.Info("reload: the config has not changed")
 		return

@@ -22,6 +22,7 @@ import (
 	"github.com/authpool/authpool/proxy"
 	"github.com/authpool/authpool/proxy/admin"
 	"github.com/authpool/authpool/proxy/upstream"
+	"github.com/authpool/authpool/ratelimit/price"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -36,6 +37,7 @@ type service struct {
 	usage     *usage.Store
 	recorder  *usage.Recorder
 	pool      *pool.Pool
+	prices    *price.Table
 	transport *upstream.Transport
 	proxy     *proxy.Server
 	admin     *admin.Server
@@ -153,12 +155,12 @@ func (s *service) openStore(ctx context.Context) error {
 
 // openServers makes the pool and the two servers.
 func (s *service) openServers(ctx context.Context) error {
-	prices, err := newPricesFromConfig(s.cfg)
-	if err != nil {
+	var err error
+	if s.prices, err = newPricesFromConfig(s.cfg); err != nil {
 		return err
 	}
-	s.log.Info("prices", "version", prices.Version())
-	for _, warning := range priceWarnings(s.cfg, prices) {
+	s.log.Info("prices", "version", s.prices.Version())
+	for _, warning := range priceWarnings(s.cfg, s.prices) {
 		s.log.Warn("config", "warning", warning)
 	}
 	providers, err := newProvidersFromConfig(s.cfg)
@@ -180,7 +182,7 @@ func (s *service) openServers(ctx context.Context) error {
 		Pool:      s.pool,
 		Agents:    newAgentsFromConfig(s.cfg.Agents, s.dir),
 		Recorder:  countedRecorder{s.recorder, s.pool},
-		Prices:    prices,
+		Prices:    s.prices,
 		Transport: s.transport,
 		Log:       s.log,
 	})

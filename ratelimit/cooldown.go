@@ -303,12 +303,13 @@ func (c *Cooldowns) End(now, began time.Time) {
 // time. It returns the change; the zero Change when nothing changed, because v
 // closes nothing or tells nothing new.
 func (c *Cooldowns) refuse(now, at time.Time, model string, v Verdict) Change {
-	if v.Scope != ScopeModel && v.Scope != ScopeSubscription {
+	whole := v.Scope == ScopeSubscription || v.Scope == ScopeDomain
+	if !whole && v.Scope != ScopeModel {
 		return Change{}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	slot := c.slot(now, v.Scope == ScopeSubscription, model)
+	slot := c.slot(now, whole, model)
 	k := slot.get()
 	var bare int
 	// One bare refusal says too little to hold the whole fleet back.

@@ -34,12 +34,13 @@ type Scope uint8
 const (
 	ScopeRequest       Scope = iota // this request only: nothing is remembered
 	ScopeModel                      // one model on this subscription
-	ScopeSubscription               // the whole subscription
+	ScopeSubscription               // the whole subscription: its key, project or workspace
+	ScopeDomain                     // all subscriptions that share its account's limits
 	ScopeProviderModel              // one model at the provider, whoever asks
 	ScopeProvider                   // the whole provider
 )
 
-var scopeNames = [...]string{"request", "model", "subscription", "provider_model", "provider"}
+var scopeNames = [...]string{"request", "model", "subscription", "domain", "provider_model", "provider"}
 
 // String returns the scope's name in the contract.
 func (s Scope) String() string { return scopeNames[s] }
@@ -56,6 +57,7 @@ const (
 	ReasonRequest    Reason = "request"     // limited: this request alone is too large
 	ReasonCredit     Reason = "credit"      // quota: paid credit is used up
 	ReasonSpendLimit Reason = "spend_limit" // quota: the operator's own limit at the provider
+	ReasonNoQuota    Reason = "no_quota"    // quota: the plan has nothing of this model
 	ReasonCapacity   Reason = "capacity"    // overloaded
 	ReasonCredential Reason = "credential"  // auth: key unknown, revoked or expired
 	ReasonPermission Reason = "permission"  // auth or client_error: the credential may not do this

@@ -31,6 +31,9 @@ type Answer struct {
 // Failure is an error inside a stream, as its event tells it.
 type Failure struct {
 	Type, Code, Message string
+	// Status is the HTTP status that the error stands for, where the event says
+	// so; else 0.
+	Status int
 	// ResetsAt is when the limit opens again, in epoch seconds, where the event
 	// says so (Codex); else 0.
 	ResetsAt int64
@@ -67,6 +70,7 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 		s.Status = s.statusOfError()
 	default:
 		s.readError(a.Body)
+		s.typ = or(s.typ, string(s.amazonType))
 	}
 	s.tell()
 	for i := range rows {
@@ -75,8 +79,8 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 			v.Row = rows[i].name
 			v.Windows = windows
 			v.Wait = -1
-			if rows[i].wait != nil {
-				v.Wait = rows[i].wait(s)
+			if rows[i].end != nil {
+				v.Wait = rows[i].end.wait(s)
 			}
 			if v.Reason == ratelimit.ReasonThrottled && v.Wait < 0 {
 				v.Reason = ratelimit.ReasonBare
@@ -144,6 +148,9 @@ func isErrorBody(body []byte) bool {
 // statusOfError finds the status that an error would have had, had it come
 // before the answer began.
 func (s *signs) statusOfError() int {
+	if s.Failure != nil && s.Failure.Status >= 400 && s.Failure.Status < 600 {
+		return s.Failure.Status
+	}
 	for _, text := range [...]string{s.code, s.status, s.typ} {
 		if n, ok := intOf(text); ok && n >= 400 && n < 600 {
 			return n
@@ -203,5 +210,8 @@ var statusOfName = map[string]int{
 
 	"throttlingException":         429,
 	"validationException":         400,
+	"modelTimeoutException":       408,
+	"modelStreamErrorException":   424,
+	"internalServerException":     500,
 	"serviceUnavailableException": 503,
 }

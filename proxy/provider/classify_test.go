@@ -47,6 +47,7 @@ var (
 	oai  = provider.OpenAI
 	gem  = provider.Gemini
 	azr  = provider.Azure
+	bed  = provider.Bedrock
 )
 
 var vectors = []vector{
@@ -59,15 +60,15 @@ var vectors = []vector{
 	// Anthropic
 	{
 		"anthropic-usage-limit", anth, 400, nil, anthropicError("invalid_request_error", "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC.", ""),
-		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, 8*24*time.Hour + 12*time.Hour,
+		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeDomain, 8*24*time.Hour + 12*time.Hour,
 	},
 	{
-		"anthropic-usage-limit", anth, 400, nil, anthropicError("invalid_request_error", "You have reached your specified workspace API usage limits.", ""),
+		"anthropic-workspace-limit", anth, 400, nil, anthropicError("invalid_request_error", "You have reached your specified workspace API usage limits.", ""),
 		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, none,
 	},
 	{
 		"anthropic-credit-balance", anth, 400, nil, anthropicError("invalid_request_error", "Your credit balance is too low to access the Anthropic API.", ""),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
 	},
 	{
 		"anthropic-on-hold", anth, 403, nil, anthropicError("permission_error", "m", "organization_on_hold"),
@@ -83,7 +84,7 @@ var vectors = []vector{
 	},
 	{
 		"anthropic-spend-limit", anth, 429, nil, anthropicError("rate_limit_error", "m", "enforced_spend_limit_reached"),
-		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, 8*24*time.Hour + 12*time.Hour,
+		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeDomain, 8*24*time.Hour + 12*time.Hour,
 	},
 	{
 		"anthropic-key-store", anth, 503, nil, anthropicError("api_error", "m", "cmek_key_unavailable"),
@@ -102,7 +103,7 @@ var vectors = []vector{
 			"anthropic-ratelimit-unified-reset", "1795352400", "Retry-After", "60",
 		},
 		anthropicError("rate_limit_error", "m", ""),
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, time.Hour,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeDomain, time.Hour,
 	},
 	{
 		"anthropic-window", anth, 429,
@@ -112,7 +113,7 @@ var vectors = []vector{
 			"anthropic-ratelimit-unified-7d_opus-utilization", "0.4", "anthropic-ratelimit-unified-7d_opus-reset", "2026-11-28T12:00:00Z",
 		},
 		"",
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, 24 * time.Hour,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeDomain, 24 * time.Hour,
 	}, // the latest of those used up
 	{
 		"anthropic-window-model", anth, 429,
@@ -174,7 +175,7 @@ var vectors = []vector{
 	},
 	{
 		"payment-required", anth, 402, nil, anthropicError("billing_error", "m", ""),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
 	},
 	{
 		"forbidden", anth, 403, nil, anthropicError("permission_error", "m", ""),
@@ -205,10 +206,10 @@ var vectors = []vector{
 	// OpenAI and ChatGPT
 	{
 		"openai-quota", oai, 429, nil, openAIError("insufficient_quota", "insufficient_quota", "You exceeded your current quota"),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
 	},
 	{
-		"openai-spend-limit", oai, 429,
+		"openai-project-limit", oai, 429,
 		[]string{"Retry-After", "5"},
 		openAIError("insufficient_quota", "project_spend_limit_exceeded", "m"),
 		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeSubscription, none,
@@ -278,11 +279,11 @@ var vectors = []vector{
 	{"request-timeout", oai, 408, nil, "", ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none},
 	{
 		"codex-window", oai, 429, nil, `{"error":{"type":"usage_limit_reached","message":"m","plan_type":"plus","resets_at":1795352400,"resets_in_seconds":1}}`,
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, time.Hour,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeDomain, time.Hour,
 	},
 	{
 		"codex-window", oai, 429, nil, `{"error":{"type":"usage_limit_reached","resets_in_seconds":90}}`,
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, 90 * time.Second,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeDomain, 90 * time.Second,
 	},
 	{
 		"codex-window", oai, 429,
@@ -291,7 +292,7 @@ var vectors = []vector{
 			"x-codex-secondary-used-percent", "30", "x-codex-secondary-reset-at", "1795521600",
 		},
 		`{"error":{"type":"usage_limit_reached"}}`,
-		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeSubscription, 2 * time.Minute,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeDomain, 2 * time.Minute,
 	},
 	{
 		"codex-window-model", oai, 429,
@@ -303,14 +304,108 @@ var vectors = []vector{
 		"codex-credits", oai, 429,
 		[]string{"x-codex-rate-limit-reached-type", "workspace_member_credits_depleted"},
 		`{"error":{"type":"usage_limit_reached"}}`,
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
 	},
 	{
 		"codex-plan", oai, 429, nil, `{"error":{"type":"usage_not_included"}}`,
 		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeSubscription, none,
 	},
 
+	{
+		"openai-spend-limit", oai, 429, nil, openAIError("insufficient_quota", "organization_spend_limit_exceeded", "m"),
+		ratelimit.Quota, ratelimit.ReasonSpendLimit, ratelimit.ScopeDomain, none,
+	},
+	{
+		"openai-socket-limit", oai, 400, nil, openAIError("invalid_request_error", "websocket_connection_limit_reached", "m"),
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
+	{
+		"anthropic-model-access", anth, 403, nil, anthropicError("permission_error", "Your organization may not use this model.", ""),
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeModel, none,
+	},
+
+	// Bedrock
+	{
+		"bedrock-credential", bed, 403,
+		[]string{"x-amzn-ErrorType", "UnrecognizedClientException:http://internal.amazon.com/coral/com.amazon.coral.service/"},
+		`{"message":"The security token included in the request is invalid."}`,
+		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"bedrock-credential", bed, 403, nil, `{"__type":"com.amazon.coral.service#ExpiredTokenException","message":"m"}`,
+		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"bedrock-model-access", bed, 403,
+		[]string{"X-Amzn-Errortype", "AccessDeniedException"},
+		`{"message":"You don't have access to the model with the specified model ID."}`,
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeModel, none,
+	},
+	{
+		"forbidden", bed, 403,
+		[]string{"X-Amzn-Errortype", "AccessDeniedException"},
+		`{"message":"User is not authorized to perform this action."}`,
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+	},
+	{
+		"bedrock-service-quota", bed, 400,
+		[]string{"x-amzn-errortype", "ServiceQuotaExceededException"},
+		`{"message":"m"}`,
+		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none,
+	},
+	{
+		"bedrock-day", bed, 429,
+		[]string{"x-amzn-errortype", "ThrottlingException"},
+		`{"message":"Too many tokens per day, please wait before trying again."}`,
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, time.Hour,
+	},
+	{
+		"throttled", bed, 429,
+		[]string{"x-amzn-errortype", "ThrottlingException"},
+		`{"message":"Too many requests, please wait before trying again."}`,
+		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none,
+	},
+	{
+		"bedrock-not-ready", bed, 429,
+		[]string{"x-amzn-errortype", "ModelNotReadyException"},
+		`{"message":"m"}`,
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
+	},
+	{
+		"bedrock-model-error", bed, 424,
+		[]string{"x-amzn-errortype", "ModelErrorException"},
+		`{"message":"m","originalStatusCode":500}`,
+		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"client-error", bed, 400,
+		[]string{"x-amzn-errortype", "ValidationException"},
+		`{"message":"m"}`,
+		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
+	},
+
 	// Gemini
+	{
+		"gemini-region", gem, 400, nil, `{"error":{"code":400,"status":"FAILED_PRECONDITION","message":"User location is not supported for the API use."}}`,
+		ratelimit.ClientError, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+	},
+	{
+		"gemini-prepay", gem, 429, nil, `{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Your prepayment credits are depleted."}}`,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
+	},
+	{
+		"gemini-no-quota", gem, 429, nil,
+		`{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded for metric: generate_requests, limit: 0, model: m","details":[{"violations":[{"quotaId":"GenerateRequestsPerDay"}]},{"retryDelay":"3s"}]}}`,
+		ratelimit.Quota, ratelimit.ReasonNoQuota, ratelimit.ScopeModel, none,
+	},
+	{
+		"gemini-quota-exhausted", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", `{"reason":"QUOTA_EXHAUSTED","domain":"cloudcode-pa.googleapis.com"},{"retryDelay":"51820.6s"}`),
+		ratelimit.Limited, ratelimit.ReasonWindow, ratelimit.ScopeModel, 51820600 * time.Millisecond,
+	},
+	{
+		"vertex-shared-capacity", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", ""),
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
+	},
 	{
 		"gemini-key", gem, 400, nil, geminiError("400", "INVALID_ARGUMENT", `{"reason":"API_KEY_INVALID"}`),
 		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none,
@@ -321,7 +416,7 @@ var vectors = []vector{
 	},
 	{
 		"gemini-credits", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", `{"reason":"INSUFFICIENT_G1_CREDITS_BALANCE"}`),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
 	},
 	{
 		"gemini-capacity", gem, 429, nil, geminiError("429", "RESOURCE_EXHAUSTED", `{"reason":"MODEL_CAPACITY_EXHAUSTED"}`),
@@ -363,11 +458,11 @@ var vectors = []vector{
 	},
 	{
 		"payment-required", oai, 402, nil, openAIError("unknown_error", "invalid_request_error", "Insufficient Balance"),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
 	},
 	{
 		"payment-required", oai, 402, nil, openRouterError("402", `{"limit_source":"openrouter_credits"}`),
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
 	},
 	{
 		"openrouter-key-limit", oai, 402, nil, openRouterError("402", `{"limit_source":"openrouter_key_limit"}`),
@@ -377,7 +472,7 @@ var vectors = []vector{
 		"openrouter-in-flight", oai, 402,
 		[]string{"Retry-After", "4"},
 		openRouterError("402", `{"limit_source":"openrouter_in_flight_budget"}`),
-		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeSubscription, 4 * time.Second,
+		ratelimit.Limited, ratelimit.ReasonThrottled, ratelimit.ScopeDomain, 4 * time.Second,
 	},
 	{
 		"openrouter-moderation", oai, 403, nil, openRouterError("403", `{"reasons":["violence"],"flagged_input":"x"}`),
@@ -407,11 +502,11 @@ var vectors = []vector{
 	},
 	{
 		"xai-credits", oai, 403, nil, `{"code":"permission-denied","error":"Your team has used all available credits."}`,
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
 	},
 	{
 		"fireworks-suspended", oai, 412, nil, `{"error":{"message":"Account x is suspended"}}`,
-		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeSubscription, none,
+		ratelimit.Quota, ratelimit.ReasonCredit, ratelimit.ScopeDomain, none,
 	},
 	{
 		"unauthorized", oai, 401, nil, `{"detail":"Unauthorized"}`,
@@ -475,9 +570,12 @@ func TestClassifyStreamFailures(t *testing.T) {
 		{provider.Failure{Type: "throttlingException", Message: "Too many tokens"}, "throttled", ratelimit.Limited, none},
 		{provider.Failure{Type: "validationException"}, "client-error", ratelimit.ClientError, none},
 		{provider.Failure{Type: "serviceUnavailableException"}, "overloaded", ratelimit.Overloaded, none},
-		{provider.Failure{Type: "modelStreamErrorException"}, "server-error", ratelimit.ServerError, none},
+		{provider.Failure{Type: "modelStreamErrorException"}, "bedrock-model-error", ratelimit.ServerError, none},
 		{provider.Failure{Type: "internalServerException"}, "server-error", ratelimit.ServerError, none},
 		{provider.Failure{Type: "something_new"}, "server-error", ratelimit.ServerError, none},
+		{provider.Failure{Type: "modelTimeoutException"}, "request-timeout", ratelimit.ServerError, none},
+		{provider.Failure{Code: "something_new", Status: 429}, "throttled", ratelimit.Limited, none},
+		{provider.Failure{Code: "something_new", Status: 200}, "server-error", ratelimit.ServerError, none},
 		{provider.Failure{}, "server-error", ratelimit.ServerError, none},
 	}
 	for _, test := range tests {

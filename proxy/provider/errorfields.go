@@ -169,3 +169,20 @@ func (f *errorFields) is(names ...string) bool {
 	}
 	return false
 }
+
+// exception tells whether the error is one of Amazon's exceptions. Their names
+// begin in lower case in streams, and can stand between a namespace and a URL:
+// "com.amazon.coral.service#ThrottlingException:http://…".
+func (f *errorFields) exception(names ...string) bool {
+	got := f.typ
+	if _, name, ok := strings.Cut(got, "#"); ok {
+		got = name
+	}
+	got, _, _ = strings.Cut(got, ":")
+	for _, name := range names {
+		if strings.EqualFold(got, name) {
+			return true
+		}
+	}
+	return false
+}

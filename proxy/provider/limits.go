@@ -28,6 +28,8 @@ type limits struct {
 
 	// Codex: which family of limits refused, and how.
 	codexActive, codexReached []byte
+
+	amazonType []byte // the name of Amazon's exception
 }
 
 // maxLimits is how many limits are kept of one answer, and maxTexts how many
@@ -203,6 +205,9 @@ func (l *limits) readCodex(key, value []byte) {
 		return
 	case "x-codex-rate-limit-reached-type":
 		l.codexReached = l.keep(value)
+		return
+	case "x-amzn-errortype":
+		l.amazonType = l.keep(value)
 		return
 	}
 	for _, fact := range [...]string{"-used-percent", "-window-minutes", "-reset-at", "-reset-after-seconds"} {

@@ -7,13 +7,37 @@ import (
 	"github.com/authpool/authpool/ratelimit"
 )
 
-// classifierRow is one signal: how it is recognised and what it means.
+// classifierRow is one signal: how it is recognised and what it means. What is
+// text stands in the public table (SIGNALS.md) and in `authpool
+// explain-response`.
 type classifierRow struct {
 	name    string
+	sign    string // what the answer looks like
+	source  string // where that is known from
 	when    func(*signs) bool
-	verdict ratelimit.Verdict          // without Wait, Row and Windows
-	wait    func(*signs) time.Duration // nil: the answer states no end
+	verdict ratelimit.Verdict // without Wait, Row and Windows
+	end     *ending           // nil: the answer states no end
 }
+
+// ending is how a row finds when the scope opens again.
+type ending struct {
+	text string
+	wait func(*signs) time.Duration // negative: not stated
+}
+
+// Endings of rows.
+var (
+	asTold       = &ending{"as told", (*signs).wait}
+	byDateInText = &ending{"the date in the text", untilDateInText}
+	monthEnd     = &ending{"the month's end, UTC", func(s *signs) time.Duration {
+		return until(nextMonth(s.clock(s.now)), s.clock(s.now))
+	}}
+	minuteOrTold = &ending{"as told, else 1 min", orOne(time.Minute)}
+	hourOrTold   = &ending{"as told, else 1 h", orOne(time.Hour)}
+	unifiedEnd   = &ending{"the latest reset of the windows used up, at least as told", unifiedWait}
+	codexEnd     = &ending{"resets_at, else the latest reset of the windows used up", codexWait}
+	pacificDay   = &ending{"midnight in California, at least as told", pacificMidnight}
+)
 
 // Outcomes of rows; the constants of ratelimit explain them.
 var (
@@ -22,164 +46,358 @@ var (
 	notAllowed = ratelimit.Verdict{Signal: ratelimit.ClientError, Reason: ratelimit.ReasonPermission, Scope: ratelimit.ScopeRequest}
 	tooLarge   = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonRequest, Scope: ratelimit.ScopeRequest}
 
-	throttled   = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeModel}
-	windowFull  = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonWindow, Scope: ratelimit.ScopeSubscription}
-	modelWindow = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonWindow, Scope: ratelimit.ScopeModel}
+	throttled      = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeModel}
+	throttledAll   = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeDomain}
+	throttledAside = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeRequest}
+	windowFull     = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonWindow, Scope: ratelimit.ScopeDomain}
+	modelWindow    = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonWindow, Scope: ratelimit.ScopeModel}
 
-	noCredit   = ratelimit.Verdict{Signal: ratelimit.Quota, Reason: ratelimit.ReasonCredit, Scope: ratelimit.ScopeSubscription}
-	spendLimit = ratelimit.Verdict{Signal: ratelimit.Quota, Reason: ratelimit.ReasonSpendLimit, Scope: ratelimit.ScopeSubscription}
+	noCredit      = ratelimit.Verdict{Signal: ratelimit.Quota, Reason: ratelimit.ReasonCredit, Scope: ratelimit.ScopeDomain}
+	spendLimit    = ratelimit.Verdict{Signal: ratelimit.Quota, Reason: ratelimit.ReasonSpendLimit, Scope: ratelimit.ScopeDomain}
+	ownSpendLimit = ratelimit.Verdict{Signal: ratelimit.Quota, Reason: ratelimit.ReasonSpendLimit, Scope: ratelimit.ScopeSubscription}
+	noQuota       = ratelimit.Verdict{Signal: ratelimit.Quota, Reason: ratelimit.ReasonNoQuota, Scope: ratelimit.ScopeModel}
 
 	noCapacity = ratelimit.Verdict{Signal: ratelimit.Overloaded, Reason: ratelimit.ReasonCapacity, Scope: ratelimit.ScopeProviderModel}
 	failed     = ratelimit.Verdict{Signal: ratelimit.ServerError, Reason: ratelimit.ReasonUpstream, Scope: ratelimit.ScopeSubscription}
 
 	badCredential = ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription}
 	disabled      = ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonPermission, Scope: ratelimit.ScopeSubscription}
-	// forbidden says nothing about other requests of the subscription.
+	modelClosed   = ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonPermission, Scope: ratelimit.ScopeModel}
+	// forbiddenHere says nothing about other requests of the subscription.
 	forbiddenHere = ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonPermission, Scope: ratelimit.ScopeRequest}
 )
 
-// rows is the table; each row names the source of its signal. What is
-// specific stands before what is general, and the first match decides. Codes
-// are believed before types, types before statuses, and a message only where
-// nothing else tells: providers quote requests in messages, so that a message
-// closes a subscription only at its own provider and by how it begins.
+// Row is a row of the classifier's table, for people. Classify tells its name
+// in Verdict.Row.
+type Row struct {
+	Name   string
+	Sign   string // what the answer looks like
+	Source string // where that is known from
+	Until  string // how the end is found; empty when the answer states none
+	// Verdict is what it means, without Wait, Row and Windows. A throttled
+	// Verdict becomes a bare one where the answer does not say how long.
+	Verdict ratelimit.Verdict
+}
+
+// Rows returns the classifier's table, in the order in which it is tried.
+func Rows() []Row {
+	list := make([]Row, len(rows))
+	for i := range rows {
+		r := &rows[i]
+		list[i] = Row{Name: r.name, Sign: r.sign, Source: r.source, Verdict: r.verdict}
+		if r.end != nil {
+			list[i].Until = r.end.text
+		}
+	}
+	return list
+}
+
+// rows is the table. What is specific stands before what is general, and the
+// first match decides. Codes are believed before types, types before statuses,
+// and a message only where nothing else tells: providers quote requests in
+// messages, so that a message closes a subscription only at its own provider and
+// by how it begins.
 var rows = []classifierRow{
 	// Errors that look like one thing by their status and are another.
-
-	// Anthropic: 400 with the text "You have reached your specified (workspace)
-	// API usage limits. You will regain access on DATE".
-	{"anthropic-usage-limit", func(s *signs) bool {
-		return s.Family == Anthropic && s.begins("you have reached your specified ") && s.says("usage limit")
-	}, spendLimit, untilDateInText},
-	// Anthropic: 400 "Your credit balance is too low" (anthropics/claude-code#4207).
-	{"anthropic-credit-balance", func(s *signs) bool {
-		return s.Family == Anthropic && s.begins("your credit balance is too low")
-	}, noCredit, nil},
-	// Anthropic: 400 or 403 error_codes that close a whole organisation
-	// (anthropic-sdk-typescript shared.d.ts).
-	{"anthropic-on-hold", func(s *signs) bool {
-		return s.is("organization_on_hold", "claude_code_key_creator_not_member", "cmek_key_disabled")
-	}, disabled, nil},
-	// Anthropic: about the agent's own user profile, not about the key.
-	{"anthropic-linked-organization", func(s *signs) bool {
-		return strings.HasPrefix(s.detail, "linked_organization_")
-	}, toAgent, nil},
-	// Anthropic: file storage is full; other calls go on.
-	{"anthropic-storage-quota", func(s *signs) bool { return s.is("storage_quota_exceeded") }, toAgent, nil},
-	// Anthropic: 429 without an end; the tier's limit reopens with the month
-	// (shared.d.ts).
-	{"anthropic-spend-limit", func(s *signs) bool {
-		return s.is("enforced_spend_limit_reached", "contract_spend_limit_reached")
-	}, spendLimit, func(s *signs) time.Duration { return until(nextMonth(s.clock(s.now)), s.clock(s.now)) }},
-	// Anthropic: 503 of the customer's own key store: this workspace alone is
-	// closed.
-	{"anthropic-key-store", func(s *signs) bool { return strings.HasPrefix(s.detail, "cmek_") }, failed, orOne(time.Minute)},
+	{
+		"anthropic-workspace-limit", `400, "You have reached your specified workspace API usage limits … regain access on DATE"`, "Anthropic's error reference",
+		func(s *signs) bool {
+			return s.Family == Anthropic && s.begins("you have reached your specified workspace ") && s.says("usage limit")
+		}, ownSpendLimit, byDateInText,
+	},
+	{
+		"anthropic-usage-limit", `400, "You have reached your specified API usage limits … regain access on DATE"`, "Anthropic's error reference",
+		func(s *signs) bool {
+			return s.Family == Anthropic && s.begins("you have reached your specified ") && s.says("usage limit")
+		}, spendLimit, byDateInText,
+	},
+	{
+		"anthropic-credit-balance", `400, "Your credit balance is too low"`, "anthropics/claude-code#4207",
+		func(s *signs) bool { return s.Family == Anthropic && s.begins("your credit balance is too low") }, noCredit, nil,
+	},
+	{
+		"anthropic-on-hold", "400 or 403, error_code organization_on_hold, claude_code_key_creator_not_member, cmek_key_disabled", "anthropic-sdk-typescript shared.d.ts",
+		func(s *signs) bool {
+			return s.is("organization_on_hold", "claude_code_key_creator_not_member", "cmek_key_disabled")
+		}, disabled, nil,
+	},
+	{
+		"anthropic-linked-organization", "402, error_code linked_organization_…: the agent's user profile, not the key", "anthropic-sdk-typescript shared.d.ts",
+		func(s *signs) bool { return strings.HasPrefix(s.detail, "linked_organization_") }, toAgent, nil,
+	},
+	{
+		"anthropic-storage-quota", "400, error_code storage_quota_exceeded: files alone", "anthropic-sdk-typescript shared.d.ts",
+		func(s *signs) bool { return s.is("storage_quota_exceeded") }, toAgent, nil,
+	},
+	{
+		"anthropic-spend-limit", "429, error_code enforced_spend_limit_reached, contract_spend_limit_reached", "anthropic-sdk-typescript shared.d.ts",
+		func(s *signs) bool { return s.is("enforced_spend_limit_reached", "contract_spend_limit_reached") }, spendLimit, monthEnd,
+	},
+	{
+		"anthropic-key-store", "503, error_code cmek_…: the customer's own key store, so this workspace alone", "anthropic-sdk-typescript shared.d.ts",
+		func(s *signs) bool { return strings.HasPrefix(s.detail, "cmek_") }, failed, minuteOrTold,
+	},
+	{
+		"anthropic-model-access", "403 permission_error whose text names the model", "Anthropic's error reference",
+		func(s *signs) bool {
+			return s.Family == Anthropic && s.Status == 403 && s.is("permission_error") && s.generates() && s.says("model")
+		}, modelClosed, nil,
+	},
 
 	// Anthropic's subscriptions: a window is used up. A claim or window of one
-	// family of models closes that alone (Claude Code's client).
-	{"anthropic-window-model", func(s *signs) bool { return s.Status == 429 && s.unifiedRejected() && s.unifiedModel() }, modelWindow, unifiedWait},
-	{"anthropic-window", func(s *signs) bool { return s.Status == 429 && s.unifiedRejected() }, windowFull, unifiedWait},
-
-	// ChatGPT plans (openai/codex api_bridge.rs, rate_limits.rs).
-	{"codex-credits", func(s *signs) bool { return strings.HasSuffix(string(s.codexReached), "_credits_depleted") }, noCredit, nil},
-	{"codex-plan", func(s *signs) bool { return s.is("usage_not_included") }, disabled, nil},
-	{"codex-window-model", func(s *signs) bool {
-		return s.is("usage_limit_reached") && s.codexModel()
-	}, modelWindow, codexWait},
-	{"codex-window", func(s *signs) bool { return s.is("usage_limit_reached") }, windowFull, codexWait},
-
-	// OpenRouter: 402 for three different things, told apart by limit_source
-	// (OpenRouter's documentation of errors).
+	// family of models closes that alone.
 	{
-		"openrouter-in-flight", func(s *signs) bool { return s.limitSource == "openrouter_in_flight_budget" },
-		ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeSubscription},
-		(*signs).wait,
+		"anthropic-window-model", "429, anthropic-ratelimit-unified-… rejected by a window of one family of models", "Claude Code's client",
+		func(s *signs) bool { return s.Status == 429 && s.unifiedRejected() && s.unifiedModel() }, modelWindow, unifiedEnd,
 	},
-	{"openrouter-key-limit", func(s *signs) bool { return s.limitSource == "openrouter_key_limit" }, spendLimit, nil},
-	// OpenRouter: 403 with reasons is its moderation of the input.
-	{"openrouter-moderation", func(s *signs) bool { return s.Status == 403 && s.moderated }, toAgent, nil},
+	{
+		"anthropic-window", "429, anthropic-ratelimit-unified-status or a window's -status is rejected", "Claude Code's client",
+		func(s *signs) bool { return s.Status == 429 && s.unifiedRejected() }, windowFull, unifiedEnd,
+	},
 
-	// OpenAI: 429 for money; waiting does not help (openai error codes guide,
-	// Microsoft Learn).
-	{"openai-spend-limit", func(s *signs) bool {
-		return s.is("organization_spend_limit_exceeded", "project_spend_limit_exceeded",
-			"organization_usage_limit_exceeded", "billing_hard_limit_reached")
-	}, spendLimit, nil},
-	{"openai-quota", func(s *signs) bool {
-		return s.is("insufficient_quota", "credit_balance_exhausted", "billing_not_active")
-	}, noCredit, nil},
-	// OpenAI: 403 by where the request comes from, whatever the key.
-	{"openai-region", func(s *signs) bool { return s.is("unsupported_country_region_territory") }, notAllowed, nil},
-	// xAI: 403 when the team's credits are used up.
-	{"xai-credits", func(s *signs) bool {
-		return s.Provider == "xai" && s.Status == 403 && s.says("credits")
-	}, noCredit, nil},
-	// Fireworks: 412 when the account is suspended for billing.
-	{"fireworks-suspended", func(s *signs) bool {
-		return s.Provider == "fireworks" && s.Status == 412 && s.says("suspend")
-	}, noCredit, nil},
+	// ChatGPT plans.
+	{
+		"codex-credits", "x-codex-rate-limit-reached-type: …_credits_depleted", "openai/codex rate_limits.rs",
+		func(s *signs) bool { return strings.HasSuffix(string(s.codexReached), "_credits_depleted") }, noCredit, nil,
+	},
+	{
+		"codex-plan", "usage_not_included", "openai/codex api_bridge.rs",
+		func(s *signs) bool { return s.is("usage_not_included") }, disabled, nil,
+	},
+	{
+		"codex-window-model", "usage_limit_reached, x-codex-active-limit names one model's limit", "openai/codex rate_limits.rs",
+		func(s *signs) bool { return s.is("usage_limit_reached") && s.codexModel() }, modelWindow, codexEnd,
+	},
+	{
+		"codex-window", "usage_limit_reached", "openai/codex api_bridge.rs",
+		func(s *signs) bool { return s.is("usage_limit_reached") }, windowFull, codexEnd,
+	},
 
-	// Gemini: 400 for a key that is none, 403 for a project that may not
-	// (googleapis error reasons; gemini-cli googleQuotaErrors.ts).
-	{"gemini-key", func(s *signs) bool {
-		return s.is("API_KEY_INVALID") || s.Family == Gemini && s.Status == 400 && s.begins("api key expired")
-	}, badCredential, nil},
-	{"gemini-disabled", func(s *signs) bool {
-		return s.is("SERVICE_DISABLED", "BILLING_DISABLED", "CONSUMER_INVALID", "CONSUMER_SUSPENDED", "VALIDATION_REQUIRED") ||
-			strings.HasPrefix(s.reason, "API_KEY_") && strings.HasSuffix(s.reason, "_BLOCKED")
-	}, disabled, nil},
-	{"gemini-credits", func(s *signs) bool { return s.is("INSUFFICIENT_G1_CREDITS_BALANCE") }, noCredit, nil},
-	{"gemini-capacity", func(s *signs) bool { return s.is("MODEL_CAPACITY_EXHAUSTED") }, noCapacity, (*signs).wait},
-	{"gemini-day", func(s *signs) bool {
-		return s.Status == 429 && (strings.Contains(s.quotaIDs, "PerDay") || strings.Contains(s.quotaIDs, "Daily"))
-	}, modelWindow, pacificMidnight},
-	// Gemini: somebody else's file, told as a permission (python-genai#1218).
-	{"gemini-file", func(s *signs) bool { return s.Status == 403 && s.says("permission to access the file") }, notFound, nil},
+	// OpenRouter: 402 for three different things, told apart by limit_source.
+	{
+		"openrouter-in-flight", "402, metadata.limit_source openrouter_in_flight_budget", "OpenRouter's documentation of errors",
+		func(s *signs) bool { return s.limitSource == "openrouter_in_flight_budget" }, throttledAll, asTold,
+	},
+	{
+		"openrouter-key-limit", "402, metadata.limit_source openrouter_key_limit", "OpenRouter's documentation of errors",
+		func(s *signs) bool { return s.limitSource == "openrouter_key_limit" }, ownSpendLimit, nil,
+	},
+	{
+		"openrouter-moderation", "403 with metadata.reasons: the input was moderated", "OpenRouter's documentation of errors",
+		func(s *signs) bool { return s.Status == 403 && s.moderated }, toAgent, nil,
+	},
+
+	// OpenAI: 429 for money; waiting does not help.
+	{
+		"openai-project-limit", "429, code project_spend_limit_exceeded", "OpenAI's error code guide",
+		func(s *signs) bool { return s.is("project_spend_limit_exceeded") }, ownSpendLimit, nil,
+	},
+	{
+		"openai-spend-limit", "429, code organization_spend_limit_exceeded, organization_usage_limit_exceeded, billing_hard_limit_reached", "OpenAI's error code guide",
+		func(s *signs) bool {
+			return s.is("organization_spend_limit_exceeded", "organization_usage_limit_exceeded", "billing_hard_limit_reached")
+		}, spendLimit, nil,
+	},
+	{
+		"openai-quota", "429, type or code insufficient_quota, credit_balance_exhausted, billing_not_active", "OpenAI's error code guide, Microsoft Learn",
+		func(s *signs) bool {
+			return s.is("insufficient_quota", "credit_balance_exhausted", "billing_not_active")
+		}, noCredit, nil,
+	},
+	{
+		"openai-region", "403, code unsupported_country_region_territory: where the request comes from, whatever the key", "OpenAI's error code guide",
+		func(s *signs) bool { return s.is("unsupported_country_region_territory") }, notAllowed, nil,
+	},
+	{
+		"openai-socket-limit", "code websocket_connection_limit_reached: the connection is too old", "openai/codex",
+		func(s *signs) bool { return s.is("websocket_connection_limit_reached") }, toAgent, nil,
+	},
+	{
+		"xai-credits", "403 whose text names credits", "xAI's console",
+		func(s *signs) bool { return s.Provider == "xai" && s.Status == 403 && s.says("credits") }, noCredit, nil,
+	},
+	{
+		"fireworks-suspended", "412 whose text says that the account is suspended", "Fireworks' error reference",
+		func(s *signs) bool { return s.Provider == "fireworks" && s.Status == 412 && s.says("suspend") }, noCredit, nil,
+	},
+
+	// Gemini: 400 for a key that is none, 403 for a project that may not.
+	{
+		"gemini-key", `400, reason API_KEY_INVALID, or "API key expired"`, "googleapis error reasons",
+		func(s *signs) bool {
+			return s.is("API_KEY_INVALID") || s.Family == Gemini && s.Status == 400 && s.begins("api key expired")
+		}, badCredential, nil,
+	},
+	{
+		"gemini-disabled", "403, reason SERVICE_DISABLED, BILLING_DISABLED, CONSUMER_INVALID, CONSUMER_SUSPENDED, VALIDATION_REQUIRED, API_KEY_…_BLOCKED", "googleapis error reasons, gemini-cli googleQuotaErrors.ts",
+		func(s *signs) bool {
+			return s.is("SERVICE_DISABLED", "BILLING_DISABLED", "CONSUMER_INVALID", "CONSUMER_SUSPENDED", "VALIDATION_REQUIRED") ||
+				strings.HasPrefix(s.reason, "API_KEY_") && strings.HasSuffix(s.reason, "_BLOCKED")
+		}, disabled, nil,
+	},
+	{
+		"gemini-region", `400 FAILED_PRECONDITION, "User location is not supported"`, "Gemini API troubleshooting guide",
+		func(s *signs) bool {
+			return s.Family == Gemini && s.Status == 400 && s.status == "FAILED_PRECONDITION" && s.says("location is not supported")
+		}, notAllowed, nil,
+	},
+	{
+		"gemini-credits", "429, reason INSUFFICIENT_G1_CREDITS_BALANCE", "gemini-cli googleQuotaErrors.ts",
+		func(s *signs) bool { return s.is("INSUFFICIENT_G1_CREDITS_BALANCE") }, noCredit, nil,
+	},
+	{
+		"gemini-prepay", `429 RESOURCE_EXHAUSTED, "Your prepayment credits are depleted"`, "Gemini API billing guide",
+		func(s *signs) bool {
+			return s.Family == Gemini && s.Status == 429 && s.begins("your prepayment credits are depleted")
+		}, noCredit, nil,
+	},
+	{
+		"gemini-capacity", "429 or 503, reason MODEL_CAPACITY_EXHAUSTED", "gemini-cli googleQuotaErrors.ts",
+		func(s *signs) bool { return s.is("MODEL_CAPACITY_EXHAUSTED") }, noCapacity, asTold,
+	},
+	{
+		"gemini-no-quota", "429 whose text ends a quota with limit: 0: the project has none for this model", "gemini-cli googleQuotaErrors.ts",
+		func(s *signs) bool {
+			return s.Family == Gemini && s.Status == 429 && s.quotaIDs != "" && limitZero(s.message)
+		}, noQuota, nil,
+	},
+	{
+		"gemini-day", "429, a quotaId with PerDay or Daily", "gemini-cli googleQuotaErrors.ts, Gemini's rate limits guide",
+		func(s *signs) bool {
+			return s.Status == 429 && (strings.Contains(s.quotaIDs, "PerDay") || strings.Contains(s.quotaIDs, "Daily"))
+		}, modelWindow, pacificDay,
+	},
+	{
+		"gemini-quota-exhausted", "429, reason QUOTA_EXHAUSTED (Code Assist)", "gemini-cli googleQuotaErrors.ts",
+		func(s *signs) bool { return s.Status == 429 && s.is("QUOTA_EXHAUSTED") }, modelWindow, hourOrTold,
+	},
+	{
+		"vertex-shared-capacity", "429 RESOURCE_EXHAUSTED that names no quota and no delay: capacity that all projects share", "Vertex AI's dynamic shared quota",
+		func(s *signs) bool {
+			return s.Provider == "vertex" && s.Status == 429 && s.status == "RESOURCE_EXHAUSTED" &&
+				s.quotaIDs == "" && s.reason == "" && !s.isTold
+		}, noCapacity, nil,
+	},
+	{
+		"gemini-file", "403, no permission to access the File: somebody else's, told as a permission", "googleapis/python-genai#1218",
+		func(s *signs) bool { return s.Status == 403 && s.says("permission to access the file") }, notFound, nil,
+	},
+
+	// Bedrock: exceptions by name, in the header x-amzn-errortype, in __type or
+	// in a stream's frame.
+	{
+		"bedrock-credential", "403, UnrecognizedClientException, ExpiredTokenException, InvalidSignatureException", "AWS common errors",
+		func(s *signs) bool {
+			return s.exception("UnrecognizedClientException", "ExpiredTokenException", "InvalidSignatureException")
+		}, badCredential, nil,
+	},
+	{
+		"bedrock-model-access", "403 AccessDeniedException whose text names the model", "aws-sdk-go-v2 bedrockruntime",
+		func(s *signs) bool { return s.exception("AccessDeniedException") && s.generates() && s.says("model") }, modelClosed, nil,
+	},
+	{
+		"bedrock-service-quota", "400 ServiceQuotaExceededException", "aws-sdk-go-v2 bedrockruntime",
+		func(s *signs) bool { return s.exception("ServiceQuotaExceededException") }, throttled, asTold,
+	},
+	{
+		"bedrock-day", "429 ThrottlingException, too many tokens per day", "aws-sdk-go-v2 bedrockruntime, re:Post",
+		func(s *signs) bool { return s.exception("ThrottlingException") && s.says("per day") }, modelWindow, hourOrTold,
+	},
+	{
+		"bedrock-not-ready", "429 ModelNotReadyException", "aws-sdk-go-v2 bedrockruntime",
+		func(s *signs) bool { return s.exception("ModelNotReadyException") }, noCapacity, asTold,
+	},
+	{
+		"bedrock-model-error", "424 ModelErrorException, ModelStreamErrorException", "aws-sdk-go-v2 bedrockruntime",
+		func(s *signs) bool { return s.exception("ModelErrorException", "ModelStreamErrorException") }, failed, nil,
+	},
 
 	// Limits, from the request's own size to the provider's.
-	{"request-too-large", func(s *signs) bool { return s.Status == 413 || s.is("request_too_large") }, tooLarge, nil},
-	// OpenAI, Groq: 429 for one request that is larger than the whole limit.
-	{"openai-request-too-large", func(s *signs) bool {
-		return s.Status == 429 && (s.says("request too large") || requestedOverLimit(s.message))
-	}, tooLarge, nil},
-	// Azure: 429 that is the region's load (Microsoft Learn).
-	{"azure-high-demand", func(s *signs) bool {
-		return s.Status == 429 && s.says("high demand") && s.upstream == "" && !s.says("rate limit")
-	}, noCapacity, (*signs).wait},
-	// Counting tokens, batches and files have limits of their own
-	// (Anthropic's rate limits guide): nothing else is closed by them.
 	{
-		"throttled-beside", func(s *signs) bool {
-			return s.Status == 429 && s.Endpoint != nil && (!s.Endpoint.Billable() || s.Endpoint.API.Items())
-		},
-		ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeRequest},
-		(*signs).wait,
+		"request-too-large", "413, or request_too_large", "RFC 9110, Anthropic's error reference",
+		func(s *signs) bool { return s.Status == 413 || s.is("request_too_large") }, tooLarge, nil,
 	},
-	{"throttled", func(s *signs) bool { return s.Status == 429 }, throttled, (*signs).wait},
+	{
+		"openai-request-too-large", `429, "Request too large", or a Limit below what is Requested: this request is larger than the whole limit`, "OpenAI's and Groq's answers",
+		func(s *signs) bool {
+			return s.Status == 429 && (s.says("request too large") || requestedOverLimit(s.message))
+		}, tooLarge, nil,
+	},
+	{
+		"azure-high-demand", "429 whose text says high demand: the region's load", "Microsoft Learn",
+		func(s *signs) bool {
+			return s.Status == 429 && s.says("high demand") && s.upstream == "" && !s.says("rate limit")
+		}, noCapacity, asTold,
+	},
+	{
+		"throttled-beside", "429 to a count of tokens, a batch or a file: these have limits of their own", "Anthropic's rate limits guide",
+		func(s *signs) bool { return s.Status == 429 && !s.generates() }, throttledAside, asTold,
+	},
+	{
+		"throttled", "429", "RFC 6585; every provider",
+		func(s *signs) bool { return s.Status == 429 }, throttled, asTold,
+	},
 
 	// No capacity: no subscription's fault, and another would not help.
-	// Anthropic 529, and in streams; OpenAI 503 server_is_overloaded, slow_down;
-	// Groq 498 capacity_exceeded; Gemini 503.
-	{"overloaded", func(s *signs) bool {
-		return s.Status == 529 || s.Status == 503 || s.Status == 498 ||
-			s.is("overloaded_error", "server_is_overloaded", "compaction_unavailable", "capacity_exceeded")
-	}, noCapacity, (*signs).wait},
+	{
+		"overloaded", "529, 503, 498, or overloaded_error, server_is_overloaded, compaction_unavailable, capacity_exceeded", "anthropic-sdk-typescript, openai/codex api_bridge.rs, Groq's error reference",
+		func(s *signs) bool {
+			return s.Status == 529 || s.Status == 503 || s.Status == 498 ||
+				s.is("overloaded_error", "server_is_overloaded", "compaction_unavailable", "capacity_exceeded")
+		}, noCapacity, asTold,
+	},
 
 	// The credential.
-	{"unauthorized", func(s *signs) bool {
-		return s.Status == 401 || s.is("authentication_error", "invalid_api_key") && s.Status == 403
-	}, badCredential, nil},
-	{"oauth-revoked", func(s *signs) bool {
-		return s.Family == Anthropic && s.Status == 403 && s.begins("oauth token has been revoked")
-	}, badCredential, nil},
-	{"payment-required", func(s *signs) bool { return s.Status == 402 || s.is("billing_error") }, noCredit, nil},
-	{"forbidden", func(s *signs) bool { return s.Status == 403 }, forbiddenHere, nil},
+	{
+		"unauthorized", "401, or 403 with authentication_error or invalid_api_key", "RFC 9110; every provider",
+		func(s *signs) bool {
+			return s.Status == 401 || s.is("authentication_error", "invalid_api_key") && s.Status == 403
+		}, badCredential, nil,
+	},
+	{
+		"oauth-revoked", `403, "OAuth token has been revoked"`, "Claude Code's client",
+		func(s *signs) bool {
+			return s.Family == Anthropic && s.Status == 403 && s.begins("oauth token has been revoked")
+		}, badCredential, nil,
+	},
+	{
+		"payment-required", "402, or billing_error", "RFC 9110; Anthropic, DeepSeek, OpenRouter, Together",
+		func(s *signs) bool { return s.Status == 402 || s.is("billing_error") }, noCredit, nil,
+	},
+	{
+		"forbidden", "403", "RFC 9110",
+		func(s *signs) bool { return s.Status == 403 }, forbiddenHere, nil,
+	},
 
 	// The rest by its status alone.
-	{"not-found", func(s *signs) bool { return s.Status == 404 || s.Status == 410 }, notFound, nil},
-	{"request-timeout", func(s *signs) bool { return s.Status == 408 }, failed, (*signs).wait},
-	{"client-error", func(s *signs) bool { return s.Status < 500 }, toAgent, nil},
-	{"server-error", func(*signs) bool { return true }, failed, (*signs).wait},
+	{
+		"not-found", "404, 410", "RFC 9110",
+		func(s *signs) bool { return s.Status == 404 || s.Status == 410 }, notFound, nil,
+	},
+	{
+		"request-timeout", "408", "RFC 9110",
+		func(s *signs) bool { return s.Status == 408 }, failed, asTold,
+	},
+	{
+		"client-error", "any other 4xx", "RFC 9110",
+		func(s *signs) bool { return s.Status < 500 }, toAgent, nil,
+	},
+	{
+		"server-error", "any other 5xx, and errors in streams that nothing else tells", "RFC 9110",
+		func(*signs) bool { return true }, failed, asTold,
+	},
+}
+
+// generates tells whether the answer is to a call that a model runs for: others
+// have limits and permissions of their own.
+func (s *signs) generates() bool {
+	return s.Endpoint == nil || s.Endpoint.Billable() && !s.Endpoint.API.Items()
+}
+
+// limitZero tells whether a message names a limit of zero: "…, limit: 0, …".
+func limitZero(message string) bool {
+	n, ok := numberAfter(message, "limit: ")
+	return ok && n == 0
 }
 
 // untilDateInText waits for the date that a message names.

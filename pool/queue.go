@@ -378,6 +378,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 			if until = r.until; !until.After(now) {
 				until, guess = now.Add(unknownEnd), true
 			}
+			guess = guess || r.obstacle == probing // over as soon as it is answered
 		}
 		if o.first == nil || !until.IsZero() && (o.until.IsZero() || until.Before(o.until)) {
 			o.first, o.until, o.guess, o.refusal = m, until, guess, r

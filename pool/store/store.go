@@ -11,7 +11,10 @@
 //
 //	authpool:{SUB}:sessions       zset  <provider>/<agent>/<session> -> end of its place, epoch ms
 //	authpool:{SUB}:slots          hash  <process> -> its share of limits.concurrent
-//	authpool:{SUB}:state          hash  state, reason, cooldown_until, cooldown:<model>
+//	authpool:{SUB}:state          hash  state, reason, cooldown_until, cooldown:<model>, and how they end:
+//	                                    probe[:<model>]   who finds out whether it is over, and until when
+//	                                    opened[:<model>]  when it was, the last turn on the ramp, how many had one, and who
+//	                                    enabled           when an operator ended all of them
 //	authpool:session:{<session>}  hash  subscription, since, last, parent
 //	authpool:events               channel that tells about changed states and moved sessions
 package store

@@ -1,0 +1,260 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/store"
+	"github.com/authpool/authpool/ratelimit"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// sidecar is one process of a fleet whose wire to Redis a test can cut. All of it
+// is in memory, for a synctest bubble.
+type sidecar struct {
+	pool   *pool.Pool
+	client redis.UniversalClient
+	health health
+
+	mu    sync.Mutex
+	cut   bool
+	conns []net.Conn
+}
+
+var errCut = errors.New("the wire is cut")
+
+func newSidecar(mini *miniredis.Miniredis, opts pool.Options, subs ...pool.Subscription) *sidecar {
+	s := &sidecar{}
+	s.client = redis.NewClient(&redis.Options{
+		Protocol: 2, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DisableIdentity: true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.cut {
+				return nil, errCut
+			}
+			conn, err := mini.Dial()
+			s.conns = append(s.conns, conn)
+			return conn, err
+		},
+	})
+	s.pool = startWith(opts, store.New(s.client, s.client, &s.health, "authpool"), subs...)
+	return s
+}
+
+// partition takes Redis away, or gives it back.
+func (s *sidecar) partition(cut bool) {
+	s.health.away.Store(cut)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut = cut
+	if cut {
+		for _, conn := range s.conns {
+			_ = conn.Close()
+		}
+		s.conns = nil
+	}
+}
+
+func (s *sidecar) close() {
+	s.pool.Close()
+	_ = s.client.Close()
+}
+
+// provider refuses everybody until it opens, and notes what reaches it.
+type provider struct {
+	opens time.Time
+
+	mu      sync.Mutex
+	refused []time.Time
+	flights []flight
+}
+
+// flight is one served request.
+type flight struct{ begin, end time.Time }
+
+// serve is what an agent's request meets there.
+func (p *provider) serve(l *pool.Lease) {
+	begin := time.Now()
+	if wait := p.opens.Sub(begin); wait > 0 {
+		p.mu.Lock()
+		p.refused = append(p.refused, begin)
+		p.mu.Unlock()
+		l.Verdict(limited(wait))
+		l.Done(usage.Tokens{})
+		return
+	}
+	time.Sleep(50 * time.Millisecond)
+	l.Verdict(ok)
+	time.Sleep(250 * time.Millisecond)
+	p.mu.Lock()
+	p.flights = append(p.flights, flight{begin, time.Now()})
+	p.mu.Unlock()
+	l.Done(usage.Tokens{Input: 1})
+}
+
+// under is how many requests were under way at t.
+func (p *provider) under(t time.Time) (n int) {
+	for _, f := range p.flights {
+		if !t.Before(f.begin) && t.Before(f.end) {
+			n++
+		}
+	}
+	return n
+}
+
+// Four processes with 25 agents each wait for one subscription to open. Whatever
+// happens to Redis meanwhile, it opens for all of them, and they do not all come at
+// once: one probe, and then a few more at a time. Without Redis that is true for
+// every process by itself.
+func TestReopening(t *testing.T) {
+	const (
+		processes, agents = 4, 25
+		closed            = 20 * time.Second
+	)
+	f := func(name string, skew time.Duration, disturb func(mini *miniredis.Miniredis, fleet []*sidecar), groups float64) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				mini := miniredis.NewMiniRedis()
+				stop := make(chan struct{})
+				var clock sync.WaitGroup
+				clock.Go(func() { run(mini, skew, stop) })
+				var fleet []*sidecar
+				for range processes {
+					fleet = append(fleet, newSidecar(mini, pool.Options{Wait: 2 * time.Minute}, sub("one")))
+				}
+				there := &provider{opens: time.Now().Add(closed)}
+				end := there.opens.Add(15 * time.Second)
+				var wg sync.WaitGroup
+				if disturb != nil {
+					wg.Go(func() { disturb(mini, fleet) })
+				}
+				served := make([]atomic.Int64, processes)
+				for i, s := range fleet {
+					for j := range agents {
+						wg.Go(func() {
+							for time.Now().Before(end) {
+								l, err := s.pool.Acquire(context.Background(), ask(fmt.Sprint("session-", i, "-", j), func(r *pool.Request) { r.Agent = fmt.Sprint("agent-", j) }))
+								if err != nil {
+									t.Error(err)
+									return
+								}
+								there.serve(l)
+								served[i].Add(1)
+							}
+						})
+					}
+				}
+				wg.Wait()
+				for _, s := range fleet {
+					s.close()
+				}
+				close(stop)
+				clock.Wait()
+				mini.Close()
+
+				for _, at := range there.refused {
+					if late := at.Sub(there.opens.Add(-closed)); late > time.Second {
+						t.Errorf("a request met the limit %v after it was known", late)
+					}
+				}
+				for i := range served {
+					if served[i].Load() < agents {
+						t.Errorf("process %d: only %d requests were served", i, served[i].Load())
+					}
+				}
+				if len(there.flights) == 0 {
+					t.Fatal("nobody was served")
+				}
+				first := there.flights[0].begin
+				for _, f := range there.flights {
+					if f.begin.Before(first) {
+						first = f.begin
+					}
+				}
+				if late := first.Sub(there.opens); late > 6*time.Second {
+					t.Errorf("the first request was served %v after it opened", late)
+				}
+				peak := 0
+				for at := time.Duration(0); at < ratelimit.RampTime; at += 10 * time.Millisecond {
+					n := there.under(first.Add(at))
+					peak = max(peak, n)
+					most := 1 + 1/1. + 1/2. + 1/3. // the processes' paces, one after the other
+					if groups > 1 {
+						most = groups
+					}
+					if float64(n) > math.Ceil(1+most*float64(1+at/ratelimit.RampPace)) {
+						t.Fatalf("%v after the first request %d are under way", at, n)
+					}
+				}
+				if n := there.under(end.Add(-200 * time.Millisecond)); n < processes*agents*9/10 {
+					t.Errorf("after the ramp %d are under way, want about all %d", n, processes*agents)
+				}
+				t.Logf("%d met the limit, the first was served after %v, %d under way at most in the %v after it",
+					len(there.refused), first.Sub(there.opens), peak, ratelimit.RampTime)
+			})
+		})
+	}
+	f("all is well", 0, nil, 1)
+	// All that a process knows of Redis' clock are times to wait; so a clock of
+	// its own that is wrong by as much is this as well.
+	f("Redis' clock is 5 minutes ahead", 5*time.Minute, nil, 1)
+	f("Redis' clock is 5 minutes behind", -5*time.Minute, nil, 1)
+	f("a process is cut off for 30 s", 0, func(_ *miniredis.Miniredis, fleet []*sidecar) {
+		time.Sleep(5 * time.Second)
+		fleet[0].partition(true)
+		time.Sleep(30 * time.Second)
+		fleet[0].partition(false)
+	}, 3.1)
+	f("Redis restarts and has lost everything", 0, func(mini *miniredis.Miniredis, fleet []*sidecar) {
+		time.Sleep(closed - 3*time.Second)
+		for _, s := range fleet {
+			s.partition(true)
+		}
+		mini.FlushAll()
+		time.Sleep(time.Second)
+		for _, s := range fleet {
+			s.partition(false)
+		}
+	}, processes) // each finds its connection broken when it asks
+	f("Redis is away when it opens", 0, func(_ *miniredis.Miniredis, fleet []*sidecar) {
+		time.Sleep(closed - 3*time.Second)
+		for _, s := range fleet {
+			s.partition(true)
+		}
+		time.Sleep(6 * time.Second)
+		for _, s := range fleet {
+			s.partition(false)
+		}
+	}, processes)
+}
+
+// run makes a miniredis' time go on, at a distance from the test's.
+func run(mini *miniredis.Miniredis, skew time.Duration, stop chan struct{}) {
+	const step = 10 * time.Millisecond
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	for {
+		mini.SetTime(time.Now().Add(skew))
+		mini.FastForward(step)
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+	}
+}

@@ -26,13 +26,14 @@ func digestOf(c credential.Credential) digest {
 }
 
 // refuseCredential closes m because the provider does not accept what was
-// lent, until its source gives another secret. A source that gives another one
-// already closes nothing: it was replaced while the request was under way.
+// lent, until its source gives another secret. A source that has another one
+// already closes nothing: it was replaced, and the request may be sent once more
+// with the new one.
 func (p *Pool) refuseCredential(m *member, lent credential.Credential) {
 	refused := digestOf(lent)
 	ctx, cancel := context.WithTimeout(context.Background(), credentialTimeout)
 	defer cancel()
-	if c, err := m.conf.Credential.Credential(ctx); err == nil && digestOf(c) != refused {
+	if c, err := m.conf.Credential.Refresh(ctx); err == nil && digestOf(c) != refused {
 		return
 	}
 	m.mu.Lock()

@@ -32,6 +32,8 @@ func (k *key) Credential(context.Context) (credential.Credential, error) {
 	return credential.Credential{Scheme: credential.APIKey, Secret: credential.NewSecret(k.secret)}, k.err
 }
 
+func (k *key) Refresh(ctx context.Context) (credential.Credential, error) { return k.Credential(ctx) }
+
 func (k *key) set(secret string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -16,6 +16,9 @@ import (
 // every attempt, so it answers from memory; it may be asked by many at once.
 type CredentialSource interface {
 	Credential(ctx context.Context) (credential.Credential, error)
+	// Refresh looks for a newer one right now; it is called when the provider
+	// has refused the one that Credential gave.
+	Refresh(ctx context.Context) (credential.Credential, error)
 }
 
 // Limits are what the operator allows a subscription; 0 is no limit.

@@ -290,7 +290,7 @@ func (ex *exchange) noLease(err error) *refusal {
 		ex.s.tries.failed(ex.tryKey(), k, time.Now())
 		return ex.failing(k)
 	}
-	r := &refusal{status: fasthttp.StatusTooManyRequests, code: codeLimited, message: away.Error(), wait: away.Wait, resets: away.Until}
+	r := &refusal{status: fasthttp.StatusTooManyRequests, code: codeLimited, message: away.Error(), wait: away.Wait, resets: away.Until, codex: ex.isCodex()}
 	switch {
 	case away.Until.IsZero():
 		r.status, r.code, r.wait, r.final = fasthttp.StatusServiceUnavailable, codeUnavailable, 0, true
@@ -298,6 +298,14 @@ func (ex *exchange) noLease(err error) *refusal {
 		r.status, r.code = fasthttp.StatusServiceUnavailable, codeUnavailable
 	}
 	return r
+}
+
+// isCodex tells whether the agent is Codex, by what it says of itself
+// (`originator: codex_exec`, `codex_cli_rs`, …), and speaks to OpenAI's API.
+func (ex *exchange) isCodex() bool {
+	const name = "codex"
+	o := ex.request.head.Headers.Get("originator")
+	return ex.family == provider.OpenAI && len(o) >= len(name) && equalFold(o[:len(name)], name)
 }
 
 // unreached says that the provider gave no answer.

@@ -235,6 +235,10 @@ func (k fixedKey) Credential(context.Context) (credential.Credential, error) {
 	return credential.Credential{Scheme: credential.APIKey, Secret: credential.NewSecret(string(k))}, nil
 }
 
+func (k fixedKey) Refresh(ctx context.Context) (credential.Credential, error) {
+	return k.Credential(ctx)
+}
+
 // rig is a Server in front of fake providers.
 type rig struct {
 	t        testing.TB

@@ -34,6 +34,7 @@ type refusal struct {
 	wait    time.Duration // for Retry-After; 0: none
 	resets  time.Time     // when the first subscription opens; zero: not told
 	final   bool          // trying again will not help
+	codex   bool          // the agent is Codex, which reads `resets`
 	kept    *kept         // a provider's own error, shown instead
 }
 
@@ -62,6 +63,11 @@ func writeRefusal(ctx *fasthttp.RequestCtx, family provider.Family, id string, r
 	}
 	if final {
 		resp.Header.Set("x-should-retry", "false")
+	}
+	if r.codex && final && !r.resets.IsZero() {
+		// It does not look at x-should-retry.
+		resp.SetBodyRaw(provider.UsageLimitBody(nil, r.message, r.resets))
+		return
 	}
 	resp.SetBodyRaw(provider.ErrorBody(nil, family, r.status, r.code, r.message, id))
 }

@@ -587,6 +587,10 @@ func (k *brittleKey) Credential(ctx context.Context) (credential.Credential, err
 	return fixedKey("sk-brittle-0001").Credential(ctx)
 }
 
+func (k *brittleKey) Refresh(ctx context.Context) (credential.Credential, error) {
+	return k.Credential(ctx)
+}
+
 // Trap: a panic in a handler ends the process.
 func TestTrapPanicEndsOneRequestOnly(t *testing.T) {
 	up := newUpstream(t, func(c *upstreamConn) { c.json(200, "", answer) })

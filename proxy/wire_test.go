@@ -412,6 +412,10 @@ func (k panicKey) Credential(ctx context.Context) (credential.Credential, error)
 	return fixedKey("sk-canary").Credential(ctx)
 }
 
+func (k panicKey) Refresh(ctx context.Context) (credential.Credential, error) {
+	return k.Credential(ctx)
+}
+
 // What is taken out of an answer shortens it: a length that the provider gave
 // no longer holds.
 func TestUsageChunkOutOfAMeasuredAnswer(t *testing.T) {

@@ -51,6 +51,20 @@ func (s *Source) Credential(_ context.Context) (Credential, error) {
 	return Credential{Scheme: s.scheme, Secret: seen.secret}, nil
 }
 
+// Refresh is Credential after a look at the file that is not put off and
+// does not trust its metadata: for a secret that was refused.
+func (s *Source) Refresh(ctx context.Context) (Credential, error) {
+	s.mu.Lock()
+	last := reading{}
+	if seen := s.now.Load(); seen != nil {
+		last = *seen
+		last.file = nil
+	}
+	s.look(last, time.Now())
+	s.mu.Unlock()
+	return s.Credential(ctx)
+}
+
 // reading is what can be said at now.
 func (s *Source) reading(now time.Time) *reading {
 	seen := s.now.Load()

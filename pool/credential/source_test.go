@@ -185,6 +185,43 @@ func rotate(t *testing.T, file string) {
 	expect("ten", true)
 }
 
+// A refused secret is looked for at once, whatever the file's metadata say: they
+// can be the same after two writes in a row.
+func TestRefreshReadsARotatedFileAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "key")
+		at := time.Now()
+		write := func(secret string) {
+			t.Helper()
+			if err := errors.Join(os.WriteFile(path, []byte(secret), 0o600), os.Chtimes(path, at, at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("sk-one")
+		s := credential.NewSource(mustParse(t, "file:"+path), credential.APIKey)
+		read := func(what string, from func(context.Context) (credential.Credential, error), want string) {
+			t.Helper()
+			if c, err := from(context.Background()); err != nil || c.Secret.Reveal() != want {
+				t.Errorf("%s: %q, %v, want %q", what, c.Secret.Reveal(), err, want)
+			}
+		}
+		read("first", s.Credential, "sk-one")
+		write("sk-two")
+		read("at hand", s.Credential, "sk-one")
+		time.Sleep(time.Minute)
+		read("with the same metadata", s.Credential, "sk-one")
+		read("refused", s.Refresh, "sk-two")
+		read("after that", s.Credential, "sk-two")
+		write("no key\n\n")
+		read("unusable: the last good one stays", s.Refresh, "sk-two")
+		if s.Err() == nil {
+			t.Error("and nobody says why")
+		}
+		t.Setenv("AUTHPOOL_TEST_KEY", "sk-env")
+		read("of a variable", credential.NewSource(mustParse(t, "env:AUTHPOOL_TEST_KEY"), credential.APIKey).Refresh, "sk-env")
+	})
+}
+
 func TestSourceSaysWhyASecretIsRefused(t *testing.T) {
 	t.Setenv("AUTHPOOL_TEST_KEY", "apa_"+canary)
 	source := credential.NewSource(mustParse(t, "env:AUTHPOOL_TEST_KEY"), credential.APIKey)

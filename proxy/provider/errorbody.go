@@ -3,6 +3,7 @@ package provider
 import (
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -53,6 +54,21 @@ func ErrorBody(dst []byte, f Family, status int, code, message, requestID string
 	dst = appendString(dst, typ)
 	dst = append(dst, `,"param":null,"code":`...)
 	dst = appendString(dst, code)
+	return append(dst, "}}"...)
+}
+
+// UsageLimitBody appends the JSON body by which Codex knows that waiting makes
+// no sense within a turn: it says when the limit ends, and does not repeat. Any
+// other 429 it repeats (openai/codex, codex-rs/core/src/error.rs and
+// api_bridge.rs). The message is made to start with `authpool:`.
+func UsageLimitBody(dst []byte, message string, resets time.Time) []byte {
+	if !strings.HasPrefix(message, "authpool:") {
+		message = "authpool: " + message
+	}
+	dst = append(dst, `{"error":{"type":"usage_limit_reached","message":`...)
+	dst = appendString(dst, message)
+	dst = append(dst, `,"resets_at":`...)
+	dst = strconv.AppendInt(dst, resets.Unix(), 10)
 	return append(dst, "}}"...)
 }
 

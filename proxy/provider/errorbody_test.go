@@ -2,10 +2,13 @@ package provider_test
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/authpool/authpool/proxy/provider"
+	"github.com/authpool/authpool/ratelimit"
 )
 
 func TestErrorBody(t *testing.T) {
@@ -88,6 +91,18 @@ func TestErrorBodyEscapes(t *testing.T) {
 		if want := "authpool: \"quoted\" \\ \n\t\x00\x1f\x7f é 世 \u2028 \ufffd end"; body.Error.Message != want {
 			t.Errorf("got %q, want %q", body.Error.Message, want)
 		}
+	}
+}
+
+// TestUsageLimitBody reads the body as an authpool behind this one would.
+func TestUsageLimitBody(t *testing.T) {
+	body := provider.UsageLimitBody(nil, `all "3" are limited`, now.Add(12*time.Minute))
+	if got, want := string(body), `{"error":{"type":"usage_limit_reached","message":"authpool: all \"3\" are limited","resets_at":`+strconv.FormatInt(now.Add(12*time.Minute).Unix(), 10)+`}}`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	v := provider.Classify(provider.Answer{Family: oai, Status: 429, Body: body}, now)
+	if v.Signal != ratelimit.Limited || v.Reason != ratelimit.ReasonWindow || v.Wait != 12*time.Minute {
+		t.Errorf("got %+v", v)
 	}
 }
 

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"strconv"
 
 	"github.com/authpool/authpool/proxy/meter"
@@ -39,6 +40,11 @@ func Inspect(r *Request) (Call, error) {
 			// No count above that makes a difference.
 			if n, err := strconv.ParseUint(string(value), 10, 8); err == nil {
 				c.RetryCount = int(n)
+			}
+		case "amz-sdk-request": // its value: "attempt=2; max=3"
+			attempt, _, _ := bytes.Cut(bytes.TrimPrefix(value, []byte("attempt=")), []byte{';'})
+			if n, err := strconv.ParseUint(string(attempt), 10, 8); err == nil && n > 0 {
+				c.RetryCount = int(n) - 1
 			}
 		case "content-type":
 			content.mediaType = value

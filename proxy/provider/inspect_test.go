@@ -309,6 +309,11 @@ func TestInspectFacts(t *testing.T) {
 	if c.Stream || c.MaxTokens != 0 || c.RetryCount != 0 || c.Unsafe {
 		t.Errorf("got %+v", c)
 	}
+	for header, want := range map[string]int{"attempt=1; max=3": 0, "attempt=3; max=3": 2, "attempt=2": 1, "attempt=0": 0, "attempt=": 0, "max=3": 0} {
+		if c := inspect(t, "bedrock", "/model/m/converse", "amz-sdk-request: "+header+"\r\n", `{}`); c.RetryCount != want {
+			t.Errorf("%s: the count is %d, want %d", header, c.RetryCount, want)
+		}
+	}
 	for body, stream := range map[string]bool{`{}`: true, `{"stream":true}`: true, `{"stream":false}`: false, `not JSON`: true} {
 		if c := inspect(t, "ollama", "/api/chat", "", body); c.Stream != stream {
 			t.Errorf("ollama, %s: got stream %v", body, c.Stream)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -92,7 +93,7 @@ type Journal struct {
 	failed    position // the last position whose sync failed
 	syncErr   error    // why
 	newNames  bool     // the folder has files whose names are not on the disk
-	opening   bool     // OpenJournal is at work; Max does not hold yet
+	exempt    bool     // what is written now may go beyond bound
 	closed    bool
 }
 
@@ -171,20 +172,36 @@ func openJournal(dir string, opts JournalOptions) (*Journal, error) {
 	go j.syncLoop()
 	// A full journal must not keep authpool from starting: what was begun before it
 	// was full may be ended.
-	j.opening = true
-	defer func() { j.opening = false }()
-	for _, e := range unfinished {
-		e.Estimated = true
-		// The id closes the open record: a crash here repeats nothing.
-		if err := j.append(recordEvent, &e); err != nil {
-			return nil, errors.Join(err, j.Close())
-		}
-		j.recovery.Estimated++
+	if err := j.estimate(unfinished); err != nil {
+		return nil, errors.Join(err, j.Close())
 	}
 	if j.total > j.bound-j.segmentSize {
 		notify(j.crowded)
 	}
 	return j, nil
+}
+
+// estimate ends the answers that were under way. All of them share one sync: there
+// may be thousands.
+func (j *Journal) estimate(unfinished []Event) error {
+	j.mu.Lock()
+	j.exempt = true
+	for _, e := range unfinished {
+		e.Estimated = true
+		// The id closes the open record: a crash here repeats nothing.
+		if _, err := j.put(recordEvent, &e); err != nil {
+			j.exempt = false
+			j.mu.Unlock()
+			return err
+		}
+		j.recovery.Estimated++
+	}
+	j.exempt = false
+	j.mu.Unlock()
+	if j.opts.Sync > 0 || len(unfinished) == 0 {
+		return nil
+	}
+	return j.syncAll()
 }
 
 // Recovery tells what OpenJournal had to repair.
@@ -293,12 +310,28 @@ func (j *Journal) index(seg *segment, r record, open map[string]Event) error {
 }
 
 // append writes one record. When it returns nil the record outlives the process,
-// and with Sync zero the machine.
+// and with Sync zero an event outlives the machine. Opens and voids need no more: they
+// stand before the event of their answer, and without an event nothing was promised.
 func (j *Journal) append(kind byte, e *Event) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	at, err := j.put(kind, e)
+	if err != nil || kind != recordEvent || j.opts.Sync > 0 {
+		return err
+	}
+	for j.durable.before(at) {
+		j.onDisk.Wait()
+	}
+	if !j.failed.before(at) {
+		return fmt.Errorf("cannot bring the usage journal to the disk: %w", j.syncErr)
+	}
+	return nil
+}
+
+// put writes one record and takes note of it. It returns the place behind it.
+func (j *Journal) put(kind byte, e *Event) (position, error) {
 	if j.closed {
-		return fmt.Errorf("cannot write the usage journal: %w", ErrJournalClosed)
+		return position{}, fmt.Errorf("cannot write the usage journal: %w", ErrJournalClosed)
 	}
 	var number int64
 	t := j.tails[e.Subscription]
@@ -313,15 +346,15 @@ func (j *Journal) append(kind byte, e *Event) error {
 	j.buf = appendRecord(j.buf[:0], kind, number, e)
 	size := int64(len(j.buf))
 	if size > maxRecord {
-		return fmt.Errorf("cannot record usage of %s: its names take %d bytes", e.Subscription, size)
+		return position{}, fmt.Errorf("cannot record usage of %s: its names take %d bytes", e.Subscription, size)
 	}
 	if err := j.write(); err != nil {
 		if kind != recordOpen {
-			// The answer has ended all the same: its open record must not
-			// keep a segment for ever.
+			// The answer has ended all the same: its open record must not be
+			// carried on for ever.
 			j.setOpen(e.ID, nil)
 		}
-		return fmt.Errorf("cannot write the usage journal: %w", err)
+		return position{}, fmt.Errorf("cannot write the usage journal: %w", err)
 	}
 	seg := j.newest()
 	switch kind {
@@ -340,17 +373,7 @@ func (j *Journal) append(kind byte, e *Event) error {
 		j.appended.Add(1)
 	}
 	notify(j.dirty)
-	if j.opts.Sync > 0 {
-		return nil
-	}
-	at := position{seg.id, seg.size}
-	for j.durable.before(at) {
-		j.onDisk.Wait()
-	}
-	if !j.failed.before(at) {
-		return fmt.Errorf("cannot bring the usage journal to the disk: %w", j.syncErr)
-	}
-	return nil
+	return position{seg.id, seg.size}, nil
 }
 
 // setOpen notes that the answer id is open in seg, or ended when seg is nil.
@@ -368,7 +391,7 @@ func (j *Journal) setOpen(id string, seg *segment) {
 // write writes buf to the newest segment, or to a new one when that is full, if
 // there is room.
 func (j *Journal) write() error {
-	if j.total+int64(len(j.buf)) > j.bound && !j.opening {
+	if j.total+int64(len(j.buf)) > j.bound && !j.exempt {
 		notify(j.crowded)
 		if j.bound < j.opts.Max {
 			return j.why
@@ -457,6 +480,20 @@ func (j *Journal) sync() {
 	at := position{j.newest().id, j.newest().size}
 	j.mu.Unlock()
 	j.syncTo(at)
+}
+
+// syncAll is sync, and tells whether the disk took it.
+func (j *Journal) syncAll() error {
+	j.mu.Lock()
+	at := position{j.newest().id, j.newest().size}
+	j.mu.Unlock()
+	j.syncTo(at)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.failed.before(at) {
+		return fmt.Errorf("cannot bring the usage journal to the disk: %w", j.syncErr)
+	}
+	return nil
 }
 
 // syncTo returns when everything before at is on the disk; it may bring more there,
@@ -583,50 +620,56 @@ func (j *Journal) size() int64 {
 // segments go.
 const spaceForgotten = 5 * time.Second
 
-// trim removes segments of which everything has been counted: those for which that
-// is longer ago than Keep, and at the bound the oldest ones in any case. applied
-// tells the last number of a subscription that progress on disk says has been
-// counted; save, which may be nil, makes all that last. It returns the size that is
-// left.
+// trim removes the oldest segments of which everything has been counted: those for
+// which that is longer ago than Keep, and near the bound any. applied tells the last
+// number of a subscription that progress on disk says has been counted; save, which
+// may be nil, makes all that last. It returns the size that is left.
 func (j *Journal) trim(ctx context.Context, applied func(subscription string) int64, save func(context.Context) error, now time.Time) (total int64, err error) {
-	gone, total, short := j.spare(applied, now)
+	gone, short := j.spare(applied, now)
 	if len(gone) == 0 {
 		if short {
-			return total, nil
+			return j.size(), nil
 		}
-		return total, j.fillReserve()
+		return j.size(), j.fillReserve()
 	}
 	if save != nil {
 		if err := j.withReserve(func() error { return save(ctx) }); err != nil {
-			return total, err
+			return j.size(), err
 		}
 	}
-	j.mu.Lock()
-	j.segments = slices.DeleteFunc(j.segments, func(s *segment) bool { return slices.Contains(gone, s) })
+	if err := j.withReserve(func() error { return j.carry(gone) }); err != nil {
+		return j.size(), err
+	}
+	removed := 0
 	for _, s := range gone {
+		// One that stays keeps those after it.
+		if err = os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		err = nil
+		removed++
+	}
+	j.mu.Lock()
+	for _, s := range gone[:removed] {
 		j.total -= s.size
 	}
-	total = j.total
+	j.segments = slices.Delete(j.segments, 0, removed)
 	j.mu.Unlock()
-	var errs []error
-	for _, s := range gone {
-		errs = append(errs, os.Remove(s.path))
-	}
-	errs = append(errs, j.fillReserve())
-	return total, errors.Join(errs...)
+	return j.size(), errors.Join(err, j.fillReserve())
 }
 
-// spare returns the segments that may go now, the size of all, and whether the disk
-// is short of space. They cannot become needed again: sealed, with no answer under
-// way and all of it counted.
-func (j *Journal) spare(applied func(subscription string) int64, now time.Time) (gone []*segment, total int64, short bool) {
+// spare returns the segments that may go now, and whether the disk is short of
+// space. They are sealed, all of them is counted, and none older stays: it may hold
+// the open record of an answer whose end is in them, and after a crash that answer
+// would be counted again.
+func (j *Journal) spare(applied func(subscription string) int64, now time.Time) (gone []*segment, short bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if now.Sub(j.bounded) > spaceForgotten {
 		j.bound = j.opts.Max
 	}
 	left, held := j.total, int64(0)
-	for _, s := range j.segments {
+	for i, s := range j.segments {
 		if !s.countedBy(applied) {
 			s.counted = time.Time{}
 			held += s.size
@@ -635,13 +678,85 @@ func (j *Journal) spare(applied func(subscription string) int64, now time.Time) 
 		if s.counted.IsZero() {
 			s.counted = now
 		}
-		if s.file == nil && s != j.newest() && (now.Sub(s.counted) > j.opts.Keep || left > j.bound-j.segmentSize) {
+		switch {
+		case held > 0:
+			held += s.size
+		case len(gone) == i && s.file == nil && s != j.newest() && (now.Sub(s.counted) > j.opts.Keep || left > j.bound-j.segmentSize):
 			gone = append(gone, s)
 			left -= s.size
 		}
 	}
 	j.held.Store(held)
-	return gone, j.total, j.bound < j.opts.Max
+	return gone, j.bound < j.opts.Max
+}
+
+// carry writes the open records in gone again, at the end of the journal, and brings
+// them to the disk. An answer that takes an hour would else keep all usage of that
+// hour. Max does not stop it: what goes is larger.
+func (j *Journal) carry(gone []*segment) error {
+	carried := false
+	for _, s := range gone {
+		j.mu.Lock()
+		opens := s.opens
+		j.mu.Unlock()
+		if opens == 0 {
+			continue
+		}
+		carried = true
+		under, err := j.underWay(s)
+		if err != nil {
+			return err
+		}
+		for _, e := range under {
+			if err := j.carryOne(s, &e); err != nil {
+				return err
+			}
+		}
+	}
+	if !carried {
+		return nil
+	}
+	return j.syncAll()
+}
+
+// underWay reads the open records in s whose answers are under way.
+func (j *Journal) underWay(s *segment) (map[string]Event, error) {
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	under := map[string]Event{}
+	// What is damaged was found, and told, when the journal was opened.
+	_, _, err = scan(f, func(r record) error {
+		if r.kind != recordOpen {
+			return nil
+		}
+		j.mu.Lock()
+		held := j.open[string(r.id)] == s
+		j.mu.Unlock()
+		if e, err := r.event(); held && err == nil {
+			under[e.ID] = e // the last one holds
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the answers under way in %s: %w", s.path, err)
+	}
+	return under, nil
+}
+
+// carryOne writes e again unless its answer has ended, or told more, meanwhile.
+func (j *Journal) carryOne(s *segment, e *Event) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.open[e.ID] != s {
+		return nil
+	}
+	j.exempt = true
+	defer func() { j.exempt = false }()
+	_, err := j.put(recordOpen, e)
+	return err
 }
 
 // Close brings everything to the disk and closes the files. Events that come later

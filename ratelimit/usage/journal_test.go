@@ -247,8 +247,61 @@ func TestFullJournalOpens(t *testing.T) {
 	stop(t, r)
 }
 
-// TestKeep: counted segments go once they are older than Keep, except for those
-// with an answer that is still under way.
+// TestEndedStaysEnded: two answers begin in the same segment, and one of them ends
+// in a later one. Though the other goes on, the segments go, and after a crash only
+// that one is under way.
+func TestEndedStaysEnded(t *testing.T) {
+	f := func(name string, end func(*usage.Recorder, usage.Event) error, want int64) {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "journal")
+			l := newLedger()
+			opts := usage.JournalOptions{Sync: time.Millisecond, Max: usage.MinJournal}
+			r := usage.NewRecorder(openJournal(t, dir, opts), l, usage.RecorderOptions{})
+			r.Start(t.Context())
+			e := event(time.Second)
+			e.Subscription = "team-a"
+			for _, id := range []string{"ends", "goes on"} {
+				// What was told last holds, also of those carried on.
+				for _, e.Tokens.Output = range []int64{1, 77} {
+					e.ID = id
+					if err := r.Open(e); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			first := segments(t, dir)[0]
+			add(t, r, "team-a", 150) // two segments
+			e.ID = "ends"
+			if err := end(r, e); err != nil {
+				t.Fatal(err)
+			}
+			add(t, r, "team-a", 300)
+			flush(t, r)
+			eventually(t, r, func() bool {
+				_, err := os.Stat(first)
+				return errors.Is(err, os.ErrNotExist) && len(segments(t, dir)) <= 2
+			})
+			crashed := copyDir(t, dir)
+			stop(t, r)
+			j := openJournal(t, crashed, opts)
+			if rec := j.Recovery(); rec != (usage.Recovery{Estimated: 1}) {
+				t.Errorf("recovered %+v, want the one that goes on", rec)
+			}
+			r = usage.NewRecorder(j, l, usage.RecorderOptions{})
+			r.Start(t.Context())
+			flush(t, r)
+			stop(t, r)
+			if n := int64(len(l.state["team-a"].ids)); n != want {
+				t.Errorf("counted %d, want %d", n, want)
+			}
+		})
+	}
+	f("event", func(r *usage.Recorder, e usage.Event) error { return r.Add(e) }, 452)
+	f("void", func(r *usage.Recorder, e usage.Event) error { return r.Void(e.ID) }, 451)
+}
+
+// TestKeep: counted segments go once they are older than Keep; of an answer under
+// way only its record stays.
 func TestKeep(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
 		dir := filepath.Join(t.TempDir(), "journal")
@@ -263,7 +316,7 @@ func TestKeep(t *testing.T) {
 		}
 		add(t, r, "team-a", 300)
 		flush(t, r)
-		eventually(t, r, func() bool { return len(segments(t, dir)) == 2 })
+		eventually(t, r, func() bool { return len(segments(t, dir)) == 1 })
 		stop(t, r)
 
 		j := openJournal(t, dir, opts)

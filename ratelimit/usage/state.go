@@ -30,8 +30,7 @@ var (
 type JournalState struct {
 	Bytes int64 // size of the journal on disk
 	// Held are the bytes of those segments that cannot go, because something in
-	// them is not counted yet, or an answer is under way that began there. The
-	// rest is kept only in case that Redis loses its last writes. It is a
+	// them, or in an older one, is not counted yet. The rest is kept only in case that Redis loses its last writes. It is a
 	// second old at most.
 	Held int64
 	Max  int64 // JournalOptions.Max

@@ -87,15 +87,5 @@ func (w WriteLog) Append(entry []byte) (number int64, err error) {
 // Sync returns when everything appended before the call is on the disk. Those who
 // call it at the same time share the disk's work.
 func (w WriteLog) Sync() error {
-	j := w.journal
-	j.mu.Lock()
-	at := position{j.newest().id, j.newest().size}
-	j.mu.Unlock()
-	j.syncTo(at)
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if !j.failed.before(at) {
-		return fmt.Errorf("cannot bring a write to the disk: %w", j.syncErr)
-	}
-	return nil
+	return w.journal.syncAll()
 }

@@ -46,6 +46,7 @@ type keeper struct {
 	// Of the goroutine alone.
 	healthy                         bool
 	reserved, polled, counted, busy time.Time
+	back                            time.Time // when Redis last came back
 	pollEvery                       time.Duration
 }
 
@@ -138,6 +139,8 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 		k.mu.Lock()
 		k.allStale = true
 		k.mu.Unlock()
+		k.back = now
+		k.readStates(ctx, now)
 	}
 	k.healthy = healthy
 	if !healthy {

@@ -14,7 +14,7 @@ const sharedModel = 128
 type coolKey struct{ subscription, model string }
 
 type coolValue struct {
-	until         time.Time
+	since, until  time.Time
 	state, reason string
 }
 
@@ -39,10 +39,21 @@ func (k *keeper) cool(m *member, c ratelimit.Change) {
 	k.mu.Lock()
 	old, known := k.cools[key]
 	if known && old.until.Before(c.Until) || !known && len(k.cools) < keeperTurn {
-		k.cools[key] = coolValue{until: c.Until, state: string(state), reason: string(c.Reason)}
+		k.cools[key] = coolValue{since: c.Until.Add(-c.Wait), until: c.Until, state: string(state), reason: string(c.Reason)}
 	}
 	k.mu.Unlock()
 	k.wake()
+}
+
+// uncool leaves out what is not shared yet and was ended.
+func (k *keeper) uncool(m *member, began time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, v := range k.cools {
+		if k.pool.byID[key.subscription].lead == m.lead && !v.since.After(began) {
+			delete(k.cools, key)
+		}
+	}
 }
 
 // printable tells whether a model's name can stand in a field.
@@ -63,6 +74,9 @@ func (k *keeper) writeCools(ctx context.Context, now time.Time) {
 	var out []store.Cooldown
 	sent := make(map[coolKey]coolValue, len(k.cools))
 	for key, v := range k.cools {
+		if _, stale := k.stale[key.subscription]; (stale || k.allStale) && v.since.Before(k.back) {
+			continue // an operator may have ended it while Redis was away: that is read first
+		}
 		if wait := v.until.Sub(now); wait > 0 {
 			out = append(out, store.Cooldown{
 				Subscription: key.subscription, Model: key.model, State: v.state, Reason: v.reason, Wait: wait,

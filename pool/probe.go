@@ -131,6 +131,7 @@ func (p *Pool) Enable(ctx context.Context, id string) error {
 // enable ends what began at the given time or before.
 func (p *Pool) enable(m *member, now, began time.Time) {
 	m.gate.Cooldowns().End(now, began)
+	p.keeper.uncool(m, began)
 	m.mu.Lock()
 	if !m.closedAt.After(began) {
 		m.closed, m.refused = "", digest{}

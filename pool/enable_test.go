@@ -1,0 +1,132 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/redisdb/redistest"
+	"github.com/authpool/authpool/ratelimit"
+)
+
+func TestOperatorEndsCooldowns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("one", domain("org")), sub("two", domain("org")), sub("three"))
+		defer p.Close()
+		serve(t, p, ask("a", tried("two", "three")), limited(time.Hour))
+		serve(t, p, ask("b", tried("one", "two")), limited(time.Hour))
+		if err := p.Enable(context.Background(), "none"); !errors.Is(err, pool.ErrNoSuchSubscription) {
+			t.Errorf("an unknown subscription: %v", err)
+		}
+		if err := p.Enable(context.Background(), "two"); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range []pool.State{pool.StateReady, pool.StateReady, pool.StateCooling} {
+			if s := p.Status()[i]; s.State != want {
+				t.Errorf("%s is %s (%s), want %s", s.ID, s.State, s.Reason, want)
+			}
+		}
+		serve(t, p, ask("a", tried("two", "three")), ok)
+	})
+}
+
+// The operator may know that a refused credential is good by now.
+func TestOperatorEndsARefusedCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("one"))
+		defer p.Close()
+		refused := ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription, Wait: -1}
+		serve(t, p, ask("a"), refused)
+		_ = unavailable(t, p, ask("a"))
+		if err := p.Enable(context.Background(), "one"); err != nil {
+			t.Fatal(err)
+		}
+		serve(t, p, ask("a"), ok)
+	})
+}
+
+// All processes hear of it within a second, and who is cut off when it is back.
+func TestOperatorEndsCooldownsOfAFleet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mini := miniredis.NewMiniRedis()
+		defer mini.Close()
+		stop := make(chan struct{})
+		var clock sync.WaitGroup
+		clock.Go(func() { run(mini, 5*time.Minute, stop) })
+		defer clock.Wait()
+		defer close(stop)
+		var fleet []*sidecar
+		for range 3 {
+			s := newSidecar(mini, pool.Options{}, sub("one"))
+			defer s.close()
+			fleet = append(fleet, s)
+		}
+		state := func(i int) pool.State { return fleet[i].pool.Status()[0].State }
+		serve(t, fleet[0].pool, ask("s"), limited(time.Hour))
+		time.Sleep(time.Second)
+		for i := range fleet {
+			if state(i) != pool.StateCooling {
+				t.Errorf("process %d: %s, want cooling", i, state(i))
+			}
+		}
+		fleet[2].partition(true)
+		if err := fleet[2].pool.Enable(context.Background(), "one"); err == nil || state(2) != pool.StateReady {
+			t.Errorf("without Redis: %v, %s; want it done here, and an error", err, state(2))
+		}
+		serve(t, fleet[2].pool, ask("s"), limited(time.Hour))
+		if err := fleet[0].pool.Enable(context.Background(), "one"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		for i, want := range []pool.State{pool.StateReady, pool.StateReady, pool.StateCooling} {
+			if state(i) != want {
+				t.Errorf("process %d: %s, want %s", i, state(i), want)
+			}
+		}
+		time.Sleep(20 * time.Minute)
+		fleet[2].partition(false)
+		time.Sleep(2 * time.Second)
+		if state(2) != pool.StateReady {
+			t.Errorf("back after 20 minutes: %s, want ready", state(2))
+		}
+		// What is met later counts.
+		serve(t, fleet[1].pool, ask("s"), limited(time.Hour))
+		time.Sleep(time.Second)
+		for i := range fleet {
+			if state(i) != pool.StateCooling {
+				t.Errorf("process %d: %s, want cooling again", i, state(i))
+			}
+		}
+		for _, s := range fleet {
+			time.Sleep(time.Minute) // also not by a later look at the state
+			if s.pool.Status()[0].State != pool.StateCooling {
+				t.Error("an old word of an operator has ended a new cooldown")
+			}
+		}
+	})
+}
+
+// The same over real Redis, and a cluster.
+func TestOperatorEndsCooldownsInRedis(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		pools, _ := fleet(t, client, 2, pool.Options{}, sub("one", domain("org")), sub("two", domain("org")))
+		serve(t, pools[0], ask("s", tried("two")), limited(time.Hour))
+		eventually(t, time.Second, "the limit is known to the other process", func() bool {
+			return pools[1].Status()[1].State == pool.StateCooling
+		})
+		if err := pools[1].Enable(context.Background(), "two"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Second, "the first process hears of it", func() bool {
+			return pools[0].Status()[0].State == pool.StateReady
+		})
+		serve(t, pools[0], ask("s"), ok)
+	})
+}

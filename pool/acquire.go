@@ -23,6 +23,9 @@ type Request struct {
 	// Pinned says that the request carries state that only the session's own
 	// domain understands (encrypted reasoning, account-bound ids).
 	Pinned bool
+	// Owner is the one subscription that can serve the request, because it has what
+	// the request names (see Pool.Owner); empty: any. Pinned does not matter then.
+	Owner string
 	// EstimatedInput and EstimatedOutput are tokens, for the configured rates;
 	// 0 when there is no estimate.
 	EstimatedInput, EstimatedOutput int64
@@ -58,7 +61,7 @@ const rebinds = 3
 func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
 	g := p.groups[req.Provider]
 	if g == nil {
-		return nil, &NoSubscriptionError{Provider: req.Provider}
+		return nil, req.owned(&NoSubscriptionError{Provider: req.Provider})
 	}
 	now := time.Now()
 	var s *session
@@ -73,7 +76,7 @@ func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
 	}
 	lease, err := p.wait(ctx, g, req, s, now)
 	if err != nil {
-		return nil, err
+		return nil, req.owned(err)
 	}
 	return lease.counted(), nil
 }

@@ -43,6 +43,7 @@ const (
 	ReasonDisabled    = "disabled"    // switched off, or the credential is not accepted
 	ReasonTried       = "tried"       // it has failed in this very request
 	ReasonQueue       = "queue"       // too many requests are waiting already
+	ReasonUnfit       = "unfit"       // the owner is not configured any more, or not for the model
 )
 
 // UnavailableError says that subscriptions fit, but none can serve in time. It
@@ -65,11 +66,17 @@ type UnavailableError struct {
 	// LastVerdict is what the last bad answer of that subscription said; nil
 	// when it had none.
 	LastVerdict *ratelimit.Verdict
+	// Owned says that FirstSubscription alone could have served: it has what the
+	// request names.
+	Owned bool
 }
 
 // Error implements error with the sentence for the agent, without the
 // "authpool: " in front.
 func (e *UnavailableError) Error() string {
+	if e.Owned {
+		return e.owned()
+	}
 	who := fmt.Sprintf("all %d subscriptions", e.Count)
 	are := "are"
 	if e.Count == 1 {
@@ -83,6 +90,18 @@ func (e *UnavailableError) Error() string {
 		return fmt.Sprintf("%s for %s %s unavailable (%s: %s)", who, what, are, e.FirstSubscription, e.Reason)
 	}
 	return fmt.Sprintf("%s for %s %s limited; first free in %s (%s)", who, what, are, roundWait(e.Wait), e.FirstSubscription)
+}
+
+// owned is Error for a request that only one subscription can serve.
+func (e *UnavailableError) owned() string {
+	who := fmt.Sprintf("subscription %q, which alone has what this request names,", e.FirstSubscription)
+	switch {
+	case e.Reason == ReasonUnfit:
+		return who + " is not configured for it any more"
+	case e.Until.IsZero():
+		return fmt.Sprintf("%s is unavailable (%s)", who, e.Reason)
+	}
+	return fmt.Sprintf("%s is limited (%s); free in %s", who, e.Reason, roundWait(e.Wait))
 }
 
 // roundWait writes a wait the way people say it: 12m, 45s, 3h10m.

@@ -171,6 +171,7 @@ func (k *keeper) write(ctx context.Context, now time.Time) {
 	k.writeProofs(ctx)
 	k.writeReleases(ctx)
 	k.writeSessions(ctx, now)
+	k.pool.resources.write(ctx)
 }
 
 // hear takes the hint of another process.

@@ -92,6 +92,8 @@ type Bindings interface {
 	Proved(ctx context.Context, list []store.Probed) error
 	Enable(ctx context.Context, sub string) error
 	Watch(ctx context.Context, f func(store.Event))
+	Own(ctx context.Context, made []store.Made) error
+	Owners(ctx context.Context, ids []string) ([]store.Resource, error)
 }
 
 // Pool lends subscriptions. It is safe for concurrent use.
@@ -105,6 +107,8 @@ type Pool struct {
 	sessions *sessions
 	keeper   *keeper
 	turns    chan struct{} // of those who talk to Redis about bindings
+
+	resources *resources
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -156,6 +160,7 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		}
 		g.members = append(g.members, m)
 	}
+	p.resources = newResources(p)
 	p.keeper = newKeeper(p)
 	return p
 }

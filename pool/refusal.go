@@ -106,7 +106,14 @@ func (p *Pool) fits(m *member, req *Request, pin string, now time.Time) refusal 
 
 // permits is the part of fits that time does not change.
 func (m *member) permits(req *Request, pin string) refusal {
-	if !m.conf.serves(req.Model) || pin != "" && m.conf.domain() != pin {
+	if !m.conf.serves(req.Model) {
+		return refusal{obstacle: unfit}
+	}
+	if req.Owner != "" {
+		if m.conf.ID != req.Owner {
+			return refusal{obstacle: unfit}
+		}
+	} else if pin != "" && m.conf.domain() != pin {
 		return refusal{obstacle: unfit}
 	}
 	if slices.Contains(req.Tried, m.conf.ID) {

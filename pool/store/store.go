@@ -16,6 +16,7 @@
 //	                                    opened[:<model>]  when it was, the last turn on the ramp, how many had one, and who
 //	                                    enabled           when an operator ended all of them
 //	authpool:session:{<session>}  hash  subscription, since, last, parent
+//	authpool:resource:{<id>}      hash  subscription, agent
 //	authpool:events               channel that tells about changed states and moved sessions
 package store
 

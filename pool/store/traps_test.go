@@ -50,6 +50,9 @@ func TestTrapScriptsMayRunAgain(t *testing.T) {
 			return s.Proved(ctx, []store.Probed{{Subscription: "asked", Process: "process-1", Models: []string{""}}})
 		},
 		"enable": func(s *store.Store) error { return s.Enable(ctx, "proved") },
+		"own": func(s *store.Store) error {
+			return s.Own(ctx, []store.Made{made("resp_1", "one", "a", time.Hour), made("file-1", "two", "a", 400*24*time.Hour)})
+		},
 		"shares": func(s *store.Store) error {
 			_, err := s.Shares(ctx, "process-2", []store.ShareRequest{{Subscription: "one", Limit: 10, InFlight: 3, Want: 5}})
 			return err

@@ -138,6 +138,9 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 	case ex.info.Endpoint.Billable():
 		opts.Sink = &ex.meter
 	}
+	if good {
+		opts.Sink = ex.watchMade(opts.Sink)
+	}
 	ex.tap.Reset(opts)
 	ex.tapping = true
 
@@ -240,7 +243,7 @@ func (ex *exchange) release() {
 	ex.lease.Done(usage.Tokens{})
 	ex.lease = nil
 	ex.held, ex.ended, ex.settled, ex.opened, ex.informed = ex.held[:0], false, false, false, false
-	ex.status, ex.failure, ex.cut = 0, nil, nil
+	ex.status, ex.failure, ex.cut, ex.making = 0, nil, nil, false
 }
 
 // endTap closes the tap, and with it the meter, once.

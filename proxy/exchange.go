@@ -70,6 +70,9 @@ type exchange struct {
 	items     int   // requests of a batch that were counted
 	tokens    usage.Tokens
 	estimated bool
+
+	bound  *bound // made when it is needed first
+	making bool   // the answer may make account-bound things, and bound reads it
 }
 
 func newExchange(s *Server) *exchange {
@@ -121,7 +124,7 @@ func (ex *exchange) end() {
 	ex.windows, ex.headVerdict = ex.headVerdict.Windows[:0], ratelimit.Verdict{}
 	ex.held, ex.tail = ex.held[:0], ex.tail[:0]
 	ex.opened, ex.informed, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, false, nil
-	ex.items, ex.tokens, ex.estimated = 0, usage.Tokens{}, false
+	ex.items, ex.tokens, ex.estimated, ex.making = 0, usage.Tokens{}, false, false
 	if !ex.broken {
 		s.exchanges.Put(ex)
 	}

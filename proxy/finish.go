@@ -23,6 +23,7 @@ func (ex *exchange) finish() {
 	}
 	whole := ex.ended || ex.call.Ended()
 	ex.endTap()
+	ex.learnMade() // a stream that was cut may have told what it made
 	ex.settle(!whole)
 	if !ex.judged {
 		switch f, failed := ex.meter.Failure(); {

@@ -203,6 +203,7 @@ func (ex *exchange) poolRequest() pool.Request {
 		Parent:   ex.info.Session.Parent,
 		Model:    ex.info.Model,
 		Pinned:   ex.info.Pins.Organisation || len(ex.info.Pins.IDs) > 0,
+		Owner:    ex.owner(),
 	}
 }
 

@@ -67,6 +67,7 @@ func (ex *exchange) next(buf []byte, wait time.Duration) ([]byte, error) {
 func (ex *exchange) count() {
 	switch {
 	case ex.ended || ex.meter.Terminal():
+		ex.learnMade()
 		ex.settle(false)
 	case !ex.informed && ex.meter.InputKnown(), ex.meter.Final():
 		ex.inform()

@@ -33,6 +33,7 @@ const (
 	atContainer
 	atContainerID
 	atBackground
+	atStore
 	atThread
 	atMaxTokens
 	atMaxCompletionTokens
@@ -79,6 +80,11 @@ const (
 	atVectorStore
 	atToolContainer
 	atToolContainerFile
+	atToolType
+	atCachedContent
+	atCachedContentSnake
+	atFileURI
+	atFileURISnake
 )
 
 var bodyPlaces = [...]string{
@@ -100,6 +106,7 @@ var bodyPlaces = [...]string{
 	atContainer:           "container",
 	atContainerID:         "container.id",
 	atBackground:          "background",
+	atStore:               "store",
 	atThread:              "thread",
 	atMaxTokens:           "max_tokens",
 	atMaxCompletionTokens: "max_completion_tokens",
@@ -146,6 +153,11 @@ var bodyPlaces = [...]string{
 	atVectorStore:            "tools[].vector_store_ids[]",
 	atToolContainer:          "tools[].container",
 	atToolContainerFile:      "tools[].container.file_ids[]",
+	atToolType:               "tools[].type",
+	atCachedContent:          "cachedContent",
+	atCachedContentSnake:     "cached_content",
+	atFileURI:                "contents[].parts[].fileData.fileUri",
+	atFileURISnake:           "contents[].parts[].file_data.file_uri",
 }
 
 // textLimit is how much of a text goes into a session's hash; its whole length
@@ -174,8 +186,9 @@ type bodyScan struct {
 	chunk   [32 << 10]byte // of a decompressed body
 
 	// What is found, apart from what the caller has until all is well.
-	call Call
-	id   identity
+	call   Call
+	id     identity
+	making making
 	facts
 
 	// For the session's hash.
@@ -232,28 +245,28 @@ var bodyScans = sync.Pool{New: func() any {
 	return &bodyScan{system: sha256.New(), message: sha256.New(), firstUser: sha256.New()}
 }}
 
-// readBody reads the facts of a body into c and id. For a body that is not
-// whole JSON it leaves both as they are.
-func (c *Call) readBody(r *Request, content *contentHeaders, id *identity) error {
+// readBody reads the facts of a body into c and id, and returns those about what
+// the answer makes. For a body that is not whole JSON it leaves all as they are.
+func (c *Call) readBody(r *Request, content *contentHeaders, id *identity) (making, error) {
 	if content.multipart() {
 		readForm(c, content.mediaType, r.Body)
-		return nil
+		return making{}, nil
 	}
 	s := bodyScans.Get().(*bodyScan)
 	defer s.release()
 	s.begin(c, id)
 	if content.encoded() {
 		if !s.writeDecoded(content, r.Body) {
-			return nil
+			return making{}, nil
 		}
 	} else {
 		s.scanner.Write(r.Body)
 	}
 	if !s.scanner.Close() || !s.object {
-		return nil
+		return making{}, nil
 	}
 	if field := s.duplicate(); field != "" {
-		return &Refusal{
+		return making{}, &Refusal{
 			Status: 400, Code: CodeDuplicateField, Family: c.Shape,
 			Message: "the body names the field " + strconv.Quote(field) + " more than once; send it once",
 		}
@@ -265,12 +278,12 @@ func (c *Call) readBody(r *Request, content *contentHeaders, id *identity) error
 	if c.Stream && !content.encoded() && r.asksUsage(c.Endpoint, s.pathModel) {
 		c.Patch = s.askUsage()
 	}
-	return nil
+	return s.making, nil
 }
 
 func (s *bodyScan) begin(c *Call, id *identity) {
 	s.scanner.Reset(bodyPaths, s)
-	s.call, s.id, s.facts = *c, *id, facts{}
+	s.call, s.id, s.facts, s.making = *c, *id, facts{}, making{}
 	for from := range fromUserID {
 		s.named = s.named || len(id.found[from]) > 0
 	}
@@ -350,10 +363,28 @@ func (s *bodyScan) Found(v *jsonscan.Value) {
 			s.call.Pins.add(v.Raw)
 			s.call.Unsafe = true // its items would stand there twice
 		}
-	case atPreviousResponse, atPreviousInteraction, atPromptID, atContainer, atContainerID:
+	case atPreviousResponse, atPromptID:
 		if text {
 			s.call.Pins.add(v.Raw)
 		}
+	case atContainer, atContainerID:
+		s.making.sandboxed = s.making.sandboxed || begins && v.Kind != jsonscan.Null
+		if text {
+			s.call.Pins.add(v.Raw)
+		}
+	case atPreviousInteraction:
+		if text && len(v.Raw) > 0 {
+			s.call.Pins.addID([]byte(interactions + CleanSession(v.Raw)))
+		}
+	case atCachedContent, atCachedContentSnake, atFileURI, atFileURISnake:
+		if text && !v.Truncated {
+			var buf [2 * 256]byte
+			s.call.Pins.addGoogle(jsonscan.Unquote(buf[:0], v.Raw))
+		}
+	case atStore:
+		s.making.stored, s.making.unstored = v.Kind == jsonscan.True, v.Kind == jsonscan.False
+	case atToolType:
+		s.making.sandboxed = s.making.sandboxed || text && bytes.HasPrefix(v.Raw, []byte("code_"))
 	case atBackground:
 		s.call.Unsafe = s.call.Unsafe || v.Kind == jsonscan.True
 	case atThread:

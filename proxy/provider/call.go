@@ -33,6 +33,9 @@ type Call struct {
 	Batch string
 	// Pins are the account-bound things that the request needs.
 	Pins Pins
+	// Makes says that the answer may name account-bound things that it has made:
+	// see Made.
+	Makes bool
 	// Unsafe says that the call must not be sent again after a failure of the
 	// provider, because the first one may have had its effect.
 	Unsafe bool
@@ -72,10 +75,13 @@ const maxPins = 8
 
 // add adds an id that can stand in a Redis key, once.
 func (p *Pins) add(id []byte) {
-	if len(id) == 0 || len(id) > maxWord || !isWord(id) || len(p.IDs) == maxPins {
-		return
+	if len(id) > 0 && len(id) <= maxWord && isWord(id) {
+		p.addID(id)
 	}
-	if !slices.Contains(p.IDs, string(id)) {
+}
+
+func (p *Pins) addID(id []byte) {
+	if len(p.IDs) < maxPins && !slices.Contains(p.IDs, string(id)) {
 		p.IDs = append(p.IDs, string(id))
 	}
 }

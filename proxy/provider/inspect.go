@@ -24,7 +24,7 @@ func Inspect(r *Request) (Call, error) {
 	case len(named) > 0:
 		c.Model = CleanModel(named)
 	}
-	path.pins(&c.Pins)
+	path.pins(&c.Pins, r.Provider.Family)
 
 	var id identity
 	var content contentHeaders
@@ -64,11 +64,14 @@ func Inspect(r *Request) (Call, error) {
 		}
 	}
 
+	var m making
 	if len(r.Body) > 0 {
-		if err := c.readBody(r, &content, &id); err != nil {
+		var err error
+		if m, err = c.readBody(r, &content, &id); err != nil {
 			return Call{}, err
 		}
 	}
+	c.Makes = c.makes(r.Method, m)
 	c.Session = id.session()
 	if c.Session.ID == "" && endpoint.Conversation {
 		c.Session = Session{ID: hashSession(r, id.found[fromHash]), Source: sourceNames[fromHash]}

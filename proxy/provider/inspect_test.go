@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -382,6 +383,8 @@ func TestInspectPins(t *testing.T) {
 		{"/v1/messages", `{"messages":[{"role":"assistant","content":[{"type":"web_search_tool_result","content":[{"encrypted_content":"E"}]}]}]}`, nil, true},
 		{"/v1/messages", `{"messages":[{"role":"user","content":"encrypted_content compaction file_1"}]}`, nil, false},
 		{"/v1/responses", `{"previous_response_id":"has space"}`, nil, false},
+		{"/v1/files/0191e7a0-5b1c-7c3e-9d2a-0123456789ab/url", "", []string{"0191e7a0-5b1c-7c3e-9d2a-0123456789ab"}, false}, // Mistral
+		{"/v1/responses/compact", "", nil, false},
 		{
 			"/v1/responses", `{"tools":[{"vector_store_ids":["vs_1","vs_1","vs_2","vs_3","vs_4","vs_5","vs_6","vs_7","vs_8","vs_9"]}]}`,
 			[]string{"vs_1", "vs_2", "vs_3", "vs_4", "vs_5", "vs_6", "vs_7", "vs_8"},
@@ -392,6 +395,34 @@ func TestInspectPins(t *testing.T) {
 		got := inspect(t, "openai", test.rest, "", test.body).Pins
 		if !reflect.DeepEqual(got, provider.Pins{IDs: test.ids, Organisation: test.organisation}) {
 			t.Errorf("%s %s: got %+v, want %v %v", test.rest, test.body, got, test.ids, test.organisation)
+		}
+	}
+}
+
+func TestInspectPinsOfGoogle(t *testing.T) {
+	for _, test := range []struct {
+		rest, body string
+		ids        []string
+	}{
+		{"/v1beta/files/abc-1", "", []string{"files/abc-1"}},
+		{"/v1beta/files/abc-1:download", "", []string{"files/abc-1"}},
+		{"/v1beta/files%2Fabc-1", "", []string{"files/abc-1"}},
+		{"/v1beta/models/veo-3/operations/xy1", "", []string{"operations/xy1"}},
+		{"/v1beta/fileSearchStores/s-1/documents/d-1", "", []string{"fileSearchStores/s-1"}},
+		{"/v1/projects/p/locations/l/cachedContents/77", "", []string{"cachedContents/77"}},
+		{"/v1beta/tunedModels/mine-1:generateContent", `{}`, []string{"tunedModels/mine-1"}},
+		{"/v1beta/models/gemini-x:generateContent", `{"contents":[]}`, nil},
+		{"/v1beta/files", `{}`, nil},
+		{
+			"/v1beta/models/m:generateContent", `{"cachedContent":"cachedContents\/c-1","contents":[{"parts":[{"fileData":{"mimeType":"x","fileUri":"https://generativelanguage.googleapis.com/v1beta/files/f-1"}},{"file_data":{"file_uri":"https://h/v1beta/files/f-2"}},{"text":"files/f-3"}]}]}`,
+			[]string{"cachedContents/c-1", "files/f-1", "files/f-2"},
+		},
+		{"/v1beta/models/m:generateContent", `{"contents":[{"parts":[{"fileData":{"fileUri":"https://www.youtube.com/watch?v=files"}},{"fileData":{"fileUri":"gs://bucket/files/a"}}]}]}`, nil},
+		{"/v1beta/interactions", `{"previous_interaction_id":"v1_x","input":"y"}`, []string{"interactions/v1_x"}},
+		{"/v1beta/interactions/v1_x", "", []string{"interactions/v1_x"}},
+	} {
+		if got := inspect(t, "gemini", test.rest, "", test.body).Pins.IDs; !slices.Equal(got, test.ids) {
+			t.Errorf("%s %s: got %q, want %q", test.rest, test.body, got, test.ids)
 		}
 	}
 }

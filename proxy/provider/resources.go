@@ -1,30 +1,164 @@
 package provider
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+	"time"
+)
 
-// resourcePrefixes begin the ids of things that belong to one account or
-// project, from the providers' API references.
-var resourcePrefixes = []string{
-	"file_", "file-", "msgbatch_", "skill_", "container_", "sesn_",
-	"resp_", "conv_", "upload_", "batch_", "vs_", "vsfb_", "cntr_", "cfile_",
-	"asst_", "thread_", "run_", "chatcmpl-", "ftjob-", "eval_", "video_", "pmpt_",
+// How long it is remembered whose an account-bound thing is, counted from when an
+// answer last named it as made. After that a request that names it is served like
+// any other.
+const (
+	// keepMonth is for what the providers drop by themselves within a month or so,
+	// or need no longer: stored answers (30 days), results of batches (29 days),
+	// containers, uploads, Google's files (2 days).
+	keepMonth = 30 * 24 * time.Hour
+	// keepYear is for what stays until it is deleted.
+	keepYear = 365 * 24 * time.Hour
+	// keepNot is for what no answer makes that passes here.
+	keepNot = 0
+)
+
+// resourceKinds are the things that belong to one account or project, by what
+// their ids begin with (the providers' API references).
+var resourceKinds = []struct {
+	prefix string
+	keep   time.Duration
+}{
+	{"file_", keepYear},
+	{"file-", keepYear},
+	{"msgbatch_", keepMonth},
+	{"skill_", keepYear},
+	{"container_", keepMonth},
+	{"sesn_", keepYear},
+	{"resp_", keepMonth},
+	{"conv_", keepYear},
+	{"upload_", keepMonth},
+	{"batch_", keepMonth},
+	{"vs_", keepYear},
+	{"vsfb_", keepMonth},
+	{"cntr_", keepMonth},
+	{"cfile_", keepMonth},
+	{"asst_", keepYear},
+	{"thread_", keepYear},
+	{"run_", keepMonth},
+	{"chatcmpl-", keepMonth},
+	{"ftjob-", keepYear},
+	{"eval_", keepYear},
+	{"video_", keepMonth},
+	{"pmpt_", keepNot},
+
+	// Google's, by the collection that their names put before a slash.
+	{"files/", keepMonth},
+	{"cachedContents/", keepMonth},
+	{"batches/", keepMonth},
+	{"batchPredictionJobs/", keepMonth},
+	{"operations/", keepMonth},
+	{"tunedModels/", keepYear},
+	{"fileSearchStores/", keepYear},
+	{interactions, keepMonth},
+}
+
+// interactions is the collection of Gemini's stored conversations. Their ids stand
+// alone in bodies; with the collection they cannot be taken for anything else's.
+const interactions = "interactions/"
+
+// maxResource is the longest id of a resource that is kept.
+const maxResource = len("batchPredictionJobs/") + maxWord
+
+// KeepResource tells for how long it is to be remembered whose the resource with
+// this id is; 0 is for ids of other things, and for what cannot be learned.
+func KeepResource(id string) time.Duration {
+	for _, kind := range resourceKinds {
+		if strings.HasPrefix(id, kind.prefix) {
+			return kind.keep
+		}
+	}
+	if isUUID([]byte(id)) {
+		return keepYear // Mistral's files, batches and libraries
+	}
+	return keepNot
 }
 
 // isResource tells whether a text is the id of an account-bound resource.
 func isResource(id []byte) bool {
-	for _, prefix := range resourcePrefixes {
-		if bytes.HasPrefix(id, []byte(prefix)) {
+	if !isWord(id) {
+		return false
+	}
+	for _, kind := range resourceKinds {
+		if bytes.HasPrefix(id, []byte(kind.prefix)) {
 			return true
+		}
+	}
+	return isUUID(id)
+}
+
+// isUUID tells whether id is a UUID with its hyphens.
+func isUUID(id []byte) bool {
+	if len(id) != 36 {
+		return false
+	}
+	for i, c := range id {
+		if hyphen := i == 8 || i == 13 || i == 18 || i == 23; hyphen != (c == '-') || !hyphen && unhex(c) > 15 {
+			return false
+		}
+	}
+	return true
+}
+
+// googleResource finds the last `collection/id` in a name or URI of Google's:
+// files/x, projects/p/locations/l/cachedContents/1, https://host/v1beta/files/x. It
+// returns nil when there is none.
+func googleResource(name []byte) []byte {
+	end := len(name)
+	for end > 0 {
+		i := bytes.LastIndexByte(name[:end], '/')
+		if i < 0 {
+			return nil
+		}
+		begin := bytes.LastIndexByte(name[:i], '/') + 1
+		id, _, _ := bytes.Cut(name[i+1:end], []byte{':'}) // files/x:download
+		if isCollection(name[begin:i+1]) && len(id) > 0 && len(id) <= maxWord && isWord(id) {
+			return name[begin : i+1+len(id)]
+		}
+		end = i
+	}
+	return nil
+}
+
+// isCollection tells whether a path's segment with its slash is one of Google's
+// collections.
+func isCollection(segment []byte) bool {
+	for _, kind := range resourceKinds {
+		if string(segment) == kind.prefix {
+			return bytes.HasSuffix(segment, []byte{'/'})
 		}
 	}
 	return false
 }
 
 // pins adds the resources that a path names.
-func (p *plainPath) pins(pins *Pins) {
-	for _, segment := range p.segments[:p.count] {
-		if isResource(segment) {
+func (p *plainPath) pins(pins *Pins, f Family) {
+	var name [maxResource]byte
+	for i, segment := range p.segments[:p.count] {
+		if f == Gemini {
+			if i > 0 && len(p.segments[i-1])+1+len(segment) <= maxResource {
+				pair := append(append(append(name[:0], p.segments[i-1]...), '/'), segment...)
+				pins.addGoogle(pair)
+			}
+		} else if isResource(segment) {
 			pins.add(segment)
 		}
+	}
+}
+
+// addGoogle adds the resource that a name or URI of Google's names.
+func (p *Pins) addGoogle(name []byte) {
+	if bytes.HasPrefix(name, []byte("gs://")) {
+		return // a bucket's path
+	}
+	if id := googleResource(name); id != nil {
+		p.addID(id)
 	}
 }

@@ -1,0 +1,150 @@
+package proxy
+
+import (
+	"context"
+	"strings"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/proxy/provider"
+	"github.com/authpool/authpool/proxy/tap"
+)
+
+// bound reads the ids of account-bound things from an answer that may make some,
+// beside the meter. It is a tap.Sink in front of the meter, so that the answers
+// that make nothing do not pass it at all.
+type bound struct {
+	next   tap.Sink // nil: nobody
+	made   provider.Made
+	events tap.Events
+	form   boundForm
+	begun  bool // the event being read has begun
+}
+
+// boundForm is how the texts stand in the body.
+type boundForm uint8
+
+const (
+	boundUnknown boundForm = iota // nothing yet
+	boundText                     // the body is one JSON text
+	boundEvents                   // server-sent events
+	boundBlind                    // something else, or nothing more to read
+)
+
+func (b *bound) reset(next tap.Sink, f provider.Family) {
+	b.next, b.form, b.begun = next, boundUnknown, false
+	b.made.Reset(f)
+	b.events.Reset()
+}
+
+// Write implements tap.Sink.
+func (b *bound) Write(p []byte) {
+	if b.next != nil {
+		b.next.Write(p)
+	}
+	if b.form == boundUnknown {
+		for len(p) > 0 && strings.IndexByte(" \t\r\n\xef\xbb\xbf", p[0]) >= 0 {
+			p = p[1:] // white space, a byte order mark
+		}
+		if len(p) == 0 {
+			return
+		}
+		switch p[0] {
+		case '{':
+			b.form = boundText
+		case 'd', 'e', 'i', 'r', ':': // data, event, id, retry, a comment
+			b.form = boundEvents
+		default:
+			b.form = boundBlind
+		}
+	}
+	switch b.form {
+	case boundText:
+		b.made.Write(p)
+	case boundEvents:
+		b.readEvents(p)
+	default:
+	}
+}
+
+func (b *bound) readEvents(p []byte) {
+	for {
+		what, data, n := b.events.Next(p)
+		p = p[n:]
+		switch what {
+		case tap.None:
+			return
+		case tap.Data:
+			if !b.begun {
+				b.begun = true
+				b.made.Begin()
+			}
+			b.made.Write(data)
+		case tap.End:
+			b.begun = false
+		default:
+		}
+	}
+}
+
+// Blind implements tap.Sink.
+func (b *bound) Blind() {
+	b.form = boundBlind
+	if b.next != nil {
+		b.next.Blind()
+	}
+}
+
+// Close implements tap.Sink.
+func (b *bound) Close() {
+	if b.next != nil {
+		b.next.Close()
+	}
+}
+
+// watchMade has the ids read that the answer makes, if it can make any; next is who
+// else reads it, or nil.
+func (ex *exchange) watchMade(next tap.Sink) tap.Sink {
+	if !ex.info.Makes {
+		return next
+	}
+	if ex.bound == nil {
+		ex.bound = new(bound)
+	}
+	ex.bound.reset(next, ex.provider.Family)
+	ex.making = true
+	return ex.bound
+}
+
+// learnMade tells the pool, once, what the answer has made. It is called before the
+// agent has the answer's last bytes.
+func (ex *exchange) learnMade() {
+	if !ex.making {
+		return
+	}
+	ex.making = false
+	ids := ex.bound.made.IDs()
+	if len(ids) == 0 {
+		return
+	}
+	made := make([]pool.Made, len(ids))
+	for i, id := range ids {
+		made[i] = pool.Made{
+			Resource: pool.Resource{ID: id, Subscription: ex.lease.Subscription().ID, Agent: ex.agent},
+			Keep:     provider.KeepResource(id),
+		}
+	}
+	// Whether the agent is still there does not matter to who asks next.
+	ex.s.deps.Pool.Learn(context.Background(), made)
+}
+
+// owner is the subscription that has what the request names; empty when that is
+// nothing that is known.
+func (ex *exchange) owner() string {
+	var ids []string
+	for _, id := range ex.info.Pins.IDs {
+		if provider.KeepResource(id) > 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ex.s.deps.Pool.Owner(ex.leave, ex.provider.Name, ids).Subscription
+}

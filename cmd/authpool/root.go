@@ -58,7 +58,9 @@ AUTHPOOL_STATE_DIR. A flag rules over the variable, the variable over the file.`
 		newStatusCommand(p),
 		newUsageCommand(p),
 		newAuditCommand(p),
+		newSubscriptionsCommand(p),
 		newEnvCommand(p),
+		newExplainResponseCommand(p),
 		newSimulateCommand(p),
 		newVersionCommand(p),
 	)

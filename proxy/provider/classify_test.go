@@ -532,18 +532,6 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// TestEveryRowHasAnExample fails for a row that nobody has proved.
-func TestEveryRowHasAnExample(t *testing.T) {
-	for _, row := range provider.RowNames() {
-		if row == "throttled-beside" {
-			continue // TestClassifyKeepsLimitsApart
-		}
-		if !slices.ContainsFunc(vectors, func(v vector) bool { return v.row == row }) {
-			t.Errorf("no vector ends in the row %q", row)
-		}
-	}
-}
-
 func TestClassifyStreamFailures(t *testing.T) {
 	tests := []struct {
 		failure provider.Failure

@@ -39,6 +39,10 @@ const (
 	maxTexts  = 2 << 10
 )
 
+// maxRefill caps what the reset of a bucket may say: none counts more than a
+// day's requests or tokens, and one that drifts must not close a model for long.
+const maxRefill = 24 * time.Hour
+
 // keep copies a header's value.
 func (l *limits) keep(value []byte) []byte {
 	if len(value) > maxTexts-l.textsUsed {
@@ -385,6 +389,9 @@ func (l *limits) exhaustedWait(now time.Time, kinds ...limitKind) (longest time.
 				continue
 			}
 			if wait, told := w.wait(l.clock(now)); told && wait > 0 {
+				if kind == bucketLimit {
+					wait = min(wait, maxRefill)
+				}
 				longest, ok = max(longest, wait), true
 			}
 		}

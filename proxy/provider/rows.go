@@ -92,6 +92,50 @@ func Rows() []Row {
 	return list
 }
 
+// Action is what authpool does when the row decides, for people.
+func (r Row) Action() string {
+	const elsewhere = "; tries another subscription"
+	var closed string
+	switch r.Verdict.Scope {
+	case ratelimit.ScopeRequest:
+		closed = "closes nothing"
+	case ratelimit.ScopeModel:
+		closed = "closes the model for all that share the limit"
+	default:
+		closed = "closes the subscription and all that share its limits"
+	}
+	switch r.Verdict.Signal {
+	case ratelimit.Limited:
+		switch {
+		case r.Verdict.Reason == ratelimit.ReasonRequest:
+			return "gives it to the agent"
+		case r.Verdict.Scope == ratelimit.ScopeRequest:
+			return closed + elsewhere
+		}
+		return closed + " until then, else for 1 s and longer each time" + elsewhere
+	case ratelimit.Quota:
+		if r.Until == "" {
+			return closed + " for 1 h" + elsewhere
+		}
+		return closed + " until then, else for 1 h" + elsewhere
+	case ratelimit.Overloaded:
+		return "closes nothing; repeats once where that does no harm"
+	case ratelimit.Auth:
+		switch r.Verdict.Scope {
+		case ratelimit.ScopeRequest:
+			return "gives it to the agent"
+		case ratelimit.ScopeModel:
+			return closed + " for 1 h" + elsewhere
+		default:
+			return "closes the subscription until its credential changes" + elsewhere
+		}
+	case ratelimit.ServerError:
+		return "counts against the subscription's breaker; repeats once where that does no harm"
+	default:
+		return "gives it to the agent"
+	}
+}
+
 // rows is the table. What is specific stands before what is general, and the
 // first match decides. Codes are believed before types, types before statuses,
 // and a message only where nothing else tells: providers quote requests in

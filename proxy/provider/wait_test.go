@@ -76,3 +76,30 @@ func FuzzDuration(f *testing.F) {
 		}
 	})
 }
+
+// FuzzStatedEnd: whatever an answer says about its end, in all places and by any
+// clock, is a wait that one can believe, or none.
+func FuzzStatedEnd(f *testing.F) {
+	f.Add("Sun, 22 Nov 2026 11:00:00 GMT", "7", "9h", "1795352400", "try again in 20s", int64(1795352400))
+	f.Add("Thu, 01 Jan 1970 00:00:00 GMT", "-1", "2199-01-01T00:00:00Z", "NaN", "Please retry in 1e9s", int64(-5))
+	f.Add("Sun, 06 Nov 2999 08:49:37 GMT", "Sun, 22 Nov 2026 12:00:01 GMT", "0", "-1", "regain access on 9999-12-31", int64(1)<<62)
+	f.Fuzz(func(t *testing.T, date, after, bucket, window, message string, resetsAt int64) {
+		headers := pairs("Date", date, "Retry-After", after, "Retry-After-Ms", after,
+			"x-ratelimit-remaining-tokens", "0", "x-ratelimit-reset-tokens", bucket,
+			"anthropic-ratelimit-unified-status", "rejected", "anthropic-ratelimit-unified-reset", window)
+		for _, a := range []provider.Answer{
+			{Family: anth, Status: 429, Headers: headers},
+			{Family: anth, Status: 400, Headers: headers, Body: []byte(`{"error":{"message":"You have reached your specified API usage limits. ` + message + `"}}`)},
+			{Family: gem, Status: 429, Headers: pairs("Date", date), Body: []byte(geminiError("429", "m", `{"retryDelay":"`+bucket+`"},{"violations":[{"quotaId":"PerDay"}]}`))},
+			{Family: oai, Status: 200, Headers: pairs("Date", date), Failure: &provider.Failure{Code: "usage_limit_reached", Message: message, ResetsAt: resetsAt}},
+		} {
+			if wait := provider.Classify(a, now).Wait; wait != none && (wait < 0 || wait > 35*24*time.Hour) {
+				t.Errorf("%+v: a wait of %v", a, wait)
+			}
+		}
+		only := provider.Answer{Status: 429, Headers: pairs("Date", date, "x-ratelimit-remaining-tokens", "0", "x-ratelimit-reset-tokens", bucket)}
+		if wait := provider.Classify(only, now).Wait; wait > 24*time.Hour {
+			t.Errorf("a bucket that refills in %q: a wait of %v", bucket, wait)
+		}
+	})
+}

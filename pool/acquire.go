@@ -26,8 +26,11 @@ type Request struct {
 	// Owner is the one subscription that can serve the request, because it has what
 	// the request names (see Pool.Owner); empty: any. Pinned does not matter then.
 	Owner string
-	// EstimatedInput and EstimatedOutput are tokens, for the configured rates;
-	// 0 when there is no estimate.
+	// Bytes is the size of the request's body, by which its tokens are estimated
+	// for the configured rates; 0: nothing is estimated.
+	Bytes int64
+	// EstimatedInput and EstimatedOutput are tokens, for the configured rates.
+	// Where both are 0, Acquire sets them by Bytes.
 	EstimatedInput, EstimatedOutput int64
 	// Tried are subscriptions that failed in this request: they are not offered
 	// again. One that was limited need not be here, its cooldown keeps it away;
@@ -64,6 +67,9 @@ func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
 		return nil, req.owned(&NoSubscriptionError{Provider: req.Provider})
 	}
 	now := time.Now()
+	if g.metered && req.Bytes > 0 && req.EstimatedInput == 0 && req.EstimatedOutput == 0 {
+		req.EstimatedInput, req.EstimatedOutput = p.estimates.of(req.Model, req.Bytes)
+	}
 	var s *session
 	if req.Session != "" {
 		s = p.sessions.get(sessionKey{req.Provider, req.Agent, req.Session}, req.Parent, now)
@@ -290,7 +296,7 @@ func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, s
 	if s != nil {
 		s.enter()
 	}
-	return &Lease{pool: p, member: m, session: s, source: source, pass: pass, probe: q}, refusal{}
+	return &Lease{pool: p, member: m, session: s, source: source, model: req.Model, bytes: req.Bytes, pass: pass, probe: q}, refusal{}
 }
 
 // demand notes that a request found m's share used up, and has the keeper ask

@@ -22,6 +22,8 @@ type Lease struct {
 	member  *member
 	session *session // nil: none
 	source  Source
+	model   string // this and bytes as in the Request
+	bytes   int64
 
 	mu           sync.Mutex
 	lent         credential.Credential
@@ -105,7 +107,11 @@ func (l *Lease) Done(t usage.Tokens) {
 	// Cached input does not count against a rate: the providers' own limits
 	// leave it out. A served answer without usage keeps its estimate.
 	l.pass.Done(now, t.Prompt()-t.CacheRead, t.Output, !l.served || t.Total() > 0)
+	teaches := l.served && t.Total() > 0 && l.pool.groups[l.member.conf.Provider].metered
 	l.mu.Unlock()
+	if teaches {
+		l.pool.estimates.learn(l.model, l.bytes, t.Prompt()-t.CacheRead, t.Output)
+	}
 	l.leave(now)
 }
 

@@ -98,15 +98,16 @@ type Bindings interface {
 
 // Pool lends subscriptions. It is safe for concurrent use.
 type Pool struct {
-	opts     Options
-	bindings Bindings // nil: this process is the whole fleet
-	process  string   // names this process in the shares
-	members  []*member
-	byID     map[string]*member
-	groups   map[string]*group
-	sessions *sessions
-	keeper   *keeper
-	turns    chan struct{} // of those who talk to Redis about bindings
+	opts      Options
+	bindings  Bindings // nil: this process is the whole fleet
+	process   string   // names this process in the shares
+	members   []*member
+	byID      map[string]*member
+	groups    map[string]*group
+	sessions  *sessions
+	estimates estimates
+	keeper    *keeper
+	turns     chan struct{} // of those who talk to Redis about bindings
 
 	resources *resources
 
@@ -118,6 +119,7 @@ type Pool struct {
 type group struct {
 	provider string
 	members  []*member
+	metered  bool // one of them has limits on tokens
 	queue    queue
 }
 
@@ -159,6 +161,7 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 			p.groups[conf.Provider] = g
 		}
 		g.members = append(g.members, m)
+		g.metered = g.metered || conf.Limits.InputTokensPerMinute > 0 || conf.Limits.OutputTokensPerMinute > 0
 	}
 	p.resources = newResources(p)
 	p.keeper = newKeeper(p)

@@ -202,9 +202,19 @@ func (ex *exchange) poolRequest() pool.Request {
 		Session:  ex.info.Session.ID,
 		Parent:   ex.info.Session.Parent,
 		Model:    ex.info.Model,
+		Bytes:    ex.estimable(),
 		Pinned:   ex.info.Pins.Organisation || len(ex.info.Pins.IDs) > 0,
 		Owner:    ex.owner(),
 	}
+}
+
+// estimable is the size of a body by which the request's tokens can be estimated;
+// 0 where it says nothing about them, as with a recording or a count for free.
+func (ex *exchange) estimable() int64 {
+	if body := ex.request.body[0]; !ex.costs() || len(body) == 0 || body[0] != '{' {
+		return 0
+	}
+	return int64(ex.request.size)
 }
 
 // handleBroken answers a request that fasthttp could not read.

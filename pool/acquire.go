@@ -243,7 +243,8 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 			claim: rendezvous(name, m.conf.ID, m.conf.weight()),
 		}
 		if !byHash {
-			c.total = m.score(now).Total
+			s := m.score(now)
+			c.total, c.draining = s.Total, c.draining || s.Nearly
 		}
 		if best == nil || c.better(top) {
 			best, top = m, c

@@ -180,8 +180,8 @@ func (m *member) drains(now time.Time) bool {
 	return spent >= drainFrom
 }
 
-// levels are the spent parts, in per cent, that are made known when a budget
-// reaches them: once in a period.
+// levels are the spent parts, in per cent, that are made known when a budget or
+// a provider's window reaches them: once in a period.
 var levels = [...]int{50, 80, 95, 100}
 
 // levelOf is the highest of levels that a spent part has reached; 0: none.
@@ -221,7 +221,9 @@ func (p *Pool) watchBudgets(ctx context.Context) {
 		case <-tick.C:
 		}
 		p.readBudgets(ctx)
-		p.tellBudgets(time.Now())
+		now := time.Now()
+		p.tellBudgets(now)
+		p.tellWindows(now)
 	}
 }
 
@@ -283,6 +285,34 @@ func (p *Pool) tellBudgets(now time.Time) {
 		b.mu.Unlock()
 	}
 }
+
+// tellWindows makes known which of the providers' windows have reached a level.
+// Limits that refill within minutes reach them all the time, and are left out.
+func (p *Pool) tellWindows(now time.Time) {
+	for _, m := range p.members {
+		for _, w := range m.gate.Windows() {
+			if w.Kind != "provider" {
+				continue
+			}
+			spent := w.Spent(now)
+			level, told := levelOf(spent), m.windowLevels[w.Name]
+			switch {
+			case level == 0:
+				delete(m.windowLevels, w.Name) // a new window has begun
+			case level > told:
+				m.windowLevels[w.Name] = level
+				windowLevels.WithLabelValues(m.conf.ID, w.Name, strconv.Itoa(level)).Inc()
+				p.opts.Logger.Warn("a usage window has reached a level", "subscription", m.conf.ID,
+					"window", w.Name, "level_percent", level, "spent_percent", int(spent*100), "resets", w.Reset)
+			}
+		}
+	}
+}
+
+var windowLevels = promauto.NewCounterVec(prometheus.CounterOpts{
+	Name: "authpool_window_levels_total",
+	Help: "How often a usage window of a provider was seen to be spent to 50, 80, 95 or 100 per cent.",
+}, []string{"subscription", "window", "percent"})
 
 var budgetLevels = promauto.NewCounterVec(prometheus.CounterOpts{
 	Name: "authpool_budget_levels_total",

@@ -1,8 +1,13 @@
 package pool_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"regexp"
 	"slices"
 	"sync"
 	"testing"
@@ -10,6 +15,7 @@ import (
 	"time"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/ratelimit"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -243,5 +249,80 @@ func TestBudgetOfABlock(t *testing.T) {
 		if _, err := p.Acquire(t.Context(), ask("")); err != nil {
 			t.Errorf("after the block: %v", err)
 		}
+	})
+}
+
+// TestNewSessionsLeaveWhatIsNearlySpent: before a provider's window or bucket is
+// empty new sessions go elsewhere, however busy that is, and old ones stay.
+func TestNewSessionsLeaveWhatIsNearlySpent(t *testing.T) {
+	f := func(name string, w ratelimit.Window, away bool) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := start(pool.Options{}, sub("one"), sub("two", priority(2)))
+				defer p.Close()
+				w.Name, w.Seen = "w", time.Now()
+				serve(t, p, ask("old"), ratelimit.Verdict{Signal: ratelimit.OK, Windows: []ratelimit.Window{w}})
+				for i := range 20 {
+					want := map[bool]string{true: "two", false: "one"}[away]
+					if id, _ := serve(t, p, ask(fmt.Sprint("new-", i)), ok); id != want {
+						t.Fatalf("new session %d went to %s", i, id)
+					}
+				}
+				if id, _ := serve(t, p, ask("old"), ok); id != "one" {
+					t.Errorf("the old session went to %s", id)
+				}
+				if id, _ := serve(t, p, ask("other", tried("two")), ok); id != "one" {
+					t.Errorf("what nobody else can serve went to %s", id)
+				}
+			})
+		})
+	}
+	f("a window", ratelimit.Window{Kind: "provider", Utilization: 0.95}, true)
+	f("a window with room", ratelimit.Window{Kind: "provider", Utilization: 0.94}, false)
+	f("remaining requests", ratelimit.Window{Kind: "bucket", Utilization: 0.98}, true)
+	f("what is no number", ratelimit.Window{Kind: "provider", Utilization: math.NaN()}, false)
+}
+
+// TestLevelsAreMadeKnownOnce: of a budget and of a provider's window, each level
+// once, and again in the next period.
+func TestLevelsAreMadeKnownOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		p := pool.New(pool.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))},
+			[]pool.Subscription{sub("one", budget(pool.Budget{Period: usage.PeriodDay, CostNanoUSD: 100}))}, nil)
+		p.Start(t.Context())
+		defer p.Close()
+		told := func() (levels []string) {
+			pass(3100 * time.Millisecond)
+			synctest.Wait()
+			for _, m := range regexp.MustCompile(`msg="a (budget|usage window) .* window=(\S+) level_percent=(\d+)`).FindAllStringSubmatch(log.String(), -1) {
+				levels = append(levels, m[2]+" "+m[3])
+			}
+			log.Reset()
+			return levels
+		}
+		f := func(cost int64, utilization float64, want ...string) {
+			t.Helper()
+			spend(p, "one", cost, usage.Tokens{})
+			if l, err := p.Acquire(t.Context(), ask("")); err == nil {
+				l.Verdict(ratelimit.Verdict{Signal: ratelimit.OK, Windows: []ratelimit.Window{
+					{Name: "5h", Kind: "provider", Utilization: utilization, Seen: time.Now()},
+					{Name: "requests", Kind: "bucket", Utilization: utilization, Seen: time.Now()},
+				}})
+				l.Done(usage.Tokens{})
+			}
+			if got := told(); !slices.Equal(got, want) {
+				t.Errorf("%d more spent, window at %v: told %q, want %q", cost, utilization, got, want)
+			}
+		}
+		f(49, 0.49)
+		f(1, 0.5, "day 50", "5h 50")
+		f(0, 0.6)
+		f(46, 0.97, "day 95", "5h 95")
+		f(0, 0.1)
+		f(0, 0.8, "5h 80")
+		f(10, 0.8, "day 100")
+		pass(24 * time.Hour)
+		f(80, 0.1, "day 80")
 	})
 }

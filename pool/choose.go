@@ -26,7 +26,15 @@ type Factors struct {
 type Score struct {
 	Total, Health                               float64
 	Availability, Headroom, Soundness, Idleness float64
+	// Nearly says that the utilization is nearlyFrom or more: new sessions go to
+	// whoever is not, of whatever score, so that those that are there find the
+	// rest, and nobody runs into the wall.
+	Nearly bool
 }
+
+// nearlyFrom is later than drainFrom: what is left of a provider's window is the
+// provider's to give, and a limit per minute has it again in a moment.
+const nearlyFrom = 0.95
 
 // Rate computes the score. It is a pure function; whatever comes in, no part is
 // NaN, infinite or out of its range.
@@ -35,6 +43,7 @@ func (f Factors) Rate() Score {
 		Availability: unit(f.Availability),
 		Headroom:     1 - unit(f.Utilization),
 		Soundness:    1 - unit(f.ErrorRate),
+		Nearly:       f.Utilization >= nearlyFrom,
 	}
 	weight := float64(max(f.Weight, 1))
 	busy := float64(max(f.InFlight, 0)) + float64(max(f.Sessions, 0))/4

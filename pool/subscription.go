@@ -62,7 +62,8 @@ type member struct {
 	share share        // requests of this process that are under way
 	count atomic.Int64 // sessions that hold a place, as Redis last told
 
-	budgets *budgets
+	budgets      *budgets
+	windowLevels map[string]int // the level that was made known, by window; of watchBudgets alone
 
 	acquired [len(sources)]prometheus.Counter
 
@@ -85,9 +86,10 @@ func newMember(conf *Subscription, cooldowns *ratelimit.Cooldowns, whole bool) *
 			InputTokens:  conf.Limits.InputTokensPerMinute,
 			OutputTokens: conf.Limits.OutputTokensPerMinute,
 		}, cooldowns),
-		share:   share{limit: conf.Limits.Concurrent, whole: whole},
-		budgets: newBudgets(conf.Budgets),
-		places:  make(map[string]time.Time),
+		share:        share{limit: conf.Limits.Concurrent, whole: whole},
+		budgets:      newBudgets(conf.Budgets),
+		places:       make(map[string]time.Time),
+		windowLevels: make(map[string]int),
 	}
 	for i, source := range sources {
 		m.acquired[i] = acquired.WithLabelValues(conf.ID, string(source))

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/authpool/authpool/pool/store"
@@ -11,6 +12,10 @@ import (
 
 // ErrNoSuchSubscription is returned by Enable for an id that is not configured.
 var ErrNoSuchSubscription = errors.New("there is no such subscription")
+
+// ErrDisabledByConfig is returned by Enable for a subscription that nobody but the
+// configuration can enable.
+var ErrDisabledByConfig = errors.New("the configuration disables the subscription")
 
 // probe is what a lease finds out for the whole fleet: whether a cooldown that
 // has ended is really over. The zero probe finds out nothing.
@@ -102,12 +107,15 @@ func (k *keeper) doubt(subscription string) {
 
 // Enable ends the cooldowns of a subscription and of those that share its limits,
 // and reads a credential again that was refused, in all processes: an operator
-// knows better. A subscription that the configuration disables stays so. With an
-// error it is done in this process alone; ErrNoSuchSubscription: nothing is.
+// knows better. With an error it is done in this process alone, but nothing is
+// with ErrNoSuchSubscription and ErrDisabledByConfig.
 func (p *Pool) Enable(ctx context.Context, id string) error {
 	m := p.byID[id]
 	if m == nil {
 		return ErrNoSuchSubscription
+	}
+	if m.conf.Disabled {
+		return fmt.Errorf("%w: %s", ErrDisabledByConfig, m.conf.Reason)
 	}
 	now := time.Now()
 	p.enable(m, now, now)

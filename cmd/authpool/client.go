@@ -131,9 +131,22 @@ func readToken(path string) (credential.Secret, error) {
 // get asks for path and decodes the answer into v. It returns the answer's
 // head.
 func (c *client) get(ctx context.Context, path string, query url.Values, v any) (http.Header, error) {
-	u := *c.base
-	u.Path, u.RawQuery = path, query.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	return c.do(ctx, http.MethodGet, path, query, v)
+}
+
+// post has path done, without a body, and decodes the answer into v.
+func (c *client) post(ctx context.Context, path string, v any) error {
+	_, err := c.do(ctx, http.MethodPost, path, nil, v)
+	return err
+}
+
+func (c *client) do(ctx context.Context, method, path string, query url.Values, v any) (http.Header, error) {
+	u, err := c.base.Parse(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask %s: %w", c.base, err)
+	}
+	u.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask %s: %w", c.base, err)
 	}

@@ -200,6 +200,7 @@ func (s *service) openServers(ctx context.Context) error {
 		Ready:   s.ready,
 		Status:  sources,
 		Usage:   sources,
+		Operate: operator{s.pool},
 		Metrics: prometheus.Gatherers{prometheus.DefaultGatherer, registry},
 		Logger:  s.log,
 	})

@@ -29,17 +29,37 @@ type UsageSource interface {
 	Usage(ctx context.Context, q usage.Query) ([]UsageRow, error)
 }
 
+// Operator does what an operator asks for. It must be safe for concurrent use.
+type Operator interface {
+	// Enable ends the cooldowns of a subscription. An error that is a Refusal is
+	// the operator's own; any other means that Redis did not answer.
+	Enable(ctx context.Context, subscription string) error
+}
+
+// Refusal is an error that says what is wrong with a request.
+type Refusal struct {
+	Status int   // of the answer, 4xx
+	Err    error // one sentence
+}
+
+// Error implements error.
+func (r *Refusal) Error() string { return r.Err.Error() }
+
+// Unwrap returns the cause.
+func (r *Refusal) Unwrap() error { return r.Err }
+
 // Options says what a Server serves. All fields but Logger are required.
 type Options struct {
 	Token   credential.Secret   // the admin token; an empty one lets nobody in
 	Ready   func() error        // nil: /readyz is 200; else the sentence that it answers 503 with
 	Status  StatusSource        // for StatusPath
 	Usage   UsageSource         // for UsagePath
+	Operate Operator            // for EnablePath
 	Metrics prometheus.Gatherer // for /metrics
 	Logger  *slog.Logger        // nil: slog.Default()
 }
 
-// The bounds of one admin request. The API only reads: bodies are refused, and
+// The bounds of one admin request. Nothing here takes a body: they are refused, and
 // an answer that takes longer than writeTimeout means that Redis hangs.
 const (
 	readTimeout    = 10 * time.Second
@@ -52,15 +72,16 @@ const (
 
 // Server is the admin address. Make one with New.
 type Server struct {
-	http   *http.Server
-	status StatusSource
-	usage  UsageSource
-	log    *slog.Logger
+	http    *http.Server
+	status  StatusSource
+	usage   UsageSource
+	operate Operator
+	log     *slog.Logger
 }
 
 // New returns a Server that is not listening yet.
 func New(o Options) *Server {
-	s := &Server{status: o.Status, usage: o.Usage, log: o.Logger}
+	s := &Server{status: o.Status, usage: o.Usage, operate: o.Operate, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -98,8 +119,9 @@ func (s *Server) routes(o Options) http.Handler {
 	api := http.NewServeMux()
 	api.HandleFunc("GET "+StatusPath, s.serveStatus)
 	api.HandleFunc("GET "+UsagePath, s.serveUsage)
+	api.HandleFunc("POST /api/v1/subscriptions/{id}/enable", s.enable)
 	api.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusNotFound, "there is GET "+StatusPath+" and GET "+UsagePath)
+		problem(w, http.StatusNotFound, "there is GET "+StatusPath+", GET "+UsagePath+" and POST /api/v1/subscriptions/ID/enable")
 	})
 
 	mux := http.NewServeMux()
@@ -159,6 +181,23 @@ func (s *Server) serveUsage(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(UntilHeader, query.Until.Format(time.RFC3339))
 	}
 	writeJSON(w, http.StatusOK, rows)
+}
+
+func (s *Server) enable(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), sourceTimeout)
+	defer cancel()
+	id := r.PathValue("id")
+	err := s.operate.Enable(ctx, id)
+	if refused, ok := errors.AsType[*Refusal](err); ok {
+		problem(w, refused.Status, refused.Error())
+		return
+	}
+	if err != nil {
+		s.fail(w, "enabled in this process only", err)
+		return
+	}
+	s.log.Info("an operator has enabled a subscription", "subscription", id)
+	writeJSON(w, http.StatusOK, Enabled{ID: id})
 }
 
 // fail answers with a 503: every error of a source means that the store did

@@ -35,6 +35,8 @@ type sources struct {
 	rows   []admin.UsageRow
 	err    error
 	asked  usage.Query
+
+	enabled []string
 }
 
 func (s *sources) Status(context.Context) (admin.Status, error) { return s.status, s.err }
@@ -42,6 +44,12 @@ func (s *sources) Status(context.Context) (admin.Status, error) { return s.statu
 func (s *sources) Usage(_ context.Context, q usage.Query) ([]admin.UsageRow, error) {
 	s.asked = q
 	return s.rows, s.err
+}
+
+// Enable implements admin.Operator.
+func (s *sources) Enable(_ context.Context, id string) error {
+	s.enabled = append(s.enabled, id)
+	return s.err
 }
 
 // start serves src on a free loopback port until the test ends.
@@ -57,7 +65,7 @@ func start(t *testing.T, src *sources, ready func() error) (base string) {
 		ready = func() error { return nil }
 	}
 	srv := admin.New(admin.Options{
-		Token: credential.NewSecret(token), Ready: ready, Status: src, Usage: src, Metrics: registry,
+		Token: credential.NewSecret(token), Ready: ready, Status: src, Usage: src, Operate: src, Metrics: registry,
 	})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
@@ -278,6 +286,45 @@ func TestWhoMayIn(t *testing.T) {
 	f("body", "/healthz", func(r *http.Request) {
 		r.Body, r.ContentLength = io.NopCloser(strings.NewReader("x")), 1
 	}, http.StatusRequestEntityTooLarge)
+}
+
+func TestEnable(t *testing.T) {
+	src := &sources{}
+	base := start(t, src, nil)
+	f := func(err error, edit func(*http.Request), status int, body string) {
+		t.Helper()
+		src.enabled, src.err = nil, err
+		a := get(t, base+admin.EnablePath("team-a"), func(r *http.Request) {
+			r.Method = http.MethodPost
+			if edit != nil {
+				edit(r)
+			}
+		})
+		if a.status != status || !strings.Contains(a.body, body) {
+			t.Errorf("got %d %s, want %d with %q", a.status, a.body, status, body)
+		}
+	}
+	f(nil, nil, 200, `{"id":"team-a"}`)
+	if len(src.enabled) != 1 || src.enabled[0] != "team-a" {
+		t.Errorf("enabled: %q", src.enabled)
+	}
+	f(&admin.Refusal{Status: 404, Err: errors.New("there is no such subscription")}, nil, 404, "no such subscription")
+	f(errors.New("Redis is away"), nil, 503, "enabled in this process only: Redis is away")
+	// It needs the token, and nothing else than POST does it.
+	for _, edit := range []func(*http.Request){
+		func(r *http.Request) { r.Header.Set("Authorization", "Bearer apa_agent") },
+		func(r *http.Request) { r.Header.Set("Origin", "https://elsewhere.example") },
+		func(r *http.Request) { r.Method = http.MethodGet },
+	} {
+		src.enabled, src.err = nil, nil
+		a := get(t, base+admin.EnablePath("team-a"), func(r *http.Request) {
+			r.Method = http.MethodPost
+			edit(r)
+		})
+		if a.status < 400 || len(src.enabled) > 0 {
+			t.Errorf("got %d, enabled %q", a.status, src.enabled)
+		}
+	}
 }
 
 func TestAnEmptyAdminTokenLetsNobodyIn(t *testing.T) {

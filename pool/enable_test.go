@@ -37,6 +37,29 @@ func TestOperatorEndsCooldowns(t *testing.T) {
 	})
 }
 
+// What the configuration disables, and a credential that cannot be read, is not for
+// the operator to open by hand.
+func TestOperatorCannotEndEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		unreadable := &key{err: errors.New("no such file")}
+		p := start(pool.Options{},
+			sub("one", func(s *pool.Subscription) { s.Disabled, s.Reason = true, "no scheme" }),
+			sub("two", func(s *pool.Subscription) { s.Credential = unreadable }))
+		defer p.Close()
+		if err := p.Enable(context.Background(), "one"); !errors.Is(err, pool.ErrDisabledByConfig) {
+			t.Errorf("disabled by the configuration: %v", err)
+		}
+		if err := p.Enable(context.Background(), "two"); err != nil {
+			t.Error(err)
+		}
+		for _, s := range p.Status() {
+			if s.State != pool.StateDisabled {
+				t.Errorf("%s is %s", s.ID, s.State)
+			}
+		}
+	})
+}
+
 // The operator may know that a refused credential is good by now.
 func TestOperatorEndsARefusedCredential(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -141,7 +141,8 @@ func (p *Pool) enable(m *member, now, began time.Time) {
 	m.gate.Cooldowns().End(now, began)
 	p.keeper.uncool(m, began)
 	m.mu.Lock()
-	if !m.closedAt.After(began) {
+	// One that cannot be read opens by itself as soon as it can.
+	if m.closed == string(ratelimit.ReasonCredential) && !m.closedAt.After(began) {
 		m.closed, m.refused = "", digest{}
 	}
 	m.mu.Unlock()

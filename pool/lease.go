@@ -93,6 +93,28 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	p.groups[m.conf.Provider].queue.event()
 }
 
+// Late tells what an answer said after its content had begun, when its Verdict
+// was ok: a limit counts for the requests to come. Everything else, and what
+// comes without such a Verdict or after Done, does nothing.
+func (l *Lease) Late(v ratelimit.Verdict) {
+	p, m := l.pool, l.member
+	l.mu.Lock()
+	if l.done || !l.served {
+		l.mu.Unlock()
+		return
+	}
+	change := l.pass.Late(time.Now(), v)
+	l.mu.Unlock()
+	if change.None() {
+		return
+	}
+	m.remember(v)
+	if change.Shared {
+		p.keeper.cool(m, change)
+	}
+	verdicts.WithLabelValues(m.conf.ID, v.Signal.String(), string(v.Reason)).Inc()
+}
+
 // Done ends the attempt with the tokens that it used; zero where that is not
 // known. Without a Verdict before it the agent has left: that counts for
 // nothing.

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"net/http"
@@ -26,6 +28,8 @@ type streamed struct {
 	// refused is an answer that begins with an error and a good status: the
 	// provider's limit.
 	refused string
+	// late is the same after content, where that looks different.
+	late string
 }
 
 const (
@@ -102,6 +106,7 @@ var streams = []streamed{
 		first:   "[{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hel\"}]}}],\"usageMetadata\":{\"promptTokenCount\":12,\"candidatesTokenCount\":2}}\n",
 		last:    ",\r\n{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"lo\"}]},\"finishReason\":\"STOP\"}],\"usageMetadata\":{\"promptTokenCount\":12,\"candidatesTokenCount\":7}}\n]\n",
 		refused: "[" + streamed429 + "\n]",
+		late:    ",\r\n" + streamed429 + "\n]",
 	},
 	{
 		name: "converse", family: provider.Bedrock, path: "/model/m/converse-stream", mediaType: "application/vnd.amazon.eventstream",
@@ -184,27 +189,107 @@ func TestStreamsThatBeginWithALimit(t *testing.T) {
 		if s.refused == "" {
 			continue
 		}
-		t.Run(s.name, func(t *testing.T) {
-			up := newUpstream(t, func(c *upstreamConn) {
-				c.write("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n", s.mediaType)
-				if strings.Contains(c.head, key(s.name, 1)) {
-					c.chunk(s.refused)
-				} else {
-					c.chunk(s.first)
-					c.chunk(s.last)
-				}
-				c.last()
-			})
-			r := s.rig(t, up, 2)
-			status, headers, body := r.post("/"+s.name+s.path, `{"model":"m","stream":true,"messages":[]}`)
-			if status != http.StatusOK || body != s.first+s.last || headers.Get("X-Authpool-Subscription") != s.name+"-2" {
-				t.Errorf("%s answered %d %q", headers.Get("X-Authpool-Subscription"), status, body)
-			}
-			if events := r.waitEvents(1); len(events) != 1 || events[0].Subscription != s.name+"-2" {
-				t.Errorf("recorded %+v", events)
-			}
-		})
+		for _, encoding := range []string{"", "gzip"} {
+			t.Run(strings.TrimSuffix(s.name+"/"+encoding, "/"), func(t *testing.T) { beginsWithALimit(t, s, encoding) })
+		}
 	}
+}
+
+func beginsWithALimit(t *testing.T, s streamed, encoding string) {
+	up := newUpstream(t, func(c *upstreamConn) {
+		if strings.Contains(c.head, key(s.name, 1)) {
+			c.stream(s.mediaType, encoding, nil, s.refused)
+		} else {
+			c.stream(s.mediaType, "", nil, s.first, s.last)
+		}
+	})
+	r := s.rig(t, up, 2)
+	status, headers, body := r.post("/"+s.name+s.path, `{"model":"m","stream":true,"messages":[]}`)
+	if status != http.StatusOK || body != s.first+s.last || headers.Get("X-Authpool-Subscription") != s.name+"-2" {
+		t.Errorf("%s answered %d %q", headers.Get("X-Authpool-Subscription"), status, body)
+	}
+	if events := r.waitEvents(1); len(events) != 1 || events[0].Subscription != s.name+"-2" {
+		t.Errorf("recorded %+v", events)
+	}
+}
+
+// TestStreamsThatEndWithALimit: what comes after content passes to the agent as
+// it is, and the next request goes elsewhere all the same.
+func TestStreamsThatEndWithALimit(t *testing.T) {
+	for _, s := range streams {
+		if s.refused == "" {
+			continue
+		}
+		for _, encoding := range []string{"", "gzip"} {
+			t.Run(strings.TrimSuffix(s.name+"/"+encoding, "/"), func(t *testing.T) {
+				late := s.refused
+				if s.late != "" {
+					late = s.late
+				}
+				read := make(chan struct{}, 2)
+				up := newUpstream(t, func(c *upstreamConn) {
+					last := s.last
+					if strings.Contains(c.head, key(s.name, 1)) {
+						last = late
+					}
+					c.stream(s.mediaType, encoding, read, s.first, last)
+				})
+				r := s.rig(t, up, 2)
+				send := func(want string) {
+					t.Helper()
+					resp := r.send("POST", "/"+s.name+s.path, "Content-Type: application/json\r\nAccept-Encoding: gzip\r\n", `{"model":"m","stream":true,"messages":[]}`)
+					body := io.Reader(resp.Body)
+					if resp.Header.Get("Content-Encoding") == "gzip" {
+						var err error
+						if body, err = gzip.NewReader(body); err != nil {
+							t.Fatal(err)
+						}
+					}
+					expect(t, body, s.first)
+					read <- struct{}{}
+					expect(t, body, want)
+				}
+				send(late)
+				if events := r.waitEvents(1); events[0].Subscription != s.name+"-1" {
+					t.Errorf("recorded %+v", events)
+				}
+				send(s.last)
+				if events := r.waitEvents(2); events[1].Subscription != s.name+"-2" || len(up.requests()) != 2 {
+					t.Errorf("after %d requests recorded %+v", len(up.requests()), events)
+				}
+			})
+		}
+	}
+}
+
+// stream answers with a stream of these parts. Each but the first waits for a
+// value of next, if that is not nil.
+func (c *upstreamConn) stream(mediaType, encoding string, next <-chan struct{}, parts ...string) {
+	extra := ""
+	if encoding != "" {
+		extra = "Content-Encoding: " + encoding + "\r\n"
+	}
+	c.write("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n%sTransfer-Encoding: chunked\r\n\r\n", mediaType, extra)
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	for i, part := range parts {
+		if i > 0 && next != nil {
+			c.wait(next)
+		}
+		if encoding == "" {
+			c.chunk(part)
+			continue
+		}
+		_, _ = io.WriteString(w, part)
+		_ = w.Flush()
+		c.chunk(packed.String())
+		packed.Reset()
+	}
+	if encoding != "" {
+		_ = w.Close()
+		c.chunk(packed.String())
+	}
+	c.last()
 }
 
 // rig serves the stream's provider alone, with n subscriptions.

@@ -45,6 +45,7 @@ type exchange struct {
 	calling     bool // call holds an answer
 	failure     error
 	judged      bool // the lease has its verdict
+	judgedLate  bool // and knows of an error behind the content
 	status      int
 	stream      bool // the answer is an event stream
 	headVerdict ratelimit.Verdict
@@ -123,7 +124,7 @@ func (ex *exchange) end() {
 	ex.lease, ex.failure, ex.judged, ex.status, ex.stream = nil, nil, false, 0, false
 	ex.windows, ex.headVerdict = ex.headVerdict.Windows[:0], ratelimit.Verdict{}
 	ex.held, ex.tail = ex.held[:0], ex.tail[:0]
-	ex.opened, ex.informed, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, false, nil
+	ex.judgedLate, ex.opened, ex.informed, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, false, false, nil
 	ex.items, ex.tokens, ex.estimated, ex.making = 0, usage.Tokens{}, false, false
 	if !ex.broken {
 		s.exchanges.Put(ex)

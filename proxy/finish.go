@@ -34,6 +34,8 @@ func (ex *exchange) finish() {
 		case !left && !errors.Is(ex.cut, tap.ErrEcho):
 			ex.judge(classifyFailure(ex.cut))
 		}
+	} else {
+		ex.judgeContent()
 	}
 	if left && !whole {
 		agentsLeft.Inc()

@@ -105,6 +105,7 @@ func (ex *exchange) WriteTo(w io.Writer) (total int64, err error) {
 	for {
 		out, err := ex.next(*bp, ex.s.opts.Idle)
 		ex.count()
+		ex.judgeContent()
 		if len(out) > 0 {
 			n, werr := ex.send(w, out)
 			total += n
@@ -119,7 +120,6 @@ func (ex *exchange) WriteTo(w io.Writer) (total int64, err error) {
 			ex.cut = err
 			return total, err
 		}
-		ex.judgeContent()
 	}
 }
 
@@ -139,14 +139,20 @@ func (ex *exchange) send(w io.Writer, p []byte) (int64, error) {
 }
 
 // judgeContent settles the verdict of a stream whose first content comes only
-// now, after the hold.
+// now, after the hold, and tells the pool of an error behind content. Either is
+// done before the agent has the bytes, and so before it asks again.
 func (ex *exchange) judgeContent() {
-	if ex.judged {
+	if ex.judgedLate || !ex.stream {
 		return
 	}
-	if f, failed := ex.meter.Failure(); failed {
+	f, failed := ex.meter.Failure()
+	switch {
+	case failed && ex.judged:
+		ex.judgedLate = true
+		ex.lease.Late(ex.classifyEvent(f))
+	case failed:
 		ex.judge(ex.classifyEvent(f))
-	} else if ex.meter.HasContent() {
+	case !ex.judged && ex.meter.HasContent():
 		ex.judge(ex.headVerdict)
 	}
 }

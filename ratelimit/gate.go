@@ -215,6 +215,15 @@ func (p *Pass) Verdict(now time.Time, v Verdict) Change {
 	return change
 }
 
+// Late is for a limit or used-up credit that an answer tells after its Verdict
+// was ok, behind content: it closes what the scope says, and settles nothing.
+func (p *Pass) Late(now time.Time, v Verdict) Change {
+	if v.Signal != Limited && v.Signal != Quota {
+		return Change{}
+	}
+	return p.gate.cooldowns.refuse(now, p.at, p.model, v)
+}
+
 // Probes tells what the attempt is the probe of: the whole, its model, or both.
 // Where processes share the limits, the others are to be asked before it goes
 // out, and what they say is told by Elsewhere, Opened or Alone. Each of them may

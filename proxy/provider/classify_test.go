@@ -269,7 +269,7 @@ var vectors = []vector{
 		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
 	},
 	{
-		"client-error", oai, 400, nil, openAIError("invalid_request_error", "invalid_encrypted_content", "m"),
+		"openai-encrypted-content", oai, 400, nil, openAIError("invalid_request_error", "invalid_encrypted_content", "m"),
 		ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest, none,
 	},
 	{

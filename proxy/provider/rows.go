@@ -257,6 +257,16 @@ var rows = []classifierRow{
 		func(s *signs) bool { return s.is("websocket_connection_limit_reached") }, toAgent, nil,
 	},
 	{
+		"openai-encrypted-content", "400, code invalid_encrypted_content: another organisation's reasoning, not a limit", "pydantic/pydantic-ai#4608",
+		func(s *signs) bool { return s.is("invalid_encrypted_content") }, toAgent, nil,
+	},
+	{
+		"azure-gateway-quota", `403, "Out of call volume quota" of an API gateway in front`, "Microsoft Learn, API Management's quota policy",
+		func(s *signs) bool {
+			return s.Family == Azure && s.Status == 403 && s.begins("out of call volume quota")
+		}, windowFull, hourOrTold,
+	},
+	{
 		"xai-credits", "403 whose text names credits", "xAI's console",
 		func(s *signs) bool { return s.Provider == "xai" && s.Status == 403 && s.says("credits") }, noCredit, nil,
 	},
@@ -321,6 +331,10 @@ var rows = []classifierRow{
 			return s.Provider == "vertex" && s.Status == 429 && s.status == "RESOURCE_EXHAUSTED" &&
 				s.quotaIDs == "" && s.reason == "" && !s.isTold
 		}, noCapacity, nil,
+	},
+	{
+		"gemini-cancelled", "499 CANCELLED: given up within Google", "google.rpc.Code",
+		func(s *signs) bool { return s.Family == Gemini && s.Status == 499 }, failed, nil,
 	},
 	{
 		"gemini-file", "403, no permission to access the File: somebody else's, told as a permission", "googleapis/python-genai#1218",

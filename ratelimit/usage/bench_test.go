@@ -67,6 +67,84 @@ func BenchmarkRecorderAdd(b *testing.B) {
 	})
 }
 
+// BenchmarkRecorderOpen is what the request path pays beside that of Add for a request
+// that is sent, of 10,000 that are under way: its open record, another one once its
+// input is known, and its end.
+func BenchmarkRecorderOpen(b *testing.B) {
+	const streams = 10_000
+	opts := usage.JournalOptions{Sync: 50 * time.Millisecond, Max: 64 << 30, Keep: time.Hour}
+	for name, end := range map[string]func(r *usage.Recorder, e usage.Event) error{
+		"event": func(r *usage.Recorder, e usage.Event) error { return r.Add(e) },
+		"void":  func(r *usage.Recorder, e usage.Event) error { return r.Void(e.ID) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			r := unstarted(b, filepath.Join(b.TempDir(), "journal"), opts)
+			e := typical(0)
+			ids := make([]string, streams)
+			for i := range ids {
+				ids[i] = fmt.Sprintf("0193a5b2-7c1e-7d3a-9f00-%012d", i)
+				e.ID = ids[i]
+				if err := r.Open(e); err != nil {
+					b.Fatal(err)
+				}
+			}
+			n := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				e.ID = ids[n%streams]
+				if err := end(r, e); err != nil {
+					b.Fatal(err)
+				}
+				for range 2 {
+					if err := r.Open(e); err != nil {
+						b.Fatal(err)
+					}
+				}
+				n++
+			}
+		})
+	}
+}
+
+// BenchmarkOpenJournal starts after a process that was killed with 10,000 answers
+// under way.
+func BenchmarkOpenJournal(b *testing.B) {
+	const streams = 10_000
+	for name, opts := range map[string]usage.JournalOptions{
+		"interval": {Sync: 50 * time.Millisecond, Max: 64 << 20},
+		"always":   {Max: 64 << 20},
+	} {
+		b.Run(name, func(b *testing.B) {
+			dir := filepath.Join(b.TempDir(), "journal")
+			r := unstarted(b, dir, opts)
+			e := typical(0)
+			for i := range streams {
+				e.ID = fmt.Sprintf("0193a5b2-7c1e-7d3a-9f00-%012d", i)
+				if err := r.Open(e); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				b.StopTimer()
+				killed := copyDir(b, dir)
+				b.StartTimer()
+				j, err := usage.OpenJournal(killed, opts)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if n := j.Recovery().Estimated; n != streams {
+					b.Fatalf("%d estimated", n)
+				}
+				if err := j.Close(); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
+
 // BenchmarkApply counts what a busy second brings: 2,000 events, which the next
 // round has again as the following ones. The metrics are those of one event, of
 // client and server together with miniredis, of the client alone with Redis.

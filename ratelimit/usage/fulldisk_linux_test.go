@@ -22,6 +22,7 @@ const fullDiskEnv = "AUTHPOOL_TEST_FULL_DISK"
 // TestFullDisk: the disk is full long before the journal is. It runs in a child with
 // a mount namespace of its own, where it may mount a disk of 1 MiB.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if os.Getenv(fullDiskEnv) == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestFullDisk$", "-test.v")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ func unstarted(t testing.TB, dir string, opts usage.JournalOptions) *usage.Recor
 // TestTornTail cuts the journal at every length and finds every event whose record
 // is whole.
 func TestTornTail(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "journal")
 	r := unstarted(t, dir, options)
 	var ends []int64 // file size after each event
@@ -336,6 +338,47 @@ func TestSyncAlways(t *testing.T) {
 	if r.Pending() != 20 {
 		t.Errorf("%d pending, want 20", r.Pending())
 	}
+}
+
+// TestSyncAlwaysWaitsForEvents: with a disk that hangs, answers begin and come to
+// nothing all the same; only those that end wait for it.
+func TestSyncAlwaysWaitsForEvents(t *testing.T) {
+	j := openJournal(t, filepath.Join(t.TempDir(), "journal"), usage.JournalOptions{Max: 1 << 20})
+	r := usage.NewRecorder(j, nil, usage.RecorderOptions{})
+	release := usage.HoldDisk(j)
+	e := event(time.Second)
+	e.ID, e.Subscription = "ends", "team-a"
+	done := make(chan error, 1)
+	go func() {
+		done <- errors.Join(r.Open(e), r.Open(usage.Event{ID: "void"}), r.Void("void"))
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		release()
+		t.Fatal("an answer that begins waits for the disk")
+	}
+	go func() { done <- r.Add(e) }()
+	for r.Pending() == 0 { // then it is written
+		runtime.Gosched()
+	}
+	for range 10_000 {
+		runtime.Gosched()
+	}
+	select {
+	case <-done:
+		t.Error("an event does not wait for the disk")
+		release()
+	default:
+		release()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	stop(t, r)
 }
 
 func TestOpenJournalFaults(t *testing.T) {

@@ -18,11 +18,15 @@ import (
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
+// killedOptions have room for all that children write, however long it takes until
+// they are dead.
+var killedOptions = usage.JournalOptions{Sync: options.Sync, Max: 256 << 20, Keep: options.Keep}
+
 // writeUntilKilled is the child: it adds events to two subscriptions, sends them to
 // Redis, and writes a line on standard output for each that was acknowledged. It
 // returns only when it cannot go on.
 func writeUntilKilled(dir string) error {
-	j, err := usage.OpenJournal(dir, options)
+	j, err := usage.OpenJournal(dir, killedOptions)
 	if err != nil {
 		return err
 	}
@@ -66,7 +70,9 @@ func TestKilledWriter(t *testing.T) {
 		}
 	}
 	client := server.Client()
-	r, a := start(t, dir, usage.NewStore(client, "authpool"))
+	a := &alarms{}
+	r := usage.NewRecorder(openJournal(t, dir, killedOptions), usage.NewStore(client, "authpool"), usage.RecorderOptions{Alarm: a.add})
+	r.Start(t.Context())
 	flush(t, r)
 	total, want := 0, 0
 	estimated := 0
@@ -86,6 +92,7 @@ func TestKilledWriter(t *testing.T) {
 		t.Errorf("%d estimated events of %d lives", estimated, lives)
 	}
 	a.want(t)
+	stop(t, r)
 }
 
 func addAll(to, from map[string]int) map[string]int {

@@ -136,7 +136,10 @@ func (l *ledger) Apply(_ context.Context, b usage.Batch) (usage.Result, error) {
 // stops after a day: hence some bubbles.
 func TestExactlyOnce(t *testing.T) {
 	for i := range 5 {
-		t.Run(fmt.Sprint(i), func(t *testing.T) { synctest.Test(t, exactlyOnce) })
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, exactlyOnce)
+		})
 	}
 }
 

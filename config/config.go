@@ -106,6 +106,7 @@ type Budget struct {
 type Agents struct {
 	Auth      string `yaml:"auth" jsonschema:"enum=token,enum=none" jsonschema_description:"token: every request needs an agent token. none: only on loopback or a unix socket."`
 	Isolation string `yaml:"isolation" jsonschema:"enum=strict,enum=shared" jsonschema_description:"strict: agents cannot reach each other's files, batches and stored answers."`
+	Brake     Brake  `yaml:"brake" jsonschema_description:"What one agent may use within an hour, at each sidecar."`
 }
 
 // Sessions says how conversations stick.
@@ -116,6 +117,15 @@ type Sessions struct {
 	Strategy          string   `yaml:"strategy" jsonschema:"enum=balanced,enum=drain_soonest,enum=priority,enum=least_used,enum=round_robin"`
 	Children          string   `yaml:"children" jsonschema:"enum=inherit,enum=spread" jsonschema_description:"inherit: a sub-agent's session goes where its parent went."`
 	DrainOnDisconnect bool     `yaml:"drain_on_disconnect" jsonschema_description:"Read an answer to its end although the agent left, to count it exactly."`
+	Brake             Brake    `yaml:"brake" jsonschema_description:"What one session may use within an hour, at each sidecar: stops an agent that runs away."`
+}
+
+// Brake is a ceiling on what is used within the last hour. Zero means none; a file
+// cannot say zero.
+type Brake struct {
+	RequestsPerHour int64 `yaml:"requests_per_hour" jsonschema:"minimum=1" jsonschema_description:"Only those that cost something."`
+	TokensPerHour   int64 `yaml:"tokens_per_hour" jsonschema:"minimum=1" jsonschema_description:"Of all kinds, cached ones too."`
+	CostUSDPerHour  USD   `yaml:"cost_usd_per_hour"`
 }
 
 // Failover bounds what one request may cost in attempts and time.

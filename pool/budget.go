@@ -195,10 +195,12 @@ func levelOf(spent float64) int {
 	return reached
 }
 
-// Count takes note of a counted event at once, for the budgets: the ledger tells
-// of it a moment later. It is to be called before the event goes to the ledger.
+// Count takes note of a counted event at once, for the brakes and for the
+// budgets: the ledger tells of it a moment later. It is to be called before the event goes to the ledger.
 // It is safe for concurrent use.
 func (p *Pool) Count(e *usage.Event) {
+	now := time.Now()
+	p.brakeEvent(now, e)
 	m := p.byID[e.Subscription]
 	if m == nil || len(m.budgets.accounts) == 0 {
 		return
@@ -207,7 +209,7 @@ func (p *Pool) Count(e *usage.Event) {
 	if e.Further {
 		s.requests = 0
 	}
-	m.budgets.count(time.Now(), s)
+	m.budgets.count(now, s)
 }
 
 // watchBudgets keeps what the pool knows of budgets at most a moment old.

@@ -44,6 +44,8 @@ type Options struct {
 	// SpreadChildren places the sessions of sub-agents like any other; else
 	// they begin where their parent is.
 	SpreadChildren bool
+	// SessionBrake and AgentBrake stop sessions and agents that run away.
+	SessionBrake, AgentBrake Brake
 	// Ledger tells what was counted of the subscriptions that have budgets, over
 	// all processes; nil: nobody but this process spends.
 	Ledger Ledger
@@ -98,16 +100,17 @@ type Bindings interface {
 
 // Pool lends subscriptions. It is safe for concurrent use.
 type Pool struct {
-	opts      Options
-	bindings  Bindings // nil: this process is the whole fleet
-	process   string   // names this process in the shares
-	members   []*member
-	byID      map[string]*member
-	groups    map[string]*group
-	sessions  *sessions
-	estimates estimates
-	keeper    *keeper
-	turns     chan struct{} // of those who talk to Redis about bindings
+	opts                       Options
+	bindings                   Bindings // nil: this process is the whole fleet
+	process                    string   // names this process in the shares
+	members                    []*member
+	byID                       map[string]*member
+	groups                     map[string]*group
+	sessions                   *sessions
+	estimates                  estimates
+	sessionBrakes, agentBrakes brakes
+	keeper                     *keeper
+	turns                      chan struct{} // of those who talk to Redis about bindings
 
 	resources *resources
 
@@ -135,6 +138,8 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		turns:    make(chan struct{}, bindingTurns),
 		closed:   make(chan struct{}),
 	}
+	p.sessionBrakes = brakes{who: "session", limit: opts.SessionBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
+	p.agentBrakes = brakes{who: "agent", limit: opts.AgentBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
 	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)
 	// A domain's name says nothing across providers: their limits are their own.
 	domains := make(map[[2]string]*ratelimit.Cooldowns)

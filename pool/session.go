@@ -13,6 +13,11 @@ type sessionKey struct{ provider, agent, session string }
 // name is the session's name in Redis.
 func (k sessionKey) name() string { return k.provider + "/" + k.agent + "/" + k.session }
 
+// clone copies the key, which may lie in a request's buffer.
+func (k sessionKey) clone() sessionKey {
+	return sessionKey{strings.Clone(k.provider), strings.Clone(k.agent), strings.Clone(k.session)}
+}
+
 // session is what this process knows of one session. The binding lock is held
 // over the talk with Redis that binds it, so that parallel first requests make
 // one binding; the inner lock guards the fields and is never held for long.
@@ -78,7 +83,7 @@ func (s *sessions) get(key sessionKey, parent string, now time.Time) *session {
 	if len(s.byKey) >= s.most {
 		s.forget(s.head.prev)
 	}
-	key = sessionKey{strings.Clone(key.provider), strings.Clone(key.agent), strings.Clone(key.session)}
+	key = key.clone()
 	one := &session{key: key, name: key.name(), parent: strings.Clone(parent)}
 	s.byKey[key] = one
 	s.link(one, now)

@@ -33,6 +33,9 @@ func (ex *exchange) obtain() *refusal {
 	if no := ex.repeated(); no != nil {
 		return no
 	}
+	if no := ex.brake(); no != nil {
+		return no
+	}
 	preq := ex.poolRequest()
 	for {
 		lease, err := ex.s.deps.Pool.Acquire(ex.leave, &preq)

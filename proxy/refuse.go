@@ -21,6 +21,7 @@ const (
 	codeHeadTooLarge    = "head_too_large"
 	codeUpgrade         = "upgrade_required"
 	codeLimited         = "limited"
+	codeBrake           = "brake"
 	codeUpstream        = "upstream_failed"
 	codeUpstreamTimeout = "upstream_timeout"
 	codeUnavailable     = "unavailable"

@@ -170,6 +170,10 @@ func subscriptionsFromConfig(c *config.Config) ([]pool.Subscription, error) {
 	return subs, nil
 }
 
+func brakeFromConfig(b config.Brake) pool.Brake {
+	return pool.Brake{Requests: b.RequestsPerHour, Tokens: b.TokensPerHour, CostNanoUSD: int64(b.CostUSDPerHour)}
+}
+
 // newPoolFromConfig makes the pool; nothing runs in it yet.
 func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Ledger, log *slog.Logger) (*pool.Pool, error) {
 	subs, err := subscriptionsFromConfig(c)
@@ -182,6 +186,8 @@ func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Led
 		Affinity:    time.Duration(c.Sessions.Affinity),
 
 		SpreadChildren: c.Sessions.Children == "spread",
+		SessionBrake:   brakeFromConfig(c.Sessions.Brake),
+		AgentBrake:     brakeFromConfig(c.Agents.Brake),
 		Ledger:         ledger,
 		Logger:         log,
 	}, subs, bindings), nil

@@ -85,8 +85,7 @@ func TestBrakeKeepsTheHour(t *testing.T) {
 			for _, minutes := range steps {
 				pass(time.Duration(minutes) * time.Minute)
 				err := use(p, "a", "s", 0, usage.Tokens{})
-				var e *pool.BrakeError
-				if errors.As(err, &e) {
+				if e, over := errors.AsType[*pool.BrakeError](err); over {
 					if e.Wait <= 0 || e.Wait > time.Hour {
 						rt.Fatalf("refused for %v", e.Wait)
 					}

@@ -87,10 +87,13 @@ func TestOperatorEndsCooldownsOfAFleet(t *testing.T) {
 		defer close(stop)
 		var fleet []*sidecar
 		for range 3 {
-			s := newSidecar(mini, pool.Options{}, sub("one"))
-			defer s.close()
-			fleet = append(fleet, s)
+			fleet = append(fleet, newSidecar(mini, pool.Options{}, sub("one")))
 		}
+		defer func() {
+			for _, s := range fleet {
+				s.close()
+			}
+		}()
 		state := func(i int) pool.State { return fleet[i].pool.Status()[0].State }
 		serve(t, fleet[0].pool, ask("s"), limited(time.Hour))
 		time.Sleep(time.Second)

@@ -254,7 +254,7 @@ func TestRampAfterACooldown(t *testing.T) {
 			for len(list) < 1000 {
 				p, r := g.Allow(time.Now(), "m", 0, 0)
 				if r.Why != Open {
-					if r.Why != Ramping || !r.Until.After(time.Now()) || r.Until.Sub(time.Now()) > RampPace {
+					if r.Why != Ramping || !r.Until.After(time.Now()) || time.Until(r.Until) > RampPace {
 						t.Errorf("refused: %+v", r)
 					}
 					break

@@ -21,9 +21,9 @@ func (o operator) Enable(ctx context.Context, id string) error {
 	err := o.pool.Enable(ctx, id)
 	switch {
 	case errors.Is(err, pool.ErrNoSuchSubscription):
-		return &admin.Refusal{Status: http.StatusNotFound, Err: fmt.Errorf("there is no subscription %q", id)}
+		return &admin.RefusedError{Status: http.StatusNotFound, Err: fmt.Errorf("there is no subscription %q", id)}
 	case errors.Is(err, pool.ErrDisabledByConfig):
-		return &admin.Refusal{Status: http.StatusConflict, Err: fmt.Errorf("cannot enable subscription %q: %w", id, err)}
+		return &admin.RefusedError{Status: http.StatusConflict, Err: fmt.Errorf("cannot enable subscription %q: %w", id, err)}
 	}
 	return err
 }

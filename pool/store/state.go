@@ -191,32 +191,37 @@ func (s *Store) Probe(ctx context.Context, p Probe) (Proof, error) {
 	if err != nil {
 		return Proof{}, fmt.Errorf("cannot ask for the probe of subscription %q: %w", p.Subscription, err)
 	}
-	var numbers [3]int64
-	word, ok := "", len(reply) >= 2 && len(reply) <= 4
-	for i, v := range reply {
-		switch v := v.(type) {
-		case string:
-			word = v
-		case int64:
-			if i > 0 && ok {
-				numbers[i-1] = v
-			}
-		default:
-			ok = false
-		}
-	}
-	proof := Proof{Word: ProbeWord(word), Wait: fromMS(numbers[0])}
-	switch proof.Word {
-	case ProbeGranted, ProbeTaken, ProbeClosed:
-	case ProbeOpen:
-		proof.Since, proof.Wait, proof.Seat = fromMS(numbers[0]), fromMS(numbers[1]), int(numbers[2])
-	default:
-		ok = false
-	}
+	proof, ok := readProof(reply)
 	if !ok {
 		return Proof{}, fmt.Errorf("%w: %v", errReply, reply)
 	}
 	return proof, nil
+}
+
+// readProof reads the reply of the script: a word, and then whole numbers.
+func readProof(reply []any) (p Proof, ok bool) {
+	numbers := make([]int64, 0, 3)
+	var word string
+	for i, v := range reply {
+		switch v := v.(type) {
+		case string:
+			word, ok = v, i == 0
+		case int64:
+			numbers = append(numbers, v)
+		}
+	}
+	p.Word = ProbeWord(word)
+	switch {
+	case !ok || len(numbers) != len(reply)-1:
+		return Proof{}, false
+	case p.Word == ProbeOpen && len(numbers) == 3:
+		p.Since, p.Wait, p.Seat = fromMS(numbers[0]), fromMS(numbers[1]), int(numbers[2])
+	case (p.Word == ProbeGranted || p.Word == ProbeTaken || p.Word == ProbeClosed) && len(numbers) == 1:
+		p.Wait = fromMS(numbers[0])
+	default:
+		return Proof{}, false
+	}
+	return p, true
 }
 
 // Probed is how a probe went.

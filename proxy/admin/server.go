@@ -31,22 +31,22 @@ type UsageSource interface {
 
 // Operator does what an operator asks for. It must be safe for concurrent use.
 type Operator interface {
-	// Enable ends the cooldowns of a subscription. An error that is a Refusal is
+	// Enable ends the cooldowns of a subscription. An error that is a RefusedError is
 	// the operator's own; any other means that Redis did not answer.
 	Enable(ctx context.Context, subscription string) error
 }
 
-// Refusal is an error that says what is wrong with a request.
-type Refusal struct {
+// RefusedError is an error that says what is wrong with a request.
+type RefusedError struct {
 	Status int   // of the answer, 4xx
 	Err    error // one sentence
 }
 
 // Error implements error.
-func (r *Refusal) Error() string { return r.Err.Error() }
+func (r *RefusedError) Error() string { return r.Err.Error() }
 
 // Unwrap returns the cause.
-func (r *Refusal) Unwrap() error { return r.Err }
+func (r *RefusedError) Unwrap() error { return r.Err }
 
 // Options says what a Server serves. All fields but Logger are required.
 type Options struct {
@@ -188,7 +188,7 @@ func (s *Server) enable(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	id := r.PathValue("id")
 	err := s.operate.Enable(ctx, id)
-	if refused, ok := errors.AsType[*Refusal](err); ok {
+	if refused, ok := errors.AsType[*RefusedError](err); ok {
 		problem(w, refused.Status, refused.Error())
 		return
 	}

@@ -308,7 +308,7 @@ func TestEnable(t *testing.T) {
 	if len(src.enabled) != 1 || src.enabled[0] != "team-a" {
 		t.Errorf("enabled: %q", src.enabled)
 	}
-	f(&admin.Refusal{Status: 404, Err: errors.New("there is no such subscription")}, nil, 404, "no such subscription")
+	f(&admin.RefusedError{Status: 404, Err: errors.New("there is no such subscription")}, nil, 404, "no such subscription")
 	f(errors.New("Redis is away"), nil, 503, "enabled in this process only: Redis is away")
 	// It needs the token, and nothing else than POST does it.
 	for _, edit := range []func(*http.Request){

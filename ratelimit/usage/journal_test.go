@@ -369,8 +369,8 @@ func TestSyncAlwaysWaitsForEvents(t *testing.T) {
 		runtime.Gosched()
 	}
 	select {
-	case <-done:
-		t.Error("an event does not wait for the disk")
+	case err := <-done:
+		t.Errorf("an event does not wait for the disk: %v", err)
 		release()
 	default:
 		release()

@@ -314,6 +314,8 @@ subscriptions:
     limits: {concurrent: 20}
     budgets: [{window: day, cost_usd: 12.50}, {window: month, cost_usd: "500", tokens: 7, requests: 8}, {window: week, requests: 9}]
   - {id: team-b, provider: local-vllm, credential: *key, models: *models, priority: 0, weight: 3}
+agents: {brake: {requests_per_hour: 1}}
+sessions: {brake: {tokens_per_hour: 2, cost_usd_per_hour: 0.5}}
 journal: {sync: always}
 limits_http: {body: 1024}
 prices: file:prices.yaml
@@ -344,6 +346,8 @@ intercept: {other_hosts: ["*.example.com"]}
 		},
 		{ID: "team-b", Provider: "local-vllm", Credential: key, Priority: 0, Weight: 3, Models: []string{"claude-*"}},
 	}
+	want.Agents.Brake = config.Brake{RequestsPerHour: 1}
+	want.Sessions.Brake = config.Brake{TokensPerHour: 2, CostUSDPerHour: 500_000_000}
 	want.Journal.Sync = config.SyncPolicy{Always: true}
 	want.LimitsHTTP.Body = 1024
 	want.Prices = config.Ref("file:" + dir + "/prices.yaml")

@@ -136,6 +136,10 @@ func TestSchemaKnowsWhatTheLoaderKnows(t *testing.T) {
 	f(`{subscriptions: [{id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, cost_usd: "0.50"}]}]}`, true)
 	f(`{subscriptions: [{id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, cost_usd: -1}]}]}`, false)
 	f(`{subscriptions: [{id: a, provider: openai, credential: {value: env:A}, budgets: [{window: hour, cost_usd: 1}]}]}`, false)
+	f(`{subscriptions: [{id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, tokens: 5, requests: 6}]}]}`, true)
+	f(`{subscriptions: [{id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, requests: 0}]}]}`, false)
+	f(`{sessions: {brake: {tokens_per_hour: 1}}, agents: {brake: {cost_usd_per_hour: 0.5}}}`, true)
+	f(`{sessions: {brake: {tokens_per_hour: 0}}}`, false)
 }
 
 func TestSchemaExplainsItsKeys(t *testing.T) {

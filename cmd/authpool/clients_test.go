@@ -69,6 +69,32 @@ func TestAnthropicNode(t *testing.T) {
 	u.check(t, r, "team")
 }
 
+// TestFaultsBehindNodeSDK: the SDK, which does not repeat anything here, makes its
+// two turns whatever one of the subscriptions answers, and that is one request
+// more than without.
+func TestFaultsBehindNodeSDK(t *testing.T) {
+	want := startStage(t).node(t, "anthropic.mjs").Answers
+	for name, fault := range map[string]simulator.Fault{
+		"401":         {Kind: simulator.Status, Status: 401},
+		"429":         {Kind: simulator.RateLimit, RetryAfter: 600},
+		"529":         {Kind: simulator.Overloaded},
+		"error event": {Kind: simulator.ErrorEvent, After: 1}, // of the second turn, which is a stream
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := startStage(t)
+			if err := r.sim.Inject(simulator.Injection{Fault: fault}); err != nil {
+				t.Fatal(err)
+			}
+			if u := r.node(t, "anthropic.mjs"); !slices.Equal(u.Answers, want) || u.Requests != 2 {
+				t.Errorf("got %q in %d requests, want %q", u.Answers, u.Requests, want)
+			}
+			if n := len(r.sim.Arrivals()); n != 3 {
+				t.Errorf("the provider was asked %d times, want 3", n)
+			}
+		})
+	}
+}
+
 func TestOpenAINode(t *testing.T) {
 	r := startStage(t)
 	u := r.node(t, "openai.mjs")
@@ -113,15 +139,17 @@ func (s *stage) node(t *testing.T, script string) used {
 	return u
 }
 
-// startStage runs an authpool with the subscriptions team (anthropic) and lab
-// (openai) until the test ends.
+// startStage runs an authpool with the subscriptions team and, for when it cannot
+// serve, reserve (anthropic), and lab (openai), until the test ends.
 func startStage(t *testing.T) *stage {
 	t.Helper()
 	s, err := newStage(t.Context(), t.TempDir(), map[string]simulator.Key{
-		"team": {Key: "sk-sim-canary-team", Provider: simulator.Anthropic},
-		"lab":  {Key: "sk-sim-canary-lab", Provider: simulator.OpenAI},
+		"team":    {Key: "sk-sim-canary-team", Provider: simulator.Anthropic},
+		"reserve": {Key: "sk-sim-canary-reserve", Provider: simulator.Anthropic},
+		"lab":     {Key: "sk-sim-canary-lab", Provider: simulator.OpenAI},
 	}, `
   - {id: team, provider: anthropic, credential: {value: file:team.key}}
+  - {id: reserve, provider: anthropic, priority: 2, credential: {value: file:reserve.key}}
   - {id: lab, provider: openai, credential: {value: file:lab.key}}
 `, 0, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {

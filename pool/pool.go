@@ -8,9 +8,9 @@
 // Everything is decided from memory. What the processes of a fleet have to
 // agree on (who a session sticks to, places, shares of the concurrency,
 // cooldowns) is written to and read from Redis by the keeper, off the request
-// path; only the binding of a session that is new here waits for Redis, and the
-// one request that is to find out whether a cooldown is over, for bindingWait at
-// most. Without Redis the pool goes on with what it knows.
+// path. Only these wait for Redis, for bindingWait at most: the binding of a session
+// that is new here, the one request that is to find out whether a cooldown is over,
+// and what names or has made something account-bound (see Pool.Owner). Without Redis the pool goes on with what it knows.
 package pool
 
 import (

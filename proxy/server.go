@@ -4,8 +4,9 @@
 // A request goes one way, and each step has a file: front.go (is the head
 // unambiguous, who is asking), handler.go (which provider, which session, which
 // subscription, and the attempts), relay.go (the answer on its way back, watched
-// by tap and meter), record.go (what it used), refuse.go (authpool's own
-// errors). Server starts and stops it all.
+// by tap and meter), bound.go (what it made that only its account has), record.go
+// (what it used), refuse.go (authpool's own errors). Server starts and stops it
+// all.
 package proxy
 
 import (

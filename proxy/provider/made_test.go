@@ -61,6 +61,37 @@ func TestMade(t *testing.T) {
 	}
 }
 
+// FuzzMade: however an answer is cut, the same ids are read, and each can stand in
+// a key and be learned.
+func FuzzMade(f *testing.F) {
+	f.Add([]byte(`{"id":"file-1","file":{"id":"upload_2"}}`), 3, false)
+	f.Add([]byte(`{"name":"projects\/p\/locations\/l\/cachedContents\/7","id":"v1_\u0041"}`), 1, true)
+	f.Add([]byte(`{"name":"///files//x:y","file":{"name":"files/"}}`), 5, true)
+	f.Fuzz(func(t *testing.T, text []byte, size int, google bool) {
+		family := provider.OpenAI
+		if google {
+			family = provider.Gemini
+		}
+		var whole, pieces provider.Made
+		whole.Reset(family)
+		whole.Write(text)
+		pieces.Reset(family)
+		for p := text; len(p) > 0; {
+			n := min(max(size, 1), len(p))
+			pieces.Write(p[:n])
+			p = p[n:]
+		}
+		if !slices.Equal(whole.IDs(), pieces.IDs()) {
+			t.Errorf("whole %q, in pieces %q", whole.IDs(), pieces.IDs())
+		}
+		for _, id := range whole.IDs() {
+			if len(id) > 160 || strings.ContainsAny(id, "{} \"\\\x00\n") || provider.KeepResource(id) == 0 {
+				t.Errorf("learned %q", id)
+			}
+		}
+	})
+}
+
 func TestMadeIsBounded(t *testing.T) {
 	var m provider.Made
 	m.Reset(provider.OpenAI)

@@ -30,7 +30,9 @@ func (s Signal) String() string { return signalNames[s] }
 // Scope is how far a Verdict reaches.
 type Scope uint8
 
-// The scopes, from narrow to wide.
+// The scopes, from narrow to wide. Subscriptions that share limits (Cooldowns)
+// are closed together, by ScopeModel and ScopeSubscription, too: a limit of one
+// key alone is rare, and one try more would cost a refusal.
 const (
 	ScopeRequest       Scope = iota // this request only: nothing is remembered
 	ScopeModel                      // one model on this subscription

@@ -219,6 +219,38 @@ func TestLimitMetByOneProcessClosesForAll(t *testing.T) {
 	})
 }
 
+// After a cooldown one request of the whole fleet finds out whether it is over, and
+// its success opens for the others at once.
+func TestOneProbeOfTheFleet(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		pools, _ := fleet(t, client, 2, pool.Options{Wait: 5 * time.Second}, sub("one"))
+		serve(t, pools[0], ask("s"), limited(800*time.Millisecond))
+		eventually(t, 700*time.Millisecond, "the limit is known to the other process", func() bool {
+			return pools[1].Status()[0].State == pool.StateCooling
+		})
+		probe, err := pools[0].Acquire(context.Background(), ask("s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		defer cancel()
+		if l, err := pools[1].Acquire(ctx, ask("t")); err == nil {
+			t.Errorf("%s is lent to another process while one probes", l.Subscription().ID)
+			l.Done(usage.Tokens{})
+		}
+		probe.Verdict(ok)
+		defer probe.Done(usage.Tokens{})
+		ctx, cancel = context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		l, err := pools[1].Acquire(ctx, ask("t"))
+		if err != nil {
+			t.Fatalf("the probe has succeeded, and the other process does not know: %v", err)
+		}
+		l.Verdict(ok)
+		l.Done(usage.Tokens{})
+	})
+}
+
 func TestFleetFollowsASessionThatMoved(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
 		pools, _ := fleet(t, client, 2, pool.Options{}, sub("one"), sub("two"))

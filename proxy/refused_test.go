@@ -12,6 +12,7 @@ import (
 
 	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/proxy/provider"
 )
 
 // TestRotatedCredential: a key that was just replaced in its file is refused
@@ -155,6 +156,42 @@ func TestLimitsForCodex(t *testing.T) {
 				}
 			} else if tt.name == "long" {
 				t.Error("no resets_at")
+			}
+		})
+	}
+}
+
+// TestNobodyCanServe: each family's agents get the refusal in the shape that
+// they read, with the time in both headers, and are not told to come back within
+// the turn.
+func TestNobodyCanServe(t *testing.T) {
+	for _, s := range streams {
+		t.Run(s.name, func(t *testing.T) {
+			up := newUpstream(t, func(c *upstreamConn) { c.json(429, "Retry-After: 720\r\n", `{}`) })
+			r := s.rig(t, up, 3)
+			status, h, body := r.post("/"+s.name+s.path, `{"model":"m","stream":true,"messages":[]}`)
+			seconds, err := strconv.Atoi(h.Get("Retry-After"))
+			ms, errMS := strconv.Atoi(h.Get("Retry-After-Ms"))
+			if status != 429 || err != nil || errMS != nil || seconds < 700 || seconds > 721 || ms > seconds*1000 || ms < seconds*1000-1000 ||
+				h.Get("X-Should-Retry") != "false" || h.Get("X-Authpool-Error") != "limited" || len(up.requests()) != 3 {
+				t.Errorf("%d after %d requests: %v", status, len(up.requests()), h)
+			}
+			shape, model := s.family, "m"
+			switch {
+			case strings.Contains(s.path, "anthropic"): // on Vertex
+				shape = provider.Anthropic
+			case strings.Contains(s.path, "chat/completions"): // at whoever serves it
+				shape = provider.OpenAI
+			}
+			if strings.Contains(s.path, "deployments/d/") {
+				model = "d"
+			}
+			message := "all 3 subscriptions for " + model + " are limited; first free in 12m (" + s.name + "-1)"
+			if want := string(provider.ErrorBody(nil, shape, 429, "limited", message, h.Get("X-Authpool-Request-Id"))); body != want {
+				t.Errorf("got %s, want %s", body, want)
+			}
+			if name, value := provider.ErrorHeader(shape, 429); name != "" && h.Get(name) != value {
+				t.Errorf("%s is %q, want %q", name, h.Get(name), value)
 			}
 		})
 	}

@@ -133,7 +133,10 @@ func (p *Pool) stay(ctx context.Context, home *member, req *Request, s *session,
 	if r := home.permits(req, ""); r.obstacle != none {
 		return nil, r
 	}
-	if !s.holdsPlace(now) {
+	if s.holdsPlace(now) {
+		// It may end before the keeper next looks whose answers take long.
+		p.refresh(s, now)
+	} else {
 		// Before a place is asked for that cannot be used.
 		if r := p.fits(home, req, "", now); r.obstacle != none {
 			return nil, r

@@ -284,7 +284,7 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 	out := p.outlook(g, req, s, now)
 	patient := p.opts.Wait
 	if out.share {
-		patient = max(patient, bindingWait)
+		patient = max(patient, shareWait)
 	}
 	deadline := now.Add(patient)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {

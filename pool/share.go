@@ -18,6 +18,10 @@ const (
 	// room, and shareRenew how soon without them.
 	shareAsk   = 100 * time.Millisecond
 	shareRenew = 3 * time.Second
+	// shareWait is how long a request waits for a share that nobody else may
+	// have, even if it is not to wait for a subscription: it would be refused
+	// though there is room. The talk with Redis takes no longer.
+	shareWait = keeperTimeout
 )
 
 // share is this process's part of a subscription's limits.concurrent, and the

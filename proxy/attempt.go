@@ -141,6 +141,11 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 	case ex.info.Endpoint.Billable():
 		opts.Sink = &ex.meter
 	}
+	ex.disguise.reset(nil)
+	if good && !ex.stream && opts.Sink != nil {
+		ex.disguise.reset(opts.Sink)
+		opts.Sink = &ex.disguise
+	}
 	if good {
 		opts.Sink = ex.watchMade(opts.Sink)
 	}
@@ -158,9 +163,10 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 		return provider.Classify(answer, time.Now())
 	}
 	ex.headVerdict = provider.Classify(answer, time.Now())
-	if ex.call.Ended() {
+	switch {
+	case ex.call.Ended():
 		ex.endTap()
-	} else if ex.stream && ex.info.Endpoint.Billable() {
+	case ex.stream && ex.info.Endpoint.Billable():
 		if err := ex.hold(*bp); err != nil && !errors.Is(err, io.EOF) {
 			if errors.Is(err, tap.ErrEcho) {
 				ex.cut = err
@@ -174,6 +180,16 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 		}
 		if !ex.meter.HasContent() && !ex.ended {
 			return ratelimit.Verdict{Signal: ratelimit.OK, Row: "no content yet"}
+		}
+	case !ex.disguise.sure:
+		switch err := ex.unmask(*bp); {
+		case errors.Is(err, tap.ErrEcho):
+			ex.cut = err
+		case err != nil:
+			ex.failure = err
+			return classifyFailure(err)
+		case ex.disguise.is:
+			return ex.classifyDisguised()
 		}
 	}
 	return ex.headVerdict
@@ -271,7 +287,7 @@ type kept struct {
 // keep remembers a failed attempt.
 func (ex *exchange) keep(v ratelimit.Verdict) {
 	k := &kept{verdict: v, status: ex.status, err: ex.failure}
-	if ex.calling && ex.ended && ex.failure == nil && (ex.status < 200 || ex.status > 299) {
+	if ex.calling && ex.ended && ex.failure == nil && (ex.status < 200 || ex.status > 299 || ex.disguise.is) {
 		k.head = &fasthttp.ResponseHeader{}
 		ex.call.Header.CopyTo(k.head)
 		k.body = append([]byte(nil), ex.held...)

@@ -52,6 +52,7 @@ type exchange struct {
 	headBuf     []byte
 	windows     []ratelimit.Window // memory for the classifier's
 	errorText   errorBody
+	disguise    disguised
 
 	// The answer on its way back.
 	meter     meter.Meter
@@ -126,6 +127,7 @@ func (ex *exchange) end() {
 	ex.held, ex.tail = ex.held[:0], ex.tail[:0]
 	ex.judgedLate, ex.opened, ex.informed, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, false, false, nil
 	ex.items, ex.tokens, ex.estimated, ex.making = 0, usage.Tokens{}, false, false
+	ex.disguise.reset(nil)
 	if !ex.broken {
 		s.exchanges.Put(ex)
 	}

@@ -97,7 +97,7 @@ func (ex *exchange) billable() bool {
 		var e *upstream.Error
 		return errors.As(ex.failure, &e) && e.Sent
 	}
-	return ex.status >= 200 && ex.status < 300 && ex.meter.Result().Billable
+	return ex.status >= 200 && ex.status < 300 && !ex.disguise.is && ex.meter.Result().Billable
 }
 
 // settle records what the attempt used. Only the first call counts: it is made

@@ -142,7 +142,14 @@ func (ex *exchange) send(w io.Writer, p []byte) (int64, error) {
 // now, after the hold, and tells the pool of an error behind content. Either is
 // done before the agent has the bytes, and so before it asks again.
 func (ex *exchange) judgeContent() {
-	if ex.judgedLate || !ex.stream {
+	switch {
+	case ex.judgedLate:
+		return
+	case !ex.stream:
+		if ex.ended && ex.disguise.is {
+			ex.judgedLate = true
+			ex.lease.Late(ex.classifyDisguised())
+		}
 		return
 	}
 	f, failed := ex.meter.Failure()

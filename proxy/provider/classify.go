@@ -63,7 +63,8 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 		}
 		s.Status = s.statusOfError()
 	case a.Status < 400:
-		if a.Status < 200 || a.Status > 299 || !isErrorBody(a.Body) {
+		is, _ := ErrorBegins(a.Body)
+		if a.Status < 200 || a.Status > 299 || !is {
 			return ratelimit.Verdict{Row: "ok", Windows: windows}
 		}
 		s.readError(a.Body)
@@ -129,20 +130,20 @@ func (s *signs) wait() time.Duration {
 	return -1
 }
 
-// isErrorBody tells whether a body that came with 200 is an error and nothing
+// ErrorBegins tells whether a body that came with 200 is an error and nothing
 // else: an object whose first key is `error` and holds something (OpenRouter
-// and Azure do that).
-func isErrorBody(body []byte) bool {
+// and Azure do that). known is false while too little of it is there to tell.
+func ErrorBegins(body []byte) (is, known bool) {
 	for _, want := range []byte("{\"error\":{") {
 		for len(body) > 0 && body[0] <= ' ' {
 			body = body[1:]
 		}
 		if len(body) == 0 || body[0] != want {
-			return false
+			return false, len(body) > 0
 		}
 		body = body[1:]
 	}
-	return true
+	return true, true
 }
 
 // statusOfError finds the status that an error would have had, had it come

@@ -156,7 +156,7 @@ func (x *exchange) serveJSON(before, after string, text iter.Seq[piece]) {
 	}
 	out := start(x.w, x.r, http.StatusOK)
 	_, err := io.WriteString(out, before)
-	if x.has(Cut) || x.has(Silent) {
+	if x.has(Cut) || x.has(EarlyCut) || x.has(Silent) {
 		_ = out.flush()
 		if x.has(Silent) {
 			<-x.r.Context().Done()
@@ -207,7 +207,7 @@ func (x *exchange) serveStream(d dialect) {
 			_ = out.close()
 			return
 		}
-		if x.has(Cut) && contents == 3 {
+		if x.has(Cut) && contents == 3 || x.has(EarlyCut) && e.content {
 			panic(http.ErrAbortHandler)
 		}
 		if x.has(Silent) && contents == 1 {

@@ -26,6 +26,8 @@ const (
 	Overloaded Kind = "overloaded"
 	// Cut closes the connection in the middle of the answer.
 	Cut Kind = "cut"
+	// EarlyCut closes the connection of a stream before its first content; of a JSON answer as Cut does.
+	EarlyCut Kind = "early_cut"
 	// ErrorEvent ends a stream with an error event before its first content; a JSON answer is Overloaded.
 	ErrorEvent Kind = "error_event"
 	// LateErrorEvent ends a stream with an error event in the middle of its content.
@@ -45,7 +47,7 @@ const (
 )
 
 var kinds = []Kind{
-	Status, RateLimit, Window, Quota, Overloaded, Cut, ErrorEvent, LateErrorEvent,
+	Status, RateLimit, Window, Quota, Overloaded, Cut, EarlyCut, ErrorEvent, LateErrorEvent,
 	SlowFirstByte, Silent, SilentHead, Slow, EchoCredential, Garbage,
 }
 

@@ -706,6 +706,7 @@ func TestFaultsInTheMiddle(t *testing.T) {
 		outputMax int64
 	}{
 		{simulator.Cut, "text_delta", "message_stop", true, false, 3},
+		{simulator.EarlyCut, "message_start", "content_block_start", true, false, 0},
 		{simulator.ErrorEvent, "event: error\ndata: {\"type\":\"error\"", "content_block_start", false, false, 0},
 		{simulator.LateErrorEvent, "text_delta", "message_stop", false, false, 3},
 	}

@@ -17,9 +17,10 @@ type watcher struct {
 	wake  int // an eventfd that ends run
 	done  chan struct{}
 
-	mu    sync.Mutex
-	last  uint64
-	conns map[uint64]*Conn
+	mu      sync.Mutex
+	last    uint64
+	conns   map[uint64]*Conn
+	running bool // there was something to watch
 }
 
 // watch is what the watcher keeps in a Conn. Events carry a number that is never
@@ -53,7 +54,6 @@ func newWatcher() (*watcher, error) {
 		_ = unix.Close(wake)
 		return nil, fmt.Errorf("cannot watch connections: %w", err)
 	}
-	go w.run()
 	return w, nil
 }
 
@@ -83,6 +83,9 @@ func (w *watcher) run() {
 	}
 }
 
+// add watches c, if it has a descriptor. The goroutine begins with the first that
+// has: a test with connections in memory and a clock of its own could not have it
+// wait in a system call.
 func (w *watcher) add(c *Conn) {
 	sc, ok := c.raw.(syscall.Conn)
 	if !ok {
@@ -100,6 +103,10 @@ func (w *watcher) add(c *Conn) {
 			w.last++
 			c.watch = watch{id: w.last, fd: int(fd)}
 			w.conns[w.last] = c
+			if !w.running {
+				w.running = true
+				go w.run()
+			}
 		}
 	})
 }
@@ -118,8 +125,13 @@ func (w *watcher) remove(c *Conn) {
 }
 
 func (w *watcher) stop() {
-	_, _ = unix.Write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-	<-w.done
+	w.mu.Lock()
+	running := w.running
+	w.mu.Unlock()
+	if running {
+		_, _ = unix.Write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		<-w.done
+	}
 	_ = unix.Close(w.epoll)
 	_ = unix.Close(w.wake)
 }

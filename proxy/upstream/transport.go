@@ -32,6 +32,9 @@ type Options struct {
 	MaxIdle   int            // unused connections kept for each origin
 	RootCAs   *x509.CertPool // nil: the system's
 	HeadLimit int            // bytes of an answer's head; also the read buffer's size
+	// Dial opens a connection to host:port until ctx ends; nil: over TCP, by the
+	// system's resolver.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 // Origin is where a connection goes. The zero value is not usable.
@@ -44,7 +47,6 @@ type Origin struct {
 // Transport keeps connections to origins. It is safe for concurrent use.
 type Transport struct {
 	opts    Options
-	dialer  net.Dialer
 	tls     sync.Map // host → *tls.Config, each with its own session cache
 	readers sync.Pool
 
@@ -60,8 +62,13 @@ var ErrClosed = errors.New("upstream transport is closed")
 // New returns a Transport without connections.
 func New(opts Options) *Transport {
 	t := &Transport{opts: opts, idle: make(map[Origin][]*conn)}
-	t.dialer.Timeout = opts.Connect
-	t.dialer.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4}
+	if opts.Dial == nil {
+		dialer := &net.Dialer{
+			Timeout:         opts.Connect,
+			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4},
+		}
+		t.opts.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }
+	}
 	t.readers.New = func() any { return bufio.NewReaderSize(nil, opts.HeadLimit) }
 	t.sweep = time.AfterFunc(opts.KeepAlive, t.sweepIdle)
 	return t
@@ -191,7 +198,7 @@ func (t *Transport) sweepIdle() {
 
 // dial opens a connection; it stops when ctx ends.
 func (t *Transport) dial(ctx context.Context, o Origin) (*conn, error) {
-	nc, err := t.dialer.DialContext(ctx, "tcp", o.Addr)
+	nc, err := t.opts.Dial(ctx, o.Addr)
 	if err != nil {
 		return nil, &Error{Op: "connect to", Addr: o.Addr, Sent: false, Err: err}
 	}

@@ -36,6 +36,8 @@ type Request struct {
 	// again. One that was limited need not be here, its cooldown keeps it away;
 	// left out it can be waited for.
 	Tried []string
+	// Trace gets how Acquire came to its answer; nil: nobody wants to know.
+	Trace *Trace
 }
 
 // Source says how a subscription was chosen.
@@ -62,6 +64,7 @@ const rebinds = 3
 // The errors are a *NoSubscriptionError, an *UnavailableError, ErrClosed, or
 // the context's.
 func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
+	req.Trace.reset()
 	g := p.groups[req.Provider]
 	if g == nil {
 		return nil, req.owned(&NoSubscriptionError{Provider: req.Provider})
@@ -97,11 +100,13 @@ func (l *Lease) counted() *Lease {
 // nobody can serve now, or, until patience ends (zero: it begins now), when the
 // session's own subscription will in a moment.
 func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, patience, now time.Time) *Lease {
+	req.Trace.begin()
 	if s == nil {
 		return p.place(ctx, g, req, nil, nil, SourceNew, now)
 	}
 	for range rebinds {
 		home := p.home(ctx, s, now)
+		req.Trace.sticks(home)
 		if home == nil {
 			lease := p.place(ctx, g, req, s, nil, SourceNew, now)
 			if lease != nil || !s.isBound() {
@@ -113,6 +118,7 @@ func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, pati
 		if lease != nil {
 			return lease
 		}
+		req.Trace.refused(home, r)
 		if p.opts.Wait > 0 && r.brief(now) && (patience.IsZero() || now.Before(patience)) {
 			return nil
 		}
@@ -164,7 +170,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 	}
 	for byHash := p.alone(); len(passed) < len(g.members); {
 		m := p.heir(s, home, req, passed, now)
-		if m == nil {
+		if req.Trace.inherits(m); m == nil {
 			m = p.best(g, req, s, pin, passed, binds, byHash, now)
 		}
 		if m == nil {
@@ -172,6 +178,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 		}
 		lease, r := p.enter(ctx, m, req, s, source, now)
 		if r.obstacle != none {
+			req.Trace.refused(m, r)
 			passed = append(passed, m)
 			continue
 		}
@@ -182,6 +189,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 		case bindDone:
 			return lease
 		case bindFull:
+			req.Trace.occupied(m, now)
 			passed = append(passed, m)
 		case bindAway:
 			byHash = true // choose again, as all others do without Redis
@@ -190,6 +198,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 			// places.
 			if byHash = true; m.conf.Limits.Sessions > 0 && p.shared() {
 				m.setFull(now, askAgain)
+				req.Trace.occupied(m, now)
 				passed = append(passed, m)
 			}
 		case bindLost:
@@ -236,23 +245,28 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 			if r.obstacle == saturated {
 				p.demand(m, now)
 			}
+			req.Trace.refused(m, r)
 			continue
 		}
 		if _, yes := m.full(now); yes && binds && !s.mayHold(m) {
+			req.Trace.occupied(m, now)
 			continue
 		}
 		c := candidate{
 			draining: m.drains(now), priority: m.conf.Priority,
 			claim: rendezvous(name, m.conf.ID, m.conf.weight()),
 		}
+		var score Score
 		if !byHash {
-			s := m.score(now)
-			c.total, c.draining = s.Total, c.draining || s.Nearly
+			score = m.score(now)
+			c.total, c.draining = score.Total, c.draining || score.Nearly
 		}
+		req.Trace.rated(m, c.draining, score)
 		if best == nil || c.better(top) {
 			best, top = m, c
 		}
 	}
+	req.Trace.compared(g, best, top, byHash, now)
 	return best
 }
 

@@ -59,6 +59,8 @@ type waiter struct {
 	line  *line
 	entry *list.Element // nil: it has left
 	seq   uint64
+	ahead int       // who waited when it came
+	own   int       // of those, in its own line
 	next  time.Time // when trying again may help, whatever happens; zero: never
 }
 
@@ -81,7 +83,7 @@ func (q *queue) join(agent string) *waiter {
 		q.lines = append(q.lines, l)
 	}
 	q.seq++
-	w := &waiter{turn: make(chan struct{}, 1), out: make(chan struct{}), line: l, seq: q.seq}
+	w := &waiter{turn: make(chan struct{}, 1), out: make(chan struct{}), line: l, seq: q.seq, ahead: int(q.length.Load()), own: l.waiters.Len()}
 	w.entry = l.waiters.PushBack(w)
 	q.length.Add(1)
 	if l.round == q.round && l.cursor == nil {
@@ -298,6 +300,8 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 	if w == nil {
 		return nil, p.outlook(g, req, s, now).crowded(now)
 	}
+	req.Trace.waits(w, out)
+	defer req.Trace.waited(now)
 	waiting.WithLabelValues(g.provider).Inc()
 	defer waiting.WithLabelValues(g.provider).Dec()
 	patience := now.Add(briefWait)
@@ -360,6 +364,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 	for _, m := range g.members {
 		r := p.fits(m, req, pin, now)
 		if r.obstacle == unfit {
+			req.Trace.refused(m, r)
 			continue
 		}
 		o.count++
@@ -372,6 +377,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 				r = refusal{obstacle: saturated, reason: ReasonConcurrency}
 			}
 		}
+		req.Trace.refused(m, r)
 		var until time.Time
 		guess := false
 		if r.passes() {
@@ -390,6 +396,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 			o.share = true
 		}
 	}
+	req.Trace.surveyed(g)
 	return o
 }
 

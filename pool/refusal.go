@@ -21,6 +21,7 @@ const (
 	metered            // a configured rate is used up
 	saturated          // enough requests are under way
 	full               // enough sessions have a place
+	obstacles          // how many there are
 )
 
 // refusal is why a subscription does not serve a request; the zero refusal is
@@ -107,14 +108,14 @@ func (p *Pool) fits(m *member, req *Request, pin string, now time.Time) refusal 
 // permits is the part of fits that time does not change.
 func (m *member) permits(req *Request, pin string) refusal {
 	if !m.conf.serves(req.Model) {
-		return refusal{obstacle: unfit}
+		return refusal{obstacle: unfit, reason: unfitModel}
 	}
 	if req.Owner != "" {
 		if m.conf.ID != req.Owner {
-			return refusal{obstacle: unfit}
+			return refusal{obstacle: unfit, reason: unfitOwner}
 		}
 	} else if pin != "" && m.conf.domain() != pin {
-		return refusal{obstacle: unfit}
+		return refusal{obstacle: unfit, reason: unfitDomain}
 	}
 	if slices.Contains(req.Tried, m.conf.ID) {
 		return refusal{obstacle: tried, reason: ReasonTried}

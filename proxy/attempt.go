@@ -38,7 +38,7 @@ func (ex *exchange) obtain() *refusal {
 	}
 	preq := ex.poolRequest()
 	for {
-		lease, err := ex.s.deps.Pool.Acquire(ex.leave, &preq)
+		lease, err := ex.acquire(&preq)
 		if err != nil {
 			return ex.noLease(err)
 		}

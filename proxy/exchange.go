@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/authpool/authpool/pool"
@@ -34,8 +35,9 @@ type exchange struct {
 	onItem   func(meter.Item)  // ex.countItem, made once
 
 	// The attempts.
-	attempts int // sent
-	executed int // of those, how many a provider may have worked on
+	waiting  atomic.Bool // for a subscription; the only thing here that another goroutine may read
+	attempts int         // sent
+	executed int         // of those, how many a provider may have worked on
 	refused  int
 	kept     *kept
 

@@ -116,6 +116,11 @@ func (ex *exchange) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
 	} else {
 		writeRefusal(ctx, ex.family, ex.id, r)
 	}
+	ex.endRefused(r)
+}
+
+// endRefused ends an exchange whose agent gets r.
+func (ex *exchange) endRefused(r *refusal) {
 	if ex.lease != nil {
 		ex.tellEcho(ex.failure)
 		ex.release()

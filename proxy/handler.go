@@ -34,13 +34,20 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 			_ = ex.panicked(p)
 			ctx.SetConnectionClose()
 			ctx.Response.Header.SetContentEncoding("")
-			writeRefusal(ctx, ex.family, ex.id, &refusal{status: fasthttp.StatusInternalServerError, code: codeUnavailable, message: "internal error; authpool's log says more"})
+			writeRefusal(ctx, ex.family, ex.id, internalError)
 			ex.abandon()
 		}
 	}()
-	no := ex.admit(ctx)
-	if no == nil {
+	no, begun := ex.admit(ctx), false
+	switch {
+	case no != nil:
+	case ex.pings(ctx):
+		no, begun = ex.obtainPinging(ctx)
+	default:
 		no = ex.obtain()
+	}
+	if begun {
+		return
 	}
 	if no != nil {
 		ex.refuse(ctx, no)

@@ -39,6 +39,7 @@ type Options struct {
 	Idle         time.Duration // how long an answer or an upload may stand still
 	WriteStall   time.Duration // how long an agent may accept nothing
 	DrainOnLeave bool          // read an answer to its end although the agent has left
+	Ping         bool          // begin a stream that waits long for a subscription, and keep it alive by pings
 }
 
 // Recorder keeps usage; *usage.Recorder is one.
@@ -84,6 +85,8 @@ type Server struct {
 	draining  atomic.Bool
 	log       *slog.Logger
 
+	pingAfter, pingEvery time.Duration // the constants, but in tests
+
 	gate     sync.RWMutex // guards inFlight against growing while it is waited for
 	inFlight sync.WaitGroup
 	stopped  bool // Shutdown waits for the last requests: none may begin
@@ -99,7 +102,7 @@ const keptBody = 1 << 20
 // New returns a Server that serves nothing yet.
 func New(opts Options, deps Deps) *Server {
 	fasthttp.SetBodySizePoolLimit(keptBody, keptBody) // one for the process
-	s := &Server{opts: opts, deps: deps, log: deps.Log}
+	s := &Server{opts: opts, deps: deps, log: deps.Log, pingAfter: pingAfter, pingEvery: pingEvery}
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.fast = &fasthttp.Server{
 		Handler:                       s.handle,

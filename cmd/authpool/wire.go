@@ -230,6 +230,7 @@ func proxyOptionsFromConfig(c *config.Config) proxy.Options {
 		Idle:         time.Duration(c.Timeouts.Idle),
 		WriteStall:   time.Duration(c.Timeouts.WriteStall),
 		DrainOnLeave: c.Sessions.DrainOnDisconnect,
+		Ping:         time.Duration(c.Failover.Wait) > time.Minute,
 	}
 }
 

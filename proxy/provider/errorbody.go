@@ -72,6 +72,38 @@ func UsageLimitBody(dst []byte, message string, resets time.Time) []byte {
 	return append(dst, "}}"...)
 }
 
+// ErrorEvent appends the data of the event by which OpenAI's Responses API ends
+// a stream (openai-openapi, ResponseErrorEvent), for an error of authpool's own.
+func ErrorEvent(dst []byte, status int, code, message string) []byte {
+	dst = append(dst, `{"type":"error","code":`...)
+	dst = appendCause(dst, status, code, message)
+	return append(dst, `,"param":null,"sequence_number":0}`...)
+}
+
+// FailedResponse appends the data of the event by which the Responses API says
+// that a response has failed (openai-openapi, ResponseFailedEvent), for an error
+// of authpool's own.
+func FailedResponse(dst []byte, id string, status int, code, message string) []byte {
+	dst = append(dst, `{"type":"response.failed","sequence_number":0,"response":{"id":`...)
+	dst = appendString(dst, id)
+	dst = append(dst, `,"object":"response","status":"failed","output":[],"error":{"code":`...)
+	dst = appendCause(dst, status, code, message)
+	return append(dst, "}}}"...)
+}
+
+// appendCause appends the value of `code`, and the member `message`.
+func appendCause(dst []byte, status int, code, message string) []byte {
+	if _, known := openAIType(status); known != "" {
+		code = known
+	}
+	if !strings.HasPrefix(message, "authpool:") {
+		message = "authpool: " + message
+	}
+	dst = appendString(dst, code)
+	dst = append(dst, `,"message":`...)
+	return appendString(dst, message)
+}
+
 // appendOnly appends an object of one text.
 func appendOnly(dst []byte, name, text string) []byte {
 	dst = append(dst, '{')

@@ -11,6 +11,18 @@ import (
 	"github.com/authpool/authpool/ratelimit"
 )
 
+func TestErrorsOfTheResponsesAPI(t *testing.T) {
+	for _, test := range []struct{ got, want string }{
+		{string(provider.ErrorEvent(nil, 429, "c", "m")), `{"type":"error","code":"rate_limit_exceeded","message":"authpool: m","param":null,"sequence_number":0}`},
+		{string(provider.ErrorEvent([]byte("x"), 502, "c", `"`)), `x{"type":"error","code":"c","message":"authpool: \"","param":null,"sequence_number":0}`},
+		{string(provider.FailedResponse(nil, "resp_1", 503, "c", "authpool: m")), `{"type":"response.failed","sequence_number":0,"response":{"id":"resp_1","object":"response","status":"failed","output":[],"error":{"code":"server_is_overloaded","message":"authpool: m"}}}`},
+	} {
+		if test.got != test.want {
+			t.Errorf("got %s, want %s", test.got, test.want)
+		}
+	}
+}
+
 func TestErrorBody(t *testing.T) {
 	tests := []struct {
 		family provider.Family

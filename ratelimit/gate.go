@@ -16,10 +16,12 @@ const (
 	Ramping             // it is over, and opens for one request after the other
 	Broken              // the breaker is open
 	Metered             // a configured limit per minute is used up
+	Busy                // the provider has no capacity for the model, whoever asks
+	Down                // the provider's base URL serves nobody
 	whyCount = iota
 )
 
-var whyNames = [whyCount]string{"open", "cooling", "probing", "ramp", "breaker", "rate"}
+var whyNames = [whyCount]string{"open", "cooling", "probing", "ramp", "breaker", "rate", "overload", "down"}
 
 // String returns a short name for people and metrics.
 func (w Why) String() string { return whyNames[w] }
@@ -290,11 +292,14 @@ func (p *Pass) Cancel(now time.Time) {
 	p.gate.giveBack(now, 1, 0, 0)
 }
 
+// Trust closes the breaker: the base URL is known to work again.
+func (g *Gate) Trust() { g.breaker.reset() }
+
 // ErrorRate is the share of failures among the last minute's answers, 0..1.
 func (g *Gate) ErrorRate() float64 { return g.breaker.errorRate() }
 
 // Breaker is the state of the breaker: "closed", "half-open" or "open".
-func (g *Gate) Breaker() string { return g.breaker.two.State().String() }
+func (g *Gate) Breaker() string { return g.breaker.two.Load().State().String() }
 
 // Windows returns the provider's windows as last told, sorted by name.
 func (g *Gate) Windows() []Window { return g.windows.list() }

@@ -1,0 +1,355 @@
+package ratelimit
+
+import (
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// The constants of what closes a provider as a whole, for a model or altogether.
+// An overload that comes and goes must close nothing, since most are served: a
+// few failures in a row count only where failures prevail.
+const (
+	// busyRow overloads in a row close a model where overloads prevail: by chance
+	// they come once in 15,000 answers where three in ten are one.
+	busyRow = 8
+	// aloneRow failures in a row close whatever came before them within the window:
+	// by chance that happens once in 3·10¹⁰ answers where three in ten are a failure.
+	aloneRow = 20
+	// openFirst is how long it is closed at least, where the provider says nothing;
+	// that doubles with each probe that fails, up to openMost.
+	openFirst = time.Second
+	openMost  = 30 * time.Second
+	// openTold bounds what the provider can say.
+	openTold = time.Minute
+	// calmAfter is how long after its last failure nobody looks any more.
+	calmAfter = tripWindow
+	// slowStep is how often twice as many requests may wait for their first word
+	// after it has opened, and slowTime is when there may be any number.
+	slowStep = 500 * time.Millisecond
+	slowTime = 5 * time.Second
+	// suspectsMost bounds the models that are looked at.
+	suspectsMost = 64
+)
+
+// Provider keeps requests away from a provider that serves nobody at the moment,
+// whichever subscription asks: from a model that it has no capacity for, or from
+// its base URL, if that cannot be reached or all subscriptions fail there. No
+// subscription is closed by that, and other models are not.
+//
+// Only what has failed within the last minute is looked at, so that it costs
+// nothing while all is well. It opens by one probe at a time; after its success
+// one request may be without an answer at first, then two, four, and so on: those
+// who waited must not come all at once.
+//
+// Every process finds out for itself: an overload is over before it is told. A
+// Provider is safe for concurrent use; time is a parameter, as in Gate.
+type Provider struct {
+	name  string
+	count atomic.Int32 // suspects; lets the good case skip the lock
+
+	mu       sync.Mutex
+	endpoint *suspect
+	models   map[string]*suspect
+	jitter   func() float64 // uniform in [0,1)
+}
+
+// suspect is what is looked at: the endpoint or a model.
+type suspect struct {
+	why     Why
+	breaker *breaker
+	failed  time.Time // last
+	opened  time.Time // when its last probe succeeded; zero: none has
+	out     int       // requests since then that have no answer
+}
+
+// overloadedError is the outcome of an attempt that met no capacity.
+type overloadedError struct{ wait time.Duration }
+
+func (overloadedError) Error() string { return errBroken.Error() }
+
+// NewProvider returns the provider of that name, open.
+func NewProvider(name string) *Provider {
+	return &Provider{name: name, models: make(map[string]*suspect), jitter: rand.Float64}
+}
+
+// Asked is what a request asks the provider for.
+type Asked struct {
+	Model string
+	// Runs tells that a model runs for it. Others have nothing to do with its load.
+	Runs bool
+}
+
+// Check tells what Allow would refuse, and takes nothing. In the Refusal Until is
+// zero while a probe is out: that its answer comes cannot be known before.
+func (p *Provider) Check(now time.Time, a Asked) Refusal {
+	if p.count.Load() == 0 {
+		return Refusal{}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.suspects(a) {
+		if r := s.refusal(now); r.Why != Open {
+			return r
+		}
+	}
+	return Refusal{}
+}
+
+// suspects are the endpoint and the model, as far as they are looked at.
+func (p *Provider) suspects(a Asked) (s [2]*suspect) {
+	s[0] = p.endpoint
+	if a.Runs {
+		s[1] = p.models[a.Model]
+	}
+	return s
+}
+
+// refusal tells whether nobody is let through at now; s may be nil.
+func (s *suspect) refusal(now time.Time) Refusal {
+	if s == nil {
+		return Refusal{}
+	}
+	if r := s.breaker.check(now); r.Why != Open {
+		return Refusal{Why: s.why, Until: r.Until}
+	}
+	if s.breaker.trying(now) {
+		return Refusal{Why: s.why}
+	}
+	if next, slow := s.slow(now); slow {
+		return Refusal{Why: s.why, Until: next}
+	}
+	return Refusal{}
+}
+
+// slow tells whether enough requests are without an answer since it has opened,
+// and when there may be more.
+func (s *suspect) slow(now time.Time) (next time.Time, yes bool) {
+	since := now.Sub(s.opened)
+	if s.opened.IsZero() || since >= slowTime {
+		return time.Time{}, false
+	}
+	step := max(since, 0) / slowStep
+	return s.opened.Add((step + 1) * slowStep), s.out >= 1<<step
+}
+
+// calm tells that s need not be looked at any more.
+func (s *suspect) calm(now time.Time) bool {
+	return s.breaker.is(gobreaker.StateClosed) && now.Sub(s.failed) >= calmAfter
+}
+
+// forget drops a suspect.
+func (p *Provider) forget(s *suspect, model string) {
+	switch s {
+	case p.endpoint:
+		p.endpoint = nil
+	case p.models[model]:
+		delete(p.models, model)
+	default:
+		return
+	}
+	p.count.Add(-1)
+}
+
+// ProviderPass is the permission for one attempt. Its owner calls Verdict at most
+// once and then Done, or Done alone.
+type ProviderPass struct {
+	provider *Provider
+	asked    Asked
+	at       time.Time
+	tickets  [2]ticket // of the endpoint and the model
+	settled  bool
+}
+
+// ticket is what one attempt has of a suspect; the zero ticket is of none.
+type ticket struct {
+	of    *suspect
+	done  func(error)
+	since time.Time // of the opening among whose requests without an answer it counts; zero: none
+	trial bool      // it finds out whether it is over
+}
+
+// Allow lets an attempt through, or refuses it.
+func (p *Provider) Allow(now time.Time, a Asked) (ProviderPass, Refusal) {
+	pass := ProviderPass{provider: p, asked: a, at: now}
+	if p.count.Load() == 0 {
+		return pass, Refusal{}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := p.suspects(a)
+	for i, s := range list {
+		if s != nil && s.calm(now) {
+			p.forget(s, a.Model)
+			list[i] = nil
+		} else if r := s.refusal(now); r.Why != Open {
+			return ProviderPass{}, r
+		}
+	}
+	for i, s := range list {
+		if s == nil {
+			continue
+		}
+		done, r := s.breaker.allow(now)
+		if r.Why != Open {
+			pass.settle(now, [2]error{errNoMatter, errNoMatter})
+			return ProviderPass{}, Refusal{Why: s.why, Until: r.Until}
+		}
+		t := ticket{of: s, done: done, trial: s.breaker.is(gobreaker.StateHalfOpen)}
+		if !s.opened.IsZero() && now.Sub(s.opened) < slowTime {
+			t.since = s.opened
+			s.out++
+		}
+		pass.tickets[i] = t
+	}
+	return pass, Refusal{}
+}
+
+// News is what a verdict changed for a whole provider: what it has closed or
+// opened, Busy or Down; else Open.
+type News struct{ Closed, Opened Why }
+
+// Verdict tells what the answer meant: that there was no capacity, that there was
+// nobody to talk to, or that the model has answered. All else says nothing. The
+// base URL is judged by subscriptions' failures only while it is Down.
+func (q *ProviderPass) Verdict(now time.Time, v Verdict) News {
+	outcomes := [2]error{errNoMatter, errNoMatter}
+	unreached := v.Signal == Network && (v.Reason == ReasonConnect || v.Reason == ReasonTLS)
+	switch {
+	case unreached, (v.Signal == ServerError || v.Signal == Network) && q.tickets[0].trial:
+		outcomes[0] = errBroken
+	case v.Signal != ServerError && v.Signal != Network:
+		outcomes[0] = nil
+	}
+	switch {
+	case v.Signal == Overloaded && v.Scope == ScopeProviderModel:
+		outcomes[1] = overloadedError{v.Wait}
+	case v.Signal == OK:
+		outcomes[1] = nil
+	}
+	fails := outcomes[0] == errBroken || v.Signal == Overloaded && q.asked.Runs
+	p := q.provider
+	if p.count.Load() == 0 && !fails {
+		q.settled = true
+		return News{}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if fails {
+		p.suspect(now, q.asked, outcomes)
+	}
+	return q.settle(now, outcomes)
+}
+
+// suspect begins to look at what has failed.
+func (p *Provider) suspect(now time.Time, a Asked, outcomes [2]error) {
+	if outcomes[0] == errBroken {
+		p.suspectEndpoint()
+	}
+	if _, yes := outcomes[1].(overloadedError); !yes || !a.Runs || p.models[a.Model] != nil {
+		return
+	}
+	if len(p.models) >= suspectsMost {
+		for model, s := range p.models {
+			if s.calm(now) {
+				p.forget(s, model)
+			}
+		}
+	}
+	if len(p.models) < suspectsMost {
+		p.models[strings.Clone(a.Model)] = p.newSuspect(Busy, busyRow) // the name may lie in a request's buffer
+		p.count.Add(1)
+	}
+}
+
+func (p *Provider) suspectEndpoint() {
+	if p.endpoint == nil {
+		p.endpoint = p.newSuspect(Down, tripRow)
+		p.count.Add(1)
+	}
+}
+
+func (p *Provider) newSuspect(why Why, row uint32) *suspect {
+	return &suspect{why: why, breaker: makeBreaker(p.name, openFirst, p.wait, func(c gobreaker.Counts) bool {
+		return c.ConsecutiveFailures >= aloneRow || mostFail(c, tripLeast) || c.ConsecutiveFailures >= row && mostFail(c, row)
+	})}
+}
+
+// wait is how long something is closed the row-th time in a row.
+func (p *Provider) wait(row int, outcome error) time.Duration {
+	if o, ok := outcome.(overloadedError); ok && o.wait > 0 {
+		return max(openFirst, min(o.wait, openTold))
+	}
+	wait := openFirst
+	for i := 1; i < row && wait < openMost/2; i++ {
+		wait *= 2
+	}
+	wait = min(wait, openMost/2)
+	return wait + time.Duration(p.jitter()*float64(wait))
+}
+
+// settle hands the outcomes over, under the provider's lock.
+func (q *ProviderPass) settle(now time.Time, outcomes [2]error) (news News) {
+	q.settled = true
+	list := q.provider.suspects(q.asked)
+	for i, t := range q.tickets {
+		s := t.of
+		if s == nil {
+			// It went out before anybody looked.
+			if s = list[i]; s == nil || outcomes[i] == errNoMatter || !s.breaker.is(gobreaker.StateClosed) || q.at.Before(s.opened) {
+				continue
+			}
+			t.done, _ = s.breaker.allow(now)
+		}
+		if !t.since.IsZero() && t.since.Equal(s.opened) {
+			s.out--
+		}
+		if t.done == nil {
+			continue
+		}
+		if outcomes[i] != nil && outcomes[i] != errNoMatter {
+			s.failed = now
+		}
+		if s.breaker.settle(now, t.done, outcomes[i]) {
+			news.Closed = s.why
+			s.opened = time.Time{}
+		}
+		if t.trial && outcomes[i] == nil && s.breaker.is(gobreaker.StateClosed) {
+			news.Opened = s.why
+			s.opened, s.out = now, 0
+		}
+	}
+	q.tickets = [2]ticket{}
+	return news
+}
+
+// Done ends the attempt. Without a Verdict before it counts for nothing.
+func (q *ProviderPass) Done(now time.Time) {
+	if q.settled || q.provider == nil {
+		return
+	}
+	q.provider.mu.Lock()
+	defer q.provider.mu.Unlock()
+	q.settle(now, [2]error{errNoMatter, errNoMatter})
+}
+
+// Down says that every subscription fails at the base URL: from now on they are
+// as one. It reports whether that is new.
+func (p *Provider) Down(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.suspectEndpoint()
+	s := p.endpoint
+	if !s.breaker.is(gobreaker.StateClosed) {
+		return false
+	}
+	s.failed, s.opened = now, time.Time{}
+	s.breaker.force.Store(true)
+	defer s.breaker.force.Store(false)
+	done, r := s.breaker.allow(now)
+	return r.Why == Open && s.breaker.settle(now, done, errBroken)
+}

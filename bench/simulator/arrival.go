@@ -68,7 +68,7 @@ func (s *Simulator) arrived(r *http.Request, carrier, key string, body []byte, n
 	}
 	for name := range r.URL.Query() {
 		a.Query = append(a.Query, name)
-		if slices.Contains(credentialQuery, name) {
+		if slices.Contains(credentialQuery, name) && "query "+name != carrier {
 			a.Foreign = append(a.Foreign, "query "+name)
 		}
 	}

@@ -23,6 +23,13 @@
 // caches everything before the last message of a request that carries cache_control, OpenAI caches by
 // itself, and an entry lives five minutes after its last use (an hour with "ttl":"1h").
 //
+// # Any answer
+//
+// A fault of kind [RawAnswer] plays a raw HTTP answer byte for byte: a paste from a log, a recording, a binary event
+// stream. Keys may belong to any provider for that; those that are not simulated serve nothing else:
+//
+//	jq -Rs '{key: "sk-sim-1", kind: "answer", answer: .}' ANSWER.http | curl --data @- http://127.0.0.1:8790/faults
+//
 // # Knobs
 //
 // A model named sim-KNOB[-KNOB…], or a header X-Simulate: KNOB[-KNOB…] on any model, shapes one answer:

@@ -70,6 +70,9 @@ func (s *Simulator) spend(w http.ResponseWriter, r *http.Request, q *request) {
 			if pause(r.Context(), milliseconds(fault.DelayMS, 1000)) != nil {
 				panic(http.ErrAbortHandler)
 			}
+		case RawAnswer:
+			fault.play(w, r)
+			return
 		default: // later
 		}
 		if f, ok := fault.failure(q.provider, q.now); ok {

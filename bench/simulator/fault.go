@@ -44,11 +44,13 @@ const (
 	EchoCredential Kind = "echo_credential" //nolint:gosec // the name of a fault
 	// Garbage answers 200 with something that is not JSON.
 	Garbage Kind = "garbage"
+	// RawAnswer plays Fault.Answer, whatever was asked, DelayMS after it was. Nobody bills it.
+	RawAnswer Kind = "answer"
 )
 
 var kinds = []Kind{
 	Status, RateLimit, Window, Quota, Overloaded, Cut, EarlyCut, ErrorEvent, LateErrorEvent,
-	SlowFirstByte, Silent, SilentHead, Slow, EchoCredential, Garbage,
+	SlowFirstByte, Silent, SilentHead, Slow, EchoCredential, Garbage, RawAnswer,
 }
 
 // Fault makes some requests of a key go wrong.
@@ -63,8 +65,15 @@ type Fault struct {
 	Status int `yaml:"status" json:"status"`
 	// RetryAfter is how many seconds to wait, as the answer's headers say it; zero says nothing.
 	RetryAfter float64 `yaml:"retry_after" json:"retry_after"`
-	// DelayMS is the pause of the slow kinds in milliseconds.
+	// DelayMS is the pause of the slow kinds, and of RawAnswer before its head, in milliseconds.
 	DelayMS int `yaml:"delay_ms" json:"delay_ms"`
+	// Answer is the raw HTTP/1.1 answer of kind [RawAnswer]: head, blank line, body. It is sent byte for byte, but for
+	// line feeds in its head that lack their CR.
+	Answer string `yaml:"answer" json:"answer,omitempty"`
+	// AnswerBase64 is Answer in base64, for one that is no text.
+	AnswerBase64 string `yaml:"answer_base64" json:"answer_base64,omitempty"`
+	// AnswerFile names the file that holds Answer, from the working directory; only in a keys file.
+	AnswerFile string `yaml:"answer_file" json:"-"`
 }
 
 // Injection is a fault added at run time: the body of POST /faults, or an element of it.
@@ -95,6 +104,9 @@ func (f Fault) check() error {
 	}
 	if f.After < 0 || f.Count < -1 || f.RetryAfter < 0 || f.DelayMS < 0 {
 		faults = append(faults, errors.New("after, count, retry_after, delay_ms: negative"))
+	}
+	if err := f.checkAnswer(); err != nil {
+		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
 }

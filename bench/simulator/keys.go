@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 
 	"github.com/goccy/go-yaml"
 )
 
-// Providers that a [Key] can belong to.
+// Providers whose endpoints are simulated.
 const (
 	Anthropic = "anthropic"
 	OpenAI    = "openai"
@@ -19,7 +20,8 @@ const (
 type Key struct {
 	// Key is the secret as the client sends it, without "Bearer".
 	Key string `yaml:"key"`
-	// Provider is [Anthropic] or [OpenAI]; the key is unknown at the other one's endpoints.
+	// Provider is [Anthropic] or [OpenAI]; the key is unknown at the other one's endpoints. A key of any other provider
+	// is accepted at every path and in every header, and is served nothing but its faults.
 	Provider string `yaml:"provider"`
 	// RPM, ITPM and OTPM are requests, input tokens and output tokens a minute; zero is no limit. Each is a
 	// bucket that holds one minute's worth and starts full. Input that was read from the cache is free at
@@ -42,11 +44,24 @@ func ReadKeys(r io.Reader) ([]Key, error) {
 	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(&keys); err != nil {
 		return nil, fmt.Errorf("cannot decode the keys file: %w", err)
 	}
+	var faults []error
+	for i := range keys {
+		for j := range keys[i].Faults {
+			if err := keys[i].Faults[j].load(); err != nil {
+				faults = append(faults, fmt.Errorf("keys[%d]: faults[%d]: %w", i, j, err))
+			}
+		}
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
 	if err := checkKeys(keys); err != nil {
 		return nil, err
 	}
 	return keys, nil
 }
+
+var providerName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 
 func checkKeys(keys []Key) error {
 	var faults []error
@@ -62,8 +77,8 @@ func checkKeys(keys []Key) error {
 			say("key: listed twice for %s", k.Provider)
 		}
 		seen[k.Provider+" "+k.Key] = true
-		if k.Provider != Anthropic && k.Provider != OpenAI {
-			say("provider: %q, want %s or %s", k.Provider, Anthropic, OpenAI)
+		if !providerName.MatchString(k.Provider) {
+			say("provider: %q, want %s, %s or another name in lower case", k.Provider, Anthropic, OpenAI)
 		}
 		if k.RPM < 0 || k.ITPM < 0 || k.OTPM < 0 {
 			say("rpm, itpm, otpm: negative, want 0 (no limit) or more")

@@ -51,6 +51,7 @@ type Simulator struct {
 
 	mu       sync.Mutex // guards what follows
 	accounts map[string]*account
+	others   map[string]*account // by key: of the providers that are not simulated
 	servers  map[*http.Server]bool
 	closed   bool
 	running  sync.WaitGroup // requests; added to under mu, so never after Close
@@ -65,11 +66,15 @@ func New(o Options) (*Simulator, error) {
 	}
 	s := &Simulator{
 		seed: o.Seed, pace: o.Pace, watch: o.Watch, open: len(o.Keys) == 0,
-		accounts: make(map[string]*account), servers: make(map[*http.Server]bool),
+		accounts: make(map[string]*account), others: make(map[string]*account), servers: make(map[*http.Server]bool),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, k := range o.Keys {
-		s.accounts[k.Provider+" "+k.Key] = newAccount(k)
+		if a := newAccount(k); k.Provider == Anthropic || k.Provider == OpenAI {
+			s.accounts[k.Provider+" "+k.Key] = a
+		} else {
+			s.others[k.Key] = a
+		}
 		for _, f := range k.Faults {
 			s.faults.add(Injection{Key: k.Key, Fault: f})
 		}
@@ -208,7 +213,11 @@ func (s *Simulator) provider(w http.ResponseWriter, r *http.Request, provider st
 	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var carrier string
 	carrier, q.credential = credential(r, provider)
-	q.account = s.account(provider, q.credential)
+	if q.account = s.account(provider, q.credential); q.account == nil {
+		if c, value, a := s.other(r); a != nil {
+			carrier, q.credential, q.account, serve = c, value, a, s.unknown
+		}
+	}
 	key := ""
 	if q.account != nil {
 		key = q.credential
@@ -308,7 +317,39 @@ func requestID(provider string) string {
 	return "req_" + hex.EncodeToString(b[:])
 }
 
+// other finds the account of a provider whose endpoints are not simulated, by whatever carries the credential.
+func (s *Simulator) other(r *http.Request) (carrier, value string, a *account) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range credentialHeaders {
+		value = r.Header.Get(name)
+		if name == "Authorization" {
+			_, value, _ = strings.Cut(value, " ")
+		}
+		if s.others[value] != nil {
+			return name, value, s.others[value]
+		}
+	}
+	for _, name := range credentialQuery {
+		if value = r.URL.Query().Get(name); s.others[value] != nil {
+			return "query " + name, value, s.others[value]
+		}
+	}
+	return "", "", nil
+}
+
+// unknown serves what is not simulated: the key's faults that are whole answers, else 404.
 func (s *Simulator) unknown(w http.ResponseWriter, r *http.Request, q *request) {
+	if fault := s.faults.next(q.account.key); fault != nil {
+		if fault.Kind == RawAnswer {
+			fault.play(w, r)
+			return
+		}
+		if f, ok := fault.failure(q.provider, q.now); ok {
+			s.fail(w, r, q.provider, q.id, f)
+			return
+		}
+	}
 	f := failureOf(q.provider, http.StatusNotFound)
 	f.code, f.message = "", "Not found"
 	if q.provider == OpenAI {

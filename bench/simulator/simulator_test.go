@@ -937,7 +937,7 @@ func TestReadKeys(t *testing.T) {
 	}
 	bad := map[string][]string{
 		`- {key: a, provider: anthropic, rps: 1}`:                                       {"rps"},
-		`- {key: "", provider: azure, rpm: -1}`:                                         {"keys[0]: key", "provider", "negative"},
+		`- {key: "", provider: Az ure, rpm: -1}`:                                        {"keys[0]: key", "provider", "negative"},
 		"- {key: a, provider: openai}\n- {key: a, provider: openai}":                    {"keys[1]: key: listed twice"},
 		`- {key: a, provider: openai, faults: [{kind: flood}, {kind: cut, count: -2}]}`: {"faults[0]: kind", "faults[1]: after, count"},
 		`{`: {"cannot decode"},

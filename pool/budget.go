@@ -56,6 +56,7 @@ type account struct {
 	start, end time.Time // of the period; zero: a block that has not begun
 	told, own  spending
 	level      int // the highest of levels that was made known in this period
+	burn       burn
 }
 
 // turn begins the next period when the last one is over.
@@ -64,7 +65,7 @@ func (a *account) turn(now time.Time) {
 		return
 	}
 	a.start, a.end = a.limit.Period.Bounds(now, nil)
-	a.told, a.own, a.level = spending{}, spending{}, 0
+	a.told, a.own, a.level, a.burn = spending{}, spending{}, 0, burn{}
 }
 
 // spent returns the spent part, above 1 when it is overspent. busy requests are
@@ -124,7 +125,7 @@ func (b *budgets) learn(now time.Time, i int, c usage.PeriodCounts) {
 		if a.limit.Period != usage.PeriodBlock {
 			return // the period has turned since it was asked
 		}
-		a.start, a.end, a.level = c.Start, c.End, 0
+		a.start, a.end, a.level, a.burn = c.Start, c.End, 0, burn{}
 	}
 	tokens := c.Input + c.Output + c.CacheRead + c.CacheWrite5m + c.CacheWrite1h
 	a.told, a.own = spending{c.CostNanoUSD, tokens, c.Requests}, spending{}
@@ -266,7 +267,8 @@ func (p *Pool) readBudgets(ctx context.Context) {
 	}
 }
 
-// tellBudgets makes known which budgets have reached a level.
+// tellBudgets makes known which budgets have reached a level, and which will be
+// used up before their end at the present rate.
 func (p *Pool) tellBudgets(now time.Time) {
 	for _, m := range p.members {
 		b := m.budgets
@@ -275,6 +277,12 @@ func (p *Pool) tellBudgets(now time.Time) {
 			a := &b.accounts[i]
 			a.turn(now)
 			spent := a.spent(0)
+			a.burn.note(now, spent)
+			if at, burns := a.burn.alarm(now, spent, a.end); burns {
+				budgetBurns.WithLabelValues(m.conf.ID, string(a.limit.Period)).Inc()
+				p.opts.Logger.Warn("a budget will not last", "subscription", m.conf.ID,
+					"window", string(a.limit.Period), "spent_percent", int(spent*100), "empty", at, "resets", a.end)
+			}
 			level := levelOf(spent)
 			if level <= a.level {
 				continue
@@ -288,8 +296,7 @@ func (p *Pool) tellBudgets(now time.Time) {
 	}
 }
 
-// tellWindows makes known which of the providers' windows have reached a level.
-// Limits that refill within minutes reach them all the time, and are left out.
+// tellWindows makes the same known of the providers' windows. Limits that refill within minutes reach them all the time, and are left out.
 func (p *Pool) tellWindows(now time.Time) {
 	for _, m := range p.members {
 		for _, w := range m.gate.Windows() {
@@ -297,18 +304,38 @@ func (p *Pool) tellWindows(now time.Time) {
 				continue
 			}
 			spent := w.Spent(now)
-			level, told := levelOf(spent), m.windowLevels[w.Name]
+			level, told := levelOf(spent), m.windowsTold[w.Name]
+			if spent == 0 {
+				delete(m.windowsTold, w.Name) // a new window has begun
+				continue
+			}
+			if told == nil {
+				told = new(windowTold)
+				m.windowsTold[w.Name] = told
+			}
+			told.burn.note(now, spent)
+			if at, burns := told.burn.alarm(now, spent, w.Reset); burns {
+				windowBurns.WithLabelValues(m.conf.ID, w.Name).Inc()
+				p.opts.Logger.Warn("a usage window will not last", "subscription", m.conf.ID,
+					"window", w.Name, "spent_percent", int(spent*100), "empty", at, "resets", w.Reset)
+			}
 			switch {
 			case level == 0:
-				delete(m.windowLevels, w.Name) // a new window has begun
-			case level > told:
-				m.windowLevels[w.Name] = level
+				*told = windowTold{burn: told.burn}
+			case level > told.level:
+				told.level = level
 				windowLevels.WithLabelValues(m.conf.ID, w.Name, strconv.Itoa(level)).Inc()
 				p.opts.Logger.Warn("a usage window has reached a level", "subscription", m.conf.ID,
 					"window", w.Name, "level_percent", level, "spent_percent", int(spent*100), "resets", w.Reset)
 			}
 		}
 	}
+}
+
+// windowTold is what was made known of one window in its present period.
+type windowTold struct {
+	level int
+	burn  burn
 }
 
 var windowLevels = promauto.NewCounterVec(prometheus.CounterOpts{
@@ -320,3 +347,13 @@ var budgetLevels = promauto.NewCounterVec(prometheus.CounterOpts{
 	Name: "authpool_budget_levels_total",
 	Help: "How often the spent part of a budget was seen to reach 50, 80, 95 or 100 per cent.",
 }, []string{"subscription", "window", "percent"})
+
+var budgetBurns = promauto.NewCounterVec(prometheus.CounterOpts{
+	Name: "authpool_budget_burning_total",
+	Help: "How often a half-spent budget was seen to be used up before its end at the rate of the last minutes; once in a period.",
+}, []string{"subscription", "window"})
+
+var windowBurns = promauto.NewCounterVec(prometheus.CounterOpts{
+	Name: "authpool_window_burning_total",
+	Help: "How often a half-spent usage window of a provider was seen to be used up before its reset at the rate of the last minutes; once in a period.",
+}, []string{"subscription", "window"})

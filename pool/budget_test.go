@@ -326,3 +326,55 @@ func TestLevelsAreMadeKnownOnce(t *testing.T) {
 		f(80, 0.1, "day 80")
 	})
 }
+
+// TestBurnIsMadeKnownOnce: a half-spent budget or window that will not last at the
+// rate of the last minutes is told, once in a period; one that will is not.
+func TestBurnIsMadeKnownOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		p := pool.New(pool.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))},
+			[]pool.Subscription{sub("one", budget(pool.Budget{Period: usage.PeriodDay, CostNanoUSD: 1000}))}, nil)
+		p.Start(t.Context())
+		defer p.Close()
+		reset := time.Now().Add(5 * time.Hour)
+		// burn lets minutes pass in each of which so much goes, and tells what was told.
+		burn := func(minutes int, cost int64, window, grows float64) (told []string) {
+			for range minutes {
+				spend(p, "one", cost, usage.Tokens{})
+				if l, err := p.Acquire(t.Context(), ask("")); err == nil {
+					window += grows
+					l.Verdict(ratelimit.Verdict{Signal: ratelimit.OK, Windows: []ratelimit.Window{
+						{Name: "5h", Kind: "provider", Utilization: window, Seen: time.Now(), Reset: reset},
+					}})
+					l.Done(usage.Tokens{})
+				}
+				pass(time.Minute)
+			}
+			synctest.Wait()
+			for _, m := range regexp.MustCompile(`msg="a (budget|usage window) will not last" .* window=(\S+) spent_percent=(\d+) empty=(\S+)`).FindAllStringSubmatch(log.String(), -1) {
+				at, err := time.Parse(time.RFC3339, m[4])
+				if err != nil {
+					t.Fatal(err)
+				}
+				told = append(told, fmt.Sprintf("%s at %s%% empty after %s", m[2], m[3], at.Sub(time.Now()).Round(time.Minute)))
+			}
+			log.Reset()
+			return told
+		}
+		f := func(minutes int, cost int64, window, grows float64, want ...string) {
+			t.Helper()
+			if got := burn(minutes, cost, window, grows); !slices.Equal(got, want) {
+				t.Errorf("told %q, want %q", got, want)
+			}
+		}
+		f(1, 550, 0, 0)   // half of the budget at once: no rate yet
+		f(20, 0, 0, 0.01) // a fifth of the window: too early to say
+		f(40, 0, 0.2, 0.01, "5h at 50% empty after 39m0s")
+		f(20, 0, 0.6, 0.0001) // told already; and now it lasts
+		f(9, 1, 0.602, 0, "day at 55% empty after 22h9m0s")
+		f(20, 10, 0.602, 0.01) // both were told
+		pass(24 * time.Hour)
+		reset = time.Now().Add(5 * time.Hour)
+		f(60, 10, 0, 0.01, "day at 50% empty after 39m0s", "5h at 50% empty after 39m0s")
+	})
+}

@@ -58,12 +58,13 @@ const (
 type member struct {
 	conf  *Subscription
 	gate  *ratelimit.Gate
+	whole *ratelimit.Provider // its provider's, of all who are there
 	lead  string       // the subscription of its domain in whose state probes are agreed on
 	share share        // requests of this process that are under way
 	count atomic.Int64 // sessions that hold a place, as Redis last told
 
-	budgets      *budgets
-	windowLevels map[string]int // the level that was made known, by window; of watchBudgets alone
+	budgets     *budgets
+	windowsTold map[string]*windowTold // what was made known, by window; of watchBudgets alone
 
 	acquired [len(sources)]prometheus.Counter
 
@@ -86,10 +87,10 @@ func newMember(conf *Subscription, cooldowns *ratelimit.Cooldowns, whole bool) *
 			InputTokens:  conf.Limits.InputTokensPerMinute,
 			OutputTokens: conf.Limits.OutputTokensPerMinute,
 		}, cooldowns),
-		share:        share{limit: conf.Limits.Concurrent, whole: whole},
-		budgets:      newBudgets(conf.Budgets),
-		places:       make(map[string]time.Time),
-		windowLevels: make(map[string]int),
+		share:       share{limit: conf.Limits.Concurrent, whole: whole},
+		budgets:     newBudgets(conf.Budgets),
+		places:      make(map[string]time.Time),
+		windowsTold: make(map[string]*windowTold),
 	}
 	for i, source := range sources {
 		m.acquired[i] = acquired.WithLabelValues(conf.ID, string(source))

@@ -336,6 +336,7 @@ func TestBurnIsMadeKnownOnce(t *testing.T) {
 			[]pool.Subscription{sub("one", budget(pool.Budget{Period: usage.PeriodDay, CostNanoUSD: 1000}))}, nil)
 		p.Start(t.Context())
 		defer p.Close()
+		pass(500 * time.Millisecond) // between two looks of the pool
 		reset := time.Now().Add(5 * time.Hour)
 		// burn lets minutes pass in each of which so much goes, and tells what was told.
 		burn := func(minutes int, cost int64, window, grows float64) (told []string) {
@@ -371,10 +372,10 @@ func TestBurnIsMadeKnownOnce(t *testing.T) {
 		f(20, 0, 0, 0.01) // a fifth of the window: too early to say
 		f(40, 0, 0.2, 0.01, "5h at 50% empty after 39m0s")
 		f(20, 0, 0.6, 0.0001) // told already; and now it lasts
-		f(9, 1, 0.602, 0, "day at 55% empty after 22h9m0s")
+		f(9, 1, 0.602, 0, "day at 55% empty after 20h41m0s")
 		f(20, 10, 0.602, 0.01) // both were told
 		pass(24 * time.Hour)
 		reset = time.Now().Add(5 * time.Hour)
-		f(60, 10, 0, 0.01, "day at 50% empty after 39m0s", "5h at 50% empty after 39m0s")
+		f(60, 10, 0, 0.01, "day at 50% empty after 36m0s", "5h at 50% empty after 39m0s")
 	})
 }

@@ -37,13 +37,17 @@ func (ex *exchange) obtain() *refusal {
 		return no
 	}
 	preq := ex.poolRequest()
+	preq.Trace = traces.Get().(*pool.Trace)
+	defer traces.Put(preq.Trace)
 	for {
 		lease, err := ex.acquire(&preq)
+		ex.noteChoice(&preq, lease, err)
 		if err != nil {
 			return ex.noLease(err)
 		}
 		ex.lease, ex.judged = lease, false
 		v := ex.try()
+		ex.noteAttempt(v)
 		attemptsTotal.WithLabelValues(ex.provider.Name, lease.Subscription().ID, v.Signal.String()).Inc()
 		if ex.gone() {
 			return agentLeft
@@ -246,6 +250,7 @@ func classifyFailure(err error) ratelimit.Verdict {
 func (ex *exchange) judge(v ratelimit.Verdict) {
 	if !ex.judged {
 		ex.judged = true
+		ex.story.Verdict(v)
 		ex.lease.Verdict(v)
 	}
 }

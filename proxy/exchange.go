@@ -75,6 +75,7 @@ type exchange struct {
 	tokens    usage.Tokens
 	estimated bool
 
+	story  story
 	bound  *bound // made when it is needed first
 	making bool   // the answer may make account-bound things, and bound reads it
 }
@@ -130,6 +131,7 @@ func (ex *exchange) end() {
 	ex.judgedLate, ex.opened, ex.informed, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, false, false, nil
 	ex.items, ex.tokens, ex.estimated, ex.making = 0, usage.Tokens{}, false, false
 	ex.disguise.reset(nil)
+	ex.story.reset()
 	if !ex.broken {
 		s.exchanges.Put(ex)
 	}

@@ -86,6 +86,8 @@ func (ex *exchange) abandon() {
 	}
 	ex.tapping, ex.calling = false, false
 	ex.call.Close()
+	ex.story.reset() // perhaps in the middle of a note
+	ex.remember(ex.status, "failed", codeUnavailable, errPanicked.Error())
 	ex.end()
 }
 
@@ -132,6 +134,7 @@ func (ex *exchange) endRefused(r *refusal) {
 // log writes the one line that each request leaves, and counts it. code is of an
 // error of authpool's own; cause says what went wrong.
 func (ex *exchange) log(status int, how, code, cause string) {
+	ex.remember(status, how, code, cause)
 	name, sub := "", ""
 	if ex.provider != nil {
 		name = ex.provider.Name

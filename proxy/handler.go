@@ -211,6 +211,7 @@ func (ex *exchange) poolRequest() pool.Request {
 		Model:    ex.info.Model,
 		Bytes:    ex.estimable(),
 		Pinned:   ex.info.Pins.Organisation || len(ex.info.Pins.IDs) > 0,
+		Seals:    ex.info.Seals,
 		Owner:    ex.owner(),
 	}
 }
@@ -258,6 +259,7 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	ctx.Response.Header.Set("X-Authpool-Request-Id", id)
 	writeRefusal(ctx, family, id, r)
 	requestsTotal.WithLabelValues("", "", statusClass(r.status)).Inc()
+	s.rememberBroken(id, r)
 	s.log.Info("request", "request", id, "status", r.status, "end", "refused", "error", r.code)
 }
 

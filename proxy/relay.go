@@ -156,7 +156,9 @@ func (ex *exchange) judgeContent() {
 	switch {
 	case failed && ex.judged:
 		ex.judgedLate = true
-		ex.lease.Late(ex.classifyEvent(f))
+		v := ex.classifyEvent(f)
+		ex.story.Late(v)
+		ex.lease.Late(v)
 	case failed:
 		ex.judge(ex.classifyEvent(f))
 	case !ex.judged && ex.meter.HasContent():

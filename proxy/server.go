@@ -23,6 +23,7 @@ import (
 
 	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/proxy/agentconn"
+	"github.com/authpool/authpool/proxy/explain"
 	"github.com/authpool/authpool/proxy/provider"
 	"github.com/authpool/authpool/proxy/upstream"
 	"github.com/authpool/authpool/ratelimit/usage"
@@ -82,6 +83,7 @@ type Server struct {
 	exchanges sync.Pool
 	origins   sync.Map // *provider.Provider → upstream.Origin
 	tries     tries
+	explained explain.Ring
 	draining  atomic.Bool
 	log       *slog.Logger
 

@@ -160,6 +160,7 @@ func (ex *exchange) repeated() *refusal {
 		return nil
 	}
 	triesDamped.Inc()
+	ex.story.damped = true
 	if k.head != nil {
 		// Others may be shown it at the same time.
 		head := &fasthttp.ResponseHeader{}

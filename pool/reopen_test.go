@@ -48,12 +48,25 @@ func newSidecar(mini *miniredis.Miniredis, opts pool.Options, subs ...pool.Subsc
 				return nil, errCut
 			}
 			conn, err := mini.Dial()
+			if err != nil {
+				return nil, err
+			}
 			s.conns = append(s.conns, conn)
-			return conn, err
+			return wire{conn}, nil
 		},
 	})
 	s.pool = startWith(opts, store.New(s.client, s.client, &s.health, "authpool"), subs...)
 	return s
+}
+
+// wire is a connection that takes its time, as a real one does: else all that asks
+// again when it has its answer would do so for ever in one instant of the bubble.
+type wire struct{ net.Conn }
+
+// Write implements net.Conn.
+func (w wire) Write(b []byte) (int, error) {
+	time.Sleep(500 * time.Microsecond)
+	return w.Conn.Write(b)
 }
 
 // partition takes Redis away, or gives it back.

@@ -375,8 +375,16 @@ func (c *Cooldowns) Adopt(now time.Time, model string, until time.Time, signal S
 	defer c.mu.Unlock()
 	slot := c.slot(now, model == "", model)
 	k := slot.get()
-	if k != nil && !until.After(k.until.Add(adoptSlack)) {
-		return false
+	if k != nil {
+		// Where it is over here and not for the others, every difference counts:
+		// who is too early by a little asks them again and again.
+		known := k.until
+		if now.Before(known) || k.ramp != nil {
+			known = known.Add(adoptSlack)
+		}
+		if !until.After(known) {
+			return false
+		}
 	}
 	next := &closure{until: until, since: now, signal: signal, reason: reason, alone: c.alone(until.Sub(now))}
 	if k != nil {

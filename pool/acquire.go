@@ -23,6 +23,12 @@ type Request struct {
 	// Pinned says that the request carries state that only the session's own
 	// domain understands (encrypted reasoning, account-bound ids).
 	Pinned bool
+	// Seals says that the answer will carry such state: whoever serves has to serve
+	// the session's next requests, too.
+	Seals bool
+	// Aside says that no model runs for the request, as for a count of tokens: a
+	// model's overload has nothing to do with it.
+	Aside bool
 	// Owner is the one subscription that can serve the request, because it has what
 	// the request names (see Pool.Owner); empty: any. Pinned does not matter then.
 	Owner string
@@ -101,6 +107,10 @@ func (l *Lease) counted() *Lease {
 // session's own subscription will in a moment.
 func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, patience, now time.Time) *Lease {
 	req.Trace.begin()
+	// Nobody else at the provider would do better.
+	if g.closed(req, now).obstacle != none {
+		return nil
+	}
 	if s == nil {
 		return p.place(ctx, g, req, nil, nil, SourceNew, now)
 	}
@@ -123,7 +133,7 @@ func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, pati
 			return nil
 		}
 		source := SourceElsewhere
-		if r.moves(now) {
+		if r.moves(now) || req.Seals && !req.Pinned && r.obstacle != unfit {
 			source = SourceMoved
 		}
 		lease = p.place(ctx, g, req, s, home, source, now)
@@ -300,21 +310,28 @@ func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, s
 		p.demand(m, now)
 		return nil, refusal{obstacle: saturated, reason: ReasonConcurrency}
 	}
+	whole, r := m.whole.Allow(now, req.asked())
+	if r.Why != ratelimit.Open {
+		m.share.leave()
+		return nil, gateRefusal(r)
+	}
 	pass, r := m.gate.Allow(now, req.Model, req.EstimatedInput, req.EstimatedOutput)
 	if r.Why != ratelimit.Open {
+		whole.Done(now)
 		m.share.leave()
 		return nil, gateRefusal(r)
 	}
 	q, r := p.ask(ctx, m, &pass, req.Model, now)
 	if r.Why != ratelimit.Open {
 		pass.Cancel(now)
+		whole.Done(now)
 		m.share.leave()
 		return nil, gateRefusal(r)
 	}
 	if s != nil {
 		s.enter()
 	}
-	return &Lease{pool: p, member: m, session: s, source: source, model: req.Model, bytes: req.Bytes, pass: pass, probe: q}, refusal{}
+	return &Lease{pool: p, member: m, session: s, source: source, model: req.Model, bytes: req.Bytes, pass: pass, whole: whole, probe: q}, refusal{}
 }
 
 // demand notes that a request found m's share used up, and has the keeper ask

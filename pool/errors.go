@@ -36,6 +36,7 @@ func (e *NoSubscriptionError) Is(target error) bool { return target == ErrNoSubs
 // The reasons of an UnavailableError that are not reasons of an answer.
 const (
 	ReasonBreaker     = "breaker"     // its endpoint is broken
+	ReasonDown        = "down"        // the provider's base URL serves nobody
 	ReasonBudget      = "budget"      // a configured budget is used up
 	ReasonRate        = "rate"        // a configured limit per minute is used up
 	ReasonConcurrency = "concurrency" // limits.concurrent is reached
@@ -74,6 +75,9 @@ type UnavailableError struct {
 // Error implements error with the sentence for the agent, without the
 // "authpool: " in front.
 func (e *UnavailableError) Error() string {
+	if text, ok := e.whole(); ok {
+		return text
+	}
 	if e.Owned {
 		return e.owned()
 	}

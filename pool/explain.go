@@ -64,6 +64,9 @@ var obstacleNames = [obstacles]string{
 	metered:   "metered",
 	saturated: "saturated",
 	full:      "full",
+
+	overloaded: "overloaded",
+	down:       "down",
 }
 
 // Why a subscription is unfit, which only a Trace tells.

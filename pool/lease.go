@@ -30,6 +30,7 @@ type Lease struct {
 	judged, done bool
 	served       bool // the verdict was ok
 	pass         ratelimit.Pass
+	whole        ratelimit.ProviderPass
 	probe        probe
 }
 
@@ -68,11 +69,14 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	}
 	l.judged, l.served = true, v.Signal == ratelimit.OK
 	change := l.pass.Verdict(now, v)
+	news := l.whole.Verdict(now, v)
+	asked := l.whole.Asked()
 	lent := l.lent
 	q := l.probe
 	l.probe = probe{}
 	l.mu.Unlock()
 
+	p.hear(m, news, asked, v)
 	p.keeper.proved(q, v.Signal == ratelimit.OK)
 	if v.Signal != ratelimit.OK {
 		m.remember(v)
@@ -80,6 +84,7 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	switch {
 	case change.Opened:
 		breakerOpened.WithLabelValues(m.conf.ID).Inc()
+		p.asOne(m, now, asked, v)
 	case change.Shared && !change.None():
 		p.keeper.cool(m, change)
 	}
@@ -128,6 +133,7 @@ func (l *Lease) Done(t usage.Tokens) {
 	l.done = true
 	// Cached input does not count against a rate: the providers' own limits
 	// leave it out. A served answer without usage keeps its estimate.
+	l.whole.Done(now)
 	l.pass.Done(now, t.Prompt()-t.CacheRead, t.Output, !l.served || t.Total() > 0)
 	teaches := l.served && t.Total() > 0 && l.pool.groups[l.member.conf.Provider].metered
 	l.mu.Unlock()
@@ -141,6 +147,7 @@ func (l *Lease) Done(t usage.Tokens) {
 func (l *Lease) cancel(now time.Time) {
 	l.mu.Lock()
 	l.done = true
+	l.whole.Done(now)
 	l.pass.Cancel(now)
 	l.mu.Unlock()
 	l.leave(now)

@@ -19,6 +19,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/authpool/authpool/pool/store"
@@ -123,7 +124,9 @@ type group struct {
 	provider string
 	members  []*member
 	metered  bool // one of them has limits on tokens
+	whole    *ratelimit.Provider
 	queue    queue
+	held     atomic.Int32 // of those who wait, how many do for the provider as a whole
 }
 
 // New returns a pool of the subscriptions. bindings may be nil: then nothing is
@@ -161,11 +164,12 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		p.byID[conf.ID] = m
 		g := p.groups[conf.Provider]
 		if g == nil {
-			g = &group{provider: conf.Provider}
+			g = &group{provider: conf.Provider, whole: ratelimit.NewProvider(conf.Provider)}
 			g.queue.most = p.opts.Waiters
 			p.groups[conf.Provider] = g
 		}
 		g.members = append(g.members, m)
+		m.whole = g.whole
 		g.metered = g.metered || conf.Limits.InputTokensPerMinute > 0 || conf.Limits.OutputTokensPerMinute > 0
 	}
 	p.resources = newResources(p)

@@ -94,6 +94,8 @@ func model(name string) func(*pool.Request) { return func(r *pool.Request) { r.M
 
 func pinned(r *pool.Request) { r.Pinned = true }
 
+func seals(r *pool.Request) { r.Seals = true }
+
 // serve makes one request and answers it with v; it returns who served.
 func serve(t *testing.T, p *pool.Pool, r *pool.Request, v ratelimit.Verdict) (id string, source pool.Source) {
 	t.Helper()
@@ -357,6 +359,26 @@ func TestPinnedStaysInItsDomain(t *testing.T) {
 	})
 }
 
+func TestSessionFollowsWhatOnlyItsMakerCanRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("a"), sub("b", priority(1)))
+		defer p.Close()
+		if id, _ := serve(t, p, ask("s", seals), failed()); id != "a" {
+			t.Fatalf("served by %s, want a", id)
+		}
+		if id, source := serve(t, p, ask("s", seals, tried("a")), ok); id != "b" || source != pool.SourceMoved {
+			t.Errorf("the repeat: %s (%s), want b (moved)", id, source)
+		}
+		if id, source := serve(t, p, ask("s", seals, pinned), ok); id != "b" || source != pool.SourceBound {
+			t.Errorf("with what b made: %s (%s), want b (bound)", id, source)
+		}
+		// What it has brought along cannot follow.
+		if u := unavailable(t, p, ask("s", seals, pinned, tried("b"))); u.Count != 1 {
+			t.Errorf("%+v", u)
+		}
+	})
+}
+
 func TestRefusedCredentialDisablesUntilItChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one := &key{secret: "sk-old"}
@@ -465,6 +487,7 @@ func TestOverloadedLeavesEverythingAsItIs(t *testing.T) {
 		home, _ := serve(t, p, ask("s"), ok)
 		for range 30 {
 			serve(t, p, ask("s"), ratelimit.Verdict{Signal: ratelimit.Overloaded, Reason: ratelimit.ReasonCapacity, Scope: ratelimit.ScopeProviderModel, Wait: time.Minute})
+			serve(t, p, ask("s"), ok) // in between some are served
 		}
 		if id, source := serve(t, p, ask("s"), ok); id != home || source != pool.SourceBound {
 			t.Errorf("after 30 overloads: %s (%s), want %s (bound)", id, source, home)

@@ -296,6 +296,10 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 	if g.queue.empty() && !out.promises(now, deadline) {
 		return nil, out.failure(now)
 	}
+	if !g.hold(out.refusal) {
+		return nil, out.failure(now)
+	}
+	defer g.release(out.refusal)
 	w := g.queue.join(req.Agent)
 	if w == nil {
 		return nil, p.outlook(g, req, s, now).crowded(now)
@@ -361,8 +365,9 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 	if req.Pinned && home != nil {
 		pin = home.conf.domain()
 	}
+	whole := g.closed(req, now)
 	for _, m := range g.members {
-		r := p.fits(m, req, pin, now)
+		r := p.fits(m, req, pin, now).within(whole)
 		if r.obstacle == unfit {
 			req.Trace.refused(m, r)
 			continue

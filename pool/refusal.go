@@ -11,17 +11,19 @@ import (
 type obstacle uint8
 
 const (
-	none      obstacle = iota
-	unfit              // the model or the domain is not allowed: it never will
-	tried              // it failed in this request
-	disabled           // switched off, or its credential is not accepted
-	cooling            // a limit was met
-	probing            // one request finds out whether that is over
-	broken             // the breaker is open
-	metered            // a configured rate is used up
-	saturated          // enough requests are under way
-	full               // enough sessions have a place
-	obstacles          // how many there are
+	none       obstacle = iota
+	unfit               // the model or the domain is not allowed: it never will
+	tried               // it failed in this request
+	disabled            // switched off, or its credential is not accepted
+	cooling             // a limit was met
+	probing             // one request finds out whether that is over
+	broken              // the breaker is open
+	metered             // a configured rate is used up
+	saturated           // enough requests are under way
+	full                // enough sessions have a place
+	overloaded          // the provider has no capacity for the model
+	down                // the provider's base URL serves nobody
+	obstacles           // how many there are
 )
 
 // refusal is why a subscription does not serve a request; the zero refusal is
@@ -80,6 +82,10 @@ func gateRefusal(g ratelimit.Refusal) refusal {
 		r.obstacle, r.reason = broken, ReasonBreaker
 	case ratelimit.Metered:
 		r.obstacle, r.reason = metered, ReasonRate
+	case ratelimit.Busy:
+		r.obstacle, r.reason = overloaded, string(ratelimit.ReasonCapacity)
+	case ratelimit.Down:
+		r.obstacle, r.reason = down, ReasonDown
 	}
 	return r
 }

@@ -59,9 +59,9 @@ type member struct {
 	conf  *Subscription
 	gate  *ratelimit.Gate
 	whole *ratelimit.Provider // its provider's, of all who are there
-	lead  string       // the subscription of its domain in whose state probes are agreed on
-	share share        // requests of this process that are under way
-	count atomic.Int64 // sessions that hold a place, as Redis last told
+	lead  string              // the subscription of its domain in whose state probes are agreed on
+	share share               // requests of this process that are under way
+	count atomic.Int64        // sessions that hold a place, as Redis last told
 
 	budgets     *budgets
 	windowsTold map[string]*windowTold // what was made known, by window; of watchBudgets alone

@@ -19,8 +19,8 @@ const (
 	tripWindow = time.Minute
 	tripBucket = 10 * time.Second
 	tripWait   = 10 * time.Second
-	// tripGrace keeps a retry that is timed to the end of tripWait from coming
-	// an instant too early: gobreaker opens after that instant, not at it.
+	// tripGrace keeps a retry that is timed to the end of gobreaker's own wait from
+	// coming an instant too early: it opens after that instant, not at it.
 	tripGrace = time.Millisecond
 	// errorLeast is the number of answers below which the error rate is
 	// diluted, so that one failure out of one is no rate of 100 %.
@@ -239,7 +239,7 @@ func (b *breaker) settle(now time.Time, done func(error), outcome error) (opened
 	opened = !b.openUntil.After(now)
 	if opened {
 		row := int(b.row.Add(1))
-		b.openUntil = now.Add(b.wait(row, outcome) + tripGrace)
+		b.openUntil = now.Add(max(b.wait(row, outcome), b.settings.Timeout+tripGrace))
 	}
 	return opened
 }

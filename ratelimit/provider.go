@@ -161,7 +161,7 @@ type ProviderPass struct {
 	provider *Provider
 	asked    Asked
 	at       time.Time
-	tickets  [2]ticket // of the endpoint and the model
+	tickets  *[2]ticket // of the endpoint and the model; nil: neither was looked at
 	settled  bool
 }
 
@@ -179,6 +179,7 @@ func (p *Provider) Allow(now time.Time, a Asked) (ProviderPass, Refusal) {
 	if p.count.Load() == 0 {
 		return pass, Refusal{}
 	}
+	pass.tickets = new([2]ticket)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := p.suspects(a)
@@ -211,7 +212,13 @@ func (p *Provider) Allow(now time.Time, a Asked) (ProviderPass, Refusal) {
 
 // News is what a verdict changed for a whole provider: what it has closed or
 // opened, Busy or Down; else Open.
-type News struct{ Closed, Opened Why }
+type News struct {
+	Closed, Opened Why
+	Again          bool // Closed because a probe has failed
+}
+
+// Asked is what the attempt asks for.
+func (q *ProviderPass) Asked() Asked { return q.asked }
 
 // Verdict tells what the answer meant: that there was no capacity, that there was
 // nobody to talk to, or that the model has answered. All else says nothing. The
@@ -220,7 +227,7 @@ func (q *ProviderPass) Verdict(now time.Time, v Verdict) News {
 	outcomes := [2]error{errNoMatter, errNoMatter}
 	unreached := v.Signal == Network && (v.Reason == ReasonConnect || v.Reason == ReasonTLS)
 	switch {
-	case unreached, (v.Signal == ServerError || v.Signal == Network) && q.tickets[0].trial:
+	case unreached, (v.Signal == ServerError || v.Signal == Network) && q.tickets != nil && q.tickets[0].trial:
 		outcomes[0] = errBroken
 	case v.Signal != ServerError && v.Signal != Network:
 		outcomes[0] = nil
@@ -296,7 +303,11 @@ func (p *Provider) wait(row int, outcome error) time.Duration {
 func (q *ProviderPass) settle(now time.Time, outcomes [2]error) (news News) {
 	q.settled = true
 	list := q.provider.suspects(q.asked)
-	for i, t := range q.tickets {
+	for i := range outcomes {
+		var t ticket
+		if q.tickets != nil {
+			t = q.tickets[i]
+		}
 		s := t.of
 		if s == nil {
 			// It went out before anybody looked.
@@ -315,7 +326,7 @@ func (q *ProviderPass) settle(now time.Time, outcomes [2]error) (news News) {
 			s.failed = now
 		}
 		if s.breaker.settle(now, t.done, outcomes[i]) {
-			news.Closed = s.why
+			news.Closed, news.Again = s.why, t.trial
 			s.opened = time.Time{}
 		}
 		if t.trial && outcomes[i] == nil && s.breaker.is(gobreaker.StateClosed) {
@@ -323,7 +334,7 @@ func (q *ProviderPass) settle(now time.Time, outcomes [2]error) (news News) {
 			s.opened, s.out = now, 0
 		}
 	}
-	q.tickets = [2]ticket{}
+	q.tickets = nil
 	return news
 }
 

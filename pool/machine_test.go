@@ -64,6 +64,7 @@ func (m *machine) Acquire(t *rapid.T) {
 	r := ask(fmt.Sprint("session-", rapid.IntRange(0, 5).Draw(t, "session")))
 	r.Model = rapid.SampledFrom([]string{"a1", "a2", "b", ""}).Draw(t, "model")
 	r.Pinned = rapid.Bool().Draw(t, "pinned")
+	r.Seals = rapid.Bool().Draw(t, "seals")
 	for i := range len(m.subs) {
 		id := fmt.Sprint("s", i)
 		if rapid.IntRange(0, 4).Draw(t, "tried "+id) == 0 {
@@ -95,6 +96,9 @@ func (m *machine) Acquire(t *rapid.T) {
 			t.Fatalf("a session of %s counts as new", home)
 		}
 	case pool.SourceMoved, pool.SourceElsewhere:
+		if r.Seals && !r.Pinned && r.Model == "" && lease.Source() == pool.SourceElsewhere {
+			t.Fatalf("the session stays with %s and cannot use what %s makes", home, id)
+		}
 		if home == "" || id == home {
 			t.Fatalf("%s: from %q to %s", lease.Source(), home, id)
 		}

@@ -85,6 +85,11 @@ const (
 	atCachedContentSnake
 	atFileURI
 	atFileURISnake
+
+	// What only the organisation that serves will be able to read.
+	atIncluded
+	atContextType
+	atContextEditType
 )
 
 var bodyPlaces = [...]string{
@@ -158,6 +163,10 @@ var bodyPlaces = [...]string{
 	atCachedContentSnake:     "cached_content",
 	atFileURI:                "contents[].parts[].fileData.fileUri",
 	atFileURISnake:           "contents[].parts[].file_data.file_uri",
+
+	atIncluded:        "include[]",
+	atContextType:     "context_management[].type",       // OpenAI
+	atContextEditType: "context_management.edits[].type", // Anthropic
 }
 
 // textLimit is how much of a text goes into a session's hash; its whole length
@@ -385,6 +394,11 @@ func (s *bodyScan) Found(v *jsonscan.Value) {
 		s.making.stored, s.making.unstored = v.Kind == jsonscan.True, v.Kind == jsonscan.False
 	case atToolType:
 		s.making.sandboxed = s.making.sandboxed || text && bytes.HasPrefix(v.Raw, []byte("code_"))
+		s.call.Seals = s.call.Seals || text && s.call.Endpoint.API == meter.AnthropicMessages && bytes.HasPrefix(v.Raw, []byte("web_search_"))
+	case atIncluded:
+		s.call.Seals = s.call.Seals || text && string(v.Raw) == "reasoning.encrypted_content"
+	case atContextType, atContextEditType:
+		s.call.Seals = s.call.Seals || text && bytes.HasPrefix(v.Raw, []byte("compact"))
 	case atBackground:
 		s.call.Unsafe = s.call.Unsafe || v.Kind == jsonscan.True
 	case atThread:

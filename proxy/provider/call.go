@@ -36,6 +36,11 @@ type Call struct {
 	// Makes says that the answer may name account-bound things that it has made:
 	// see Made.
 	Makes bool
+	// Seals says that the answer may hold state that only the organisation which
+	// serves can read, and that the conversation will send back (see
+	// Pins.Organisation): the request asks for encrypted reasoning, compaction or
+	// Anthropic's web search.
+	Seals bool
 	// Unsafe says that the call must not be sent again after a failure of the
 	// provider, because the first one may have had its effect.
 	Unsafe bool

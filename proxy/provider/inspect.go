@@ -72,6 +72,7 @@ func Inspect(r *Request) (Call, error) {
 		}
 	}
 	c.Makes = c.makes(r.Method, m)
+	c.Seals = c.Seals || endpoint.Name == "responses/compact"
 	c.Session = id.session()
 	if c.Session.ID == "" && endpoint.Conversation {
 		c.Session = Session{ID: hashSession(r, id.found[fromHash]), Source: sourceNames[fromHash]}

@@ -346,6 +346,29 @@ func TestInspectRefusesDuplicates(t *testing.T) {
 	inspect(t, "openai", "/v1/chat/completions", "", `{"messages":[{"model":1,"model":2}],"tools":[{"stream":1,"stream":2}],"temperature":1,"temperature":1}`)
 }
 
+func TestInspectSeals(t *testing.T) {
+	for _, test := range []struct {
+		provider, rest, body string
+		want                 bool
+	}{
+		{"openai", "/v1/responses", `{"store":false,"include":["file_search_call.results","reasoning.encrypted_content"]}`, true},
+		{"openai", "/v1/responses", `{"store":false,"include":[],"input":"reasoning.encrypted_content"}`, false},
+		{"openai", "/v1/responses", `{"include":null,"tools":[{"type":"web_search_preview"}]}`, false},
+		{"openai", "/v1/responses", `{"context_management":[{"type":"compaction","compact_threshold":1000}]}`, true},
+		{"openai", "/v1/responses/compact", `{"input":[]}`, true},
+		{"openai", "/v1/responses/compact", "", true},
+		{"anthropic", "/v1/messages", `{"tools":[{"type":"web_search_20250305","name":"web_search"}]}`, true},
+		{"anthropic", "/v1/messages", `{"tools":[{"type":"custom","name":"web_search_it"}]}`, false},
+		{"anthropic", "/v1/messages", `{"context_management":{"edits":[{"type":"clear_thinking_20251015"},{"type":"compact_20260112"}]}}`, true},
+		{"anthropic", "/v1/messages", `{"context_management":{"edits":[{"type":"clear_thinking_20251015","keep":"all"}]}}`, false},
+		{"anthropic", "/v1/messages", `{"messages":[{"role":"user","content":[{"include":["reasoning.encrypted_content"]}]}]}`, false},
+	} {
+		if got := inspect(t, test.provider, test.rest, "", test.body).Seals; got != test.want {
+			t.Errorf("%s %s: %v", test.rest, test.body, got)
+		}
+	}
+}
+
 func TestInspectPins(t *testing.T) {
 	tests := []struct {
 		rest, body   string

@@ -196,13 +196,14 @@ func (s *service) openServers(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
 	s.admin = admin.New(admin.Options{
-		Token:   token,
-		Ready:   s.ready,
-		Status:  sources,
-		Usage:   sources,
-		Operate: operator{s.pool},
-		Metrics: prometheus.Gatherers{prometheus.DefaultGatherer, registry},
-		Logger:  s.log,
+		Token:    token,
+		Ready:    s.ready,
+		Status:   sources,
+		Usage:    sources,
+		Requests: s.proxy.Explained(),
+		Operate:  operator{s.pool},
+		Metrics:  prometheus.Gatherers{prometheus.DefaultGatherer, registry},
+		Logger:   s.log,
 	})
 	s.onClose("admin", s.stopAdmin)
 	// The last to be opened is the first to go.

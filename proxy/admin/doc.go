@@ -3,8 +3,8 @@
 // under /api/v1 needs the admin token, also on loopback.
 //
 // Start at Server. What the answers look like on the wire is in api.go, which
-// is also what the command line decodes: `authpool status` and `authpool usage`
-// are clients of this API and nothing else. The package asks its owner (cmd)
-// for facts through two small interfaces, StatusSource and UsageSource, and
-// knows neither the pool nor Redis.
+// is also what the command line decodes: `authpool status`, `authpool usage` and
+// `authpool explain` are clients of this API and nothing else. The package asks its owner (cmd)
+// for facts through small interfaces, StatusSource, UsageSource and RequestSource,
+// and knows neither the pool nor Redis.
 package admin

@@ -50,13 +50,14 @@ func (r *RefusedError) Unwrap() error { return r.Err }
 
 // Options says what a Server serves. All fields but Logger are required.
 type Options struct {
-	Token   credential.Secret   // the admin token; an empty one lets nobody in
-	Ready   func() error        // nil: /readyz is 200; else the sentence that it answers 503 with
-	Status  StatusSource        // for StatusPath
-	Usage   UsageSource         // for UsagePath
-	Operate Operator            // for EnablePath
-	Metrics prometheus.Gatherer // for /metrics
-	Logger  *slog.Logger        // nil: slog.Default()
+	Token    credential.Secret   // the admin token; an empty one lets nobody in
+	Ready    func() error        // nil: /readyz is 200; else the sentence that it answers 503 with
+	Status   StatusSource        // for StatusPath
+	Usage    UsageSource         // for UsagePath
+	Requests RequestSource       // for RequestsPath
+	Operate  Operator            // for EnablePath
+	Metrics  prometheus.Gatherer // for /metrics
+	Logger   *slog.Logger        // nil: slog.Default()
 }
 
 // The bounds of one admin request. Nothing here takes a body: they are refused, and
@@ -72,16 +73,17 @@ const (
 
 // Server is the admin address. Make one with New.
 type Server struct {
-	http    *http.Server
-	status  StatusSource
-	usage   UsageSource
-	operate Operator
-	log     *slog.Logger
+	http     *http.Server
+	status   StatusSource
+	usage    UsageSource
+	requests RequestSource
+	operate  Operator
+	log      *slog.Logger
 }
 
 // New returns a Server that is not listening yet.
 func New(o Options) *Server {
-	s := &Server{status: o.Status, usage: o.Usage, operate: o.Operate, log: o.Logger}
+	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, operate: o.Operate, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -119,9 +121,11 @@ func (s *Server) routes(o Options) http.Handler {
 	api := http.NewServeMux()
 	api.HandleFunc("GET "+StatusPath, s.serveStatus)
 	api.HandleFunc("GET "+UsagePath, s.serveUsage)
+	api.HandleFunc("GET "+RequestsPath, s.serveRequests)
+	api.HandleFunc("GET "+RequestsPath+"/{id}", s.serveRequest)
 	api.HandleFunc("POST /api/v1/subscriptions/{id}/enable", s.enable)
 	api.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusNotFound, "there is GET "+StatusPath+", GET "+UsagePath+" and POST /api/v1/subscriptions/ID/enable")
+		problem(w, http.StatusNotFound, "there is GET "+StatusPath+", GET "+UsagePath+", GET "+RequestsPath+", GET "+RequestsPath+"/ID and POST /api/v1/subscriptions/ID/enable")
 	})
 
 	mux := http.NewServeMux()

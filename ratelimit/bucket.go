@@ -20,6 +20,22 @@ func newBucket(perMinute int) bucket {
 	return bucket{rate.NewLimiter(rate.Limit(float64(perMinute)/60), perMinute)}
 }
 
+// newPart returns the bucket of one process's part of a limit, which may be less
+// than one. It holds one at least, so that the process can go on.
+func newPart(perMinute float64) bucket {
+	return bucket{rate.NewLimiter(rate.Limit(perMinute/60), max(int(perMinute), 1))}
+}
+
+// set makes the bucket hold n, which may be negative.
+func (b bucket) set(now time.Time, n float64) {
+	b.take(now, int64(math.Floor(b.lim.TokensAt(now)-math.Floor(n))))
+}
+
+// missing is how much the bucket lacks until it is full.
+func (b bucket) missing(now time.Time) int64 {
+	return int64(math.Ceil(float64(b.lim.Burst()) - b.lim.TokensAt(now)))
+}
+
 // free tells when n can be taken: at now or later. More than the bucket holds
 // needs a full bucket and no more, because a request that is larger than the
 // limit has to go out some day.

@@ -1,9 +1,6 @@
 package ratelimit
 
-import (
-	"sync"
-	"time"
-)
+import "time"
 
 // Why says what keeps a request out.
 type Why uint8
@@ -30,6 +27,9 @@ func (w Why) String() string { return whyNames[w] }
 type Refusal struct {
 	Why   Why
 	Until time.Time // when asking again can help
+	// Short says that only this process's part of a rate is used up, and the fleet
+	// may have more: Demand has it asked.
+	Short bool
 	// Signal and Reason are those of the cooldown, where it is one.
 	Signal Signal
 	Reason Reason
@@ -51,12 +51,6 @@ type Change struct {
 // None tells whether nothing changed.
 func (c Change) None() bool { return c.Until.IsZero() && !c.Opened }
 
-// Rates are limits per minute that the operator configured for the whole
-// subscription; 0 is no limit.
-type Rates struct {
-	Requests, InputTokens, OutputTokens int
-}
-
 // Gate says whether one subscription may be used now. It asks in this order:
 // cooldowns (what the provider refused), the breaker (what is broken) and the
 // configured rates. A Gate is safe for concurrent use; time is a parameter, as
@@ -68,10 +62,7 @@ type Gate struct {
 	cooldowns *Cooldowns
 	breaker   *breaker
 	windows   windows
-
-	mu                      sync.Mutex // makes asking and taking of the buckets one step
-	metered                 bool
-	requests, input, output bucket
+	rates     *rates
 }
 
 // NewGate returns the open gate of subscription id. Gates of one domain share
@@ -80,10 +71,7 @@ func NewGate(id string, rates Rates, cooldowns *Cooldowns) *Gate {
 	return &Gate{
 		cooldowns: cooldowns,
 		breaker:   newBreaker(id),
-		metered:   rates.Requests > 0 || rates.InputTokens > 0 || rates.OutputTokens > 0,
-		requests:  newBucket(rates.Requests),
-		input:     newBucket(rates.InputTokens),
-		output:    newBucket(rates.OutputTokens),
+		rates:     newRates(rates),
 	}
 }
 
@@ -99,80 +87,40 @@ func (g *Gate) Check(now time.Time, model string, input, output int64) Refusal {
 	if r := g.breaker.check(now); r.Why != Open {
 		return r
 	}
-	if !g.metered {
-		return Refusal{}
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.meter(now, input, output)
-}
-
-// meter asks the buckets, under the lock.
-func (g *Gate) meter(now time.Time, input, output int64) Refusal {
-	until := g.requests.free(now, 1)
-	for _, t := range [...]time.Time{g.input.free(now, input), g.output.free(now, output)} {
-		if t.After(until) {
-			until = t
-		}
-	}
-	if until.After(now) {
-		return Refusal{Why: Metered, Until: until}
-	}
-	return Refusal{}
+	return g.rates.check(now, needs(input, output))
 }
 
 // Pass is the permission for one attempt. It belongs to one owner, who calls
 // Verdict at most once and then Done exactly once.
 type Pass struct {
-	gate          *Gate
-	model         string
-	at            time.Time
-	done          func(error) // settles the breaker; nil once it is settled
-	turn          turn
-	input, output int64
+	gate  *Gate
+	model string
+	at    time.Time
+	done  func(error) // settles the breaker; nil once it is settled
+	turn  turn
+	need  Amounts
 }
 
 // Allow lets an attempt through, with estimates of its tokens (0 is allowed),
 // or refuses it.
 func (g *Gate) Allow(now time.Time, model string, input, output int64) (Pass, Refusal) {
-	input, output = max(input, 0), max(output, 0)
-	if g.metered {
-		g.mu.Lock()
-		r := g.meter(now, input, output)
-		if r.Why == Open {
-			g.requests.take(now, 1)
-			g.input.take(now, input)
-			g.output.take(now, output)
-		}
-		g.mu.Unlock()
-		if r.Why != Open {
-			return Pass{}, r
-		}
+	need := needs(input, output)
+	if r := g.rates.take(now, need); r.Why != Open {
+		return Pass{}, r
 	}
 	done, r := g.breaker.allow(now)
 	if r.Why != Open {
-		g.giveBack(now, 1, input, output)
+		g.rates.giveBack(now, need)
 		return Pass{}, r
 	}
 	// Last, so that a probe is only taken by a request that really goes out.
 	turn, r := g.cooldowns.allow(now, model)
 	if r.Why != Open {
 		g.breaker.settle(now, done, errNoMatter)
-		g.giveBack(now, 1, input, output)
+		g.rates.giveBack(now, need)
 		return Pass{}, r
 	}
-	return Pass{gate: g, model: model, at: now, done: done, turn: turn, input: input, output: output}, Refusal{}
-}
-
-func (g *Gate) giveBack(now time.Time, requests, input, output int64) {
-	if !g.metered {
-		return
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.requests.take(now, -requests)
-	g.input.take(now, -input)
-	g.output.take(now, -output)
+	return Pass{gate: g, model: model, at: now, done: done, turn: turn, need: need}, Refusal{}
 }
 
 // Verdict settles breaker and cooldowns and remembers the windows. What each
@@ -281,7 +229,8 @@ func (p *Pass) Done(now time.Time, input, output int64, settled bool) {
 	}
 	p.gate.cooldowns.leave(p.turn)
 	if settled {
-		p.gate.giveBack(now, 0, p.input-max(input, 0), p.output-max(output, 0))
+		used := needs(input, output)
+		p.gate.rates.giveBack(now, Amounts{0, p.need[1] - used[1], p.need[2] - used[2]})
 	}
 }
 
@@ -289,7 +238,7 @@ func (p *Pass) Done(now time.Time, input, output int64, settled bool) {
 // back too. It replaces Verdict and Done.
 func (p *Pass) Cancel(now time.Time) {
 	p.Done(now, 0, 0, true)
-	p.gate.giveBack(now, 1, 0, 0)
+	p.gate.rates.giveBack(now, Amounts{1, 0, 0})
 }
 
 // Trust closes the breaker: the base URL is known to work again.
@@ -308,11 +257,5 @@ func (g *Gate) Windows() []Window { return g.windows.list() }
 // above: the provider's windows that have not been reset since, and the
 // configured rates.
 func (g *Gate) Utilization(now time.Time) float64 {
-	u := g.windows.utilization(now)
-	if !g.metered {
-		return u
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return max(u, g.requests.used(now), g.input.used(now), g.output.used(now))
+	return max(g.windows.utilization(now), g.rates.used(now))
 }

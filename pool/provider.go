@@ -95,6 +95,12 @@ func (g *group) tellClosed(p *Pool, why ratelimit.Why, again bool, asked ratelim
 		"provider", g.provider, "closed", why.String(), "model", asked.Model, "signal", v.Signal.String(), "reason", string(v.Reason))
 }
 
+// Whole tells that it is the provider that serves nobody, for the model or at all,
+// and no subscription that is closed.
+func (e *UnavailableError) Whole() bool {
+	return e.Reason == string(ratelimit.ReasonCapacity) || e.Reason == ReasonDown
+}
+
 // whole words an error that is about the whole provider; ok is false for others.
 func (e *UnavailableError) whole() (text string, ok bool) {
 	next := "next try in " + roundWait(e.Wait)

@@ -315,14 +315,17 @@ func (ex *exchange) noLease(err error) *refusal {
 	// A provider that fails says so itself.
 	if k := ex.kept; k != nil && executed(k.verdict) {
 		ex.s.tries.failed(ex.tryKey(), k, time.Now())
-		return ex.failing(k)
+		r := ex.failing(k)
+		if away.Whole() {
+			r.wait = away.Wait
+		}
+		return r
 	}
 	r := &refusal{status: fasthttp.StatusTooManyRequests, code: codeLimited, message: away.Error(), wait: away.Wait, resets: away.Until, codex: ex.isCodex()}
-	switch {
-	case away.Until.IsZero():
+	if away.Until.IsZero() {
 		r.status, r.code, r.wait, r.final = fasthttp.StatusServiceUnavailable, codeUnavailable, 0, true
-	case away.Reason == pool.ReasonBreaker:
-		r.status, r.code = fasthttp.StatusServiceUnavailable, codeUnavailable
+	} else {
+		r.closed(ex.family, away.Reason)
 	}
 	return r
 }

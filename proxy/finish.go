@@ -115,6 +115,7 @@ func (ex *exchange) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
 		resp.Header.SetStatusMessage(k.head.StatusMessage())
 		copyHead(resp, k.head.All())
 		resp.SetBodyRaw(k.body)
+		r.nextTry(resp)
 	} else {
 		writeRefusal(ctx, ex.family, ex.id, r)
 	}

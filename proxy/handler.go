@@ -212,6 +212,7 @@ func (ex *exchange) poolRequest() pool.Request {
 		Bytes:    ex.estimable(),
 		Pinned:   ex.info.Pins.Organisation || len(ex.info.Pins.IDs) > 0,
 		Seals:    ex.info.Seals,
+		Aside:    !ex.costs(),
 		Owner:    ex.owner(),
 	}
 }

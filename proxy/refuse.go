@@ -39,6 +39,9 @@ type refusal struct {
 	kept    *kept         // a provider's own error, shown instead
 }
 
+// seconds is the wait for Retry-After, which knows no fractions.
+func (r *refusal) seconds() int64 { return int64(math.Ceil(r.wait.Seconds())) }
+
 // writeRefusal writes r in the shape that the family's SDKs read.
 func writeRefusal(ctx *fasthttp.RequestCtx, family provider.Family, id string, r *refusal) {
 	resp := &ctx.Response
@@ -57,7 +60,7 @@ func writeRefusal(ctx *fasthttp.RequestCtx, family provider.Family, id string, r
 		resp.Header.Set("Upgrade", "HTTP/1.1")
 	}
 	if r.wait > 0 {
-		resp.Header.Set("Retry-After", strconv.FormatInt(int64(math.Ceil(r.wait.Seconds())), 10))
+		resp.Header.Set("Retry-After", strconv.FormatInt(r.seconds(), 10))
 		resp.Header.Set("retry-after-ms", strconv.FormatInt(max(1, r.wait.Milliseconds()), 10))
 		// An SDK would sleep that long inside one call.
 		final = final || r.wait > time.Minute

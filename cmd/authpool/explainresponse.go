@@ -80,7 +80,7 @@ provider_model and provider (no subscription's fault).`,
 			}
 			v := provider.Classify(answer, time.Now())
 			if asJSON {
-				return p.printJSON(explain(v))
+				return p.printJSON(explainVerdict(v))
 			}
 			return p.printf("%s", explainText(v))
 		},
@@ -244,8 +244,8 @@ func failureIn(contentType string, body []byte) *provider.Failure {
 	return nil
 }
 
-// explain puts a verdict in the contract's form.
-func explain(v ratelimit.Verdict) explained {
+// explainVerdict puts a verdict in the contract's form.
+func explainVerdict(v ratelimit.Verdict) explained {
 	e := explained{Signal: v.Signal.String(), Reason: v.Reason, Scope: v.Scope.String(), Row: v.Row}
 	if v.Signal != ratelimit.OK && v.Wait >= 0 {
 		seconds := v.Wait.Seconds()

@@ -60,6 +60,7 @@ AUTHPOOL_STATE_DIR. A flag rules over the variable, the variable over the file.`
 		newAuditCommand(p),
 		newSubscriptionsCommand(p),
 		newEnvCommand(p),
+		newExplainCommand(p),
 		newExplainResponseCommand(p),
 		newSimulateCommand(p),
 		newVersionCommand(p),

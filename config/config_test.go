@@ -58,9 +58,7 @@ func TestWarnings(t *testing.T) {
 	f("intercept: {enabled: true, other_hosts: tunnel}\n", "a.yaml:1:22: intercept.enabled: has no effect", "a.yaml:1:41: intercept.other_hosts: has no effect")
 	f("agents: {isolation: strict}\n", "a.yaml:1:21: agents.isolation: is not kept in this version")
 	f("sessions: {strategy: priority, cache_warm: 1m}\n", "a.yaml:1:22: sessions.strategy: has no effect", "a.yaml:1:44: sessions.cache_warm: has no effect")
-	const limited = "subscriptions: [{id: a, provider: openai, credential: {value: env:A}, limits: {requests_per_minute: 1}}]\n"
-	f(limited)
-	f(limited+"redis: {url: 'redis://r'}\n", "a.yaml:1:101: subscriptions[0].limits.requests_per_minute: is kept by each sidecar for itself")
+	f("subscriptions: [{id: a, provider: openai, credential: {value: env:A}, limits: {requests_per_minute: 1}}]\nredis: {url: 'redis://r'}\n")
 }
 
 func TestFromEnv(t *testing.T) {

@@ -62,14 +62,7 @@ var pendingKeys = []pendingKey{
 		when:   func(c *Config) bool { return c.Sessions.CacheWarm != Default().Sessions.CacheWarm },
 		effect: "has no effect in this version: a session is moved only when its subscription cannot serve",
 	},
-	{path: "subscriptions[].limits.requests_per_minute", when: sharedRedis, effect: keptAlone},
-	{path: "subscriptions[].limits.input_tokens_per_minute", when: sharedRedis, effect: keptAlone},
-	{path: "subscriptions[].limits.output_tokens_per_minute", when: sharedRedis, effect: keptAlone},
 }
-
-const keptAlone = "is kept by each sidecar for itself in this version: two that share a Redis may together use it twice"
-
-func sharedRedis(c *Config) bool { return c.Redis.Topology() != RedisEmbedded }
 
 var index = regexp.MustCompile(`\[[0-9]+\]`)
 

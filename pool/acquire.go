@@ -112,13 +112,13 @@ func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, pati
 		return nil
 	}
 	if s == nil {
-		return p.place(ctx, g, req, nil, nil, SourceNew, now)
+		return p.place(ctx, g, req, nil, nil, SourceNew, patience, now)
 	}
 	for range rebinds {
 		home := p.home(ctx, s, now)
 		req.Trace.sticks(home)
 		if home == nil {
-			lease := p.place(ctx, g, req, s, nil, SourceNew, now)
+			lease := p.place(ctx, g, req, s, nil, SourceNew, patience, now)
 			if lease != nil || !s.isBound() {
 				return lease
 			}
@@ -129,14 +129,14 @@ func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, pati
 			return lease
 		}
 		req.Trace.refused(home, r)
-		if p.opts.Wait > 0 && r.brief(now) && (patience.IsZero() || now.Before(patience)) {
+		if r.soon(patience, now) || p.opts.Wait > 0 && r.brief(now) && (patience.IsZero() || now.Before(patience)) {
 			return nil
 		}
 		source := SourceElsewhere
 		if r.moves(now) || req.Seals && !req.Pinned && r.obstacle != unfit {
 			source = SourceMoved
 		}
-		lease = p.place(ctx, g, req, s, home, source, now)
+		lease = p.place(ctx, g, req, s, home, source, patience, now)
 		if lease != nil || s.home() == home {
 			return lease
 		}
@@ -155,6 +155,7 @@ func (p *Pool) stay(ctx context.Context, home *member, req *Request, s *session,
 	} else {
 		// Before a place is asked for that cannot be used.
 		if r := p.fits(home, req, "", now); r.obstacle != none {
+			p.demand(home, req, r, now)
 			return nil, r
 		}
 		if r := p.returns(ctx, home, s, now); r.obstacle != none {
@@ -167,7 +168,7 @@ func (p *Pool) stay(ctx context.Context, home *member, req *Request, s *session,
 // place chooses among all that can serve. Unless it is only for this request,
 // the session is bound to the choice. It returns nil when nobody can, or when
 // somebody else has bound the session meanwhile.
-func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, home *member, source Source, now time.Time) *Lease {
+func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, home *member, source Source, patience, now time.Time) *Lease {
 	pin := ""
 	if req.Pinned && home != nil {
 		pin = home.conf.domain()
@@ -189,6 +190,9 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 		lease, r := p.enter(ctx, m, req, s, source, now)
 		if r.obstacle != none {
 			req.Trace.refused(m, r)
+			if r.soon(patience, now) {
+				return nil // the choice is made
+			}
 			passed = append(passed, m)
 			continue
 		}
@@ -231,7 +235,10 @@ func (p *Pool) heir(s *session, home *member, req *Request, passed []*member, no
 		return nil
 	}
 	m := parent.home()
-	if m == nil || slices.Contains(passed, m) || p.fits(m, req, "", now).obstacle != none {
+	if m == nil || slices.Contains(passed, m) {
+		return nil
+	}
+	if r := p.fits(m, req, "", now); r.obstacle != none && !r.short {
 		return nil
 	}
 	return m
@@ -251,10 +258,8 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 		if slices.Contains(passed, m) {
 			continue
 		}
-		if r := p.fits(m, req, pin, now); r.obstacle != none {
-			if r.obstacle == saturated {
-				p.demand(m, now)
-			}
+		if r := p.fits(m, req, pin, now); r.obstacle != none && !r.short {
+			p.demand(m, req, r, now)
 			req.Trace.refused(m, r)
 			continue
 		}
@@ -307,8 +312,9 @@ func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, s
 		return nil, r
 	}
 	if !m.share.enter(now, p.alone()) {
-		p.demand(m, now)
-		return nil, refusal{obstacle: saturated, reason: ReasonConcurrency}
+		r := refusal{obstacle: saturated, reason: ReasonConcurrency}
+		p.demand(m, req, r, now)
+		return nil, r
 	}
 	whole, r := m.whole.Allow(now, req.asked())
 	if r.Why != ratelimit.Open {
@@ -319,7 +325,9 @@ func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, s
 	if r.Why != ratelimit.Open {
 		whole.Done(now)
 		m.share.leave()
-		return nil, gateRefusal(r)
+		r := gateRefusal(r)
+		p.demand(m, req, r, now)
+		return nil, r
 	}
 	q, r := p.ask(ctx, m, &pass, req.Model, now)
 	if r.Why != ratelimit.Open {
@@ -334,10 +342,18 @@ func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, s
 	return &Lease{pool: p, member: m, session: s, source: source, model: req.Model, bytes: req.Bytes, pass: pass, whole: whole, probe: q}, refusal{}
 }
 
-// demand notes that a request found m's share used up, and has the keeper ask
-// the fleet for more.
-func (p *Pool) demand(m *member, now time.Time) {
-	if m.share.demand(now) && p.shared() {
+// demand notes that a request found m's share or rates used up, and has the
+// keeper ask the fleet for more.
+func (p *Pool) demand(m *member, req *Request, r refusal, now time.Time) {
+	ask := false
+	switch r.obstacle {
+	case saturated:
+		ask = m.share.demand(now)
+	case metered:
+		ask = m.gate.Demand(now, req.EstimatedInput, req.EstimatedOutput)
+	default:
+	}
+	if ask && p.shared() {
 		p.keeper.wake()
 	}
 }

@@ -125,6 +125,7 @@ func (k *keeper) last(now time.Time) {
 		m.share.retire()
 	}
 	k.shares(ctx, now)
+	k.rates(ctx, true)
 }
 
 // turn does what is due.
@@ -148,6 +149,7 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 	}
 	k.write(ctx, now)
 	k.shares(ctx, now)
+	k.rates(ctx, false)
 	if now.Sub(k.polled) >= k.pollEvery {
 		k.polled = now
 		// A fleet must not ask in step.

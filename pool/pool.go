@@ -50,6 +50,9 @@ type Options struct {
 	// Ledger tells what was counted of the subscriptions that have budgets, over
 	// all processes; nil: nobody but this process spends.
 	Ledger Ledger
+	// Whole says that no other process uses the Redis of the bindings: all of
+	// every limit is this process's.
+	Whole bool
 	// Logger gets what an operator should know of, such as a refused
 	// credential. Default: slog.Default.
 	Logger *slog.Logger
@@ -89,6 +92,7 @@ type Bindings interface {
 	Keep(ctx context.Context, bindings []store.Binding, affinity time.Duration) ([]string, error)
 	Counts(ctx context.Context, subs []string) ([]int64, error)
 	Shares(ctx context.Context, process string, requests []store.ShareRequest) ([]store.Share, error)
+	DrawRates(ctx context.Context, process string, draws []store.RateDraw) []store.RateDrawn
 	Cool(ctx context.Context, cooldowns []store.Cooldown) error
 	Cooldowns(ctx context.Context, subs []string) ([]store.Cooldown, []store.Enabled, error)
 	Probe(ctx context.Context, p store.Probe) (store.Proof, error)
@@ -147,6 +151,7 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 	// A domain's name says nothing across providers: their limits are their own.
 	domains := make(map[[2]string]*ratelimit.Cooldowns)
 	leads := make(map[*ratelimit.Cooldowns]string)
+	whole := bindings == nil || opts.Whole
 	for i := range subs {
 		conf := subs[i]
 		if p.byID[conf.ID] != nil {
@@ -158,7 +163,10 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 			cooldowns = ratelimit.NewCooldowns()
 			domains[domain], leads[cooldowns] = cooldowns, conf.ID
 		}
-		m := newMember(&conf, cooldowns, bindings == nil)
+		m := newMember(&conf, cooldowns, whole)
+		if !whole {
+			m.gate.LeaseRates(p.alone)
+		}
 		m.lead = leads[cooldowns]
 		p.members = append(p.members, m)
 		p.byID[conf.ID] = m

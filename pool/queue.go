@@ -397,7 +397,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 		if m == home && r.brief(now) {
 			o.own = r.until
 		}
-		if r.obstacle == saturated && p.shared() && m.share.short() {
+		if p.shared() && (r.short || r.obstacle == saturated && m.share.short()) {
 			o.share = true
 		}
 	}
@@ -413,7 +413,7 @@ func (o outlook) promises(now, deadline time.Time) bool {
 // next is when to try again, if nothing happens before; zero: only then.
 func (o outlook) next(now, patience time.Time, fleet bool) time.Time {
 	next := o.until
-	if o.refusal.obstacle == full || o.refusal.obstacle == saturated {
+	if o.refusal.obstacle == full || o.refusal.obstacle == saturated || o.refusal.obstacle == metered {
 		switch {
 		case fleet: // another process can make room at any time
 			next = earlier(next, now.Add(unknownEnd))

@@ -32,6 +32,7 @@ type refusal struct {
 	obstacle obstacle
 	until    time.Time // when that may change; zero: no time is known
 	reason   string    // for the agent and for status
+	short    bool      // only this process's part of a rate is missing
 }
 
 // briefWait is the cooldown that a session waits out where it is: its prompt
@@ -81,7 +82,7 @@ func gateRefusal(g ratelimit.Refusal) refusal {
 	case ratelimit.Broken:
 		r.obstacle, r.reason = broken, ReasonBreaker
 	case ratelimit.Metered:
-		r.obstacle, r.reason = metered, ReasonRate
+		r.obstacle, r.reason, r.short = metered, ReasonRate, g.Short
 	case ratelimit.Busy:
 		r.obstacle, r.reason = overloaded, string(ratelimit.ReasonCapacity)
 	case ratelimit.Down:

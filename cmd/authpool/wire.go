@@ -188,6 +188,7 @@ func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Led
 		SpreadChildren: c.Sessions.Children == "spread",
 		SessionBrake:   brakeFromConfig(c.Sessions.Brake),
 		AgentBrake:     brakeFromConfig(c.Agents.Brake),
+		Whole:          c.Redis.Topology() == config.RedisEmbedded,
 		Ledger:         ledger,
 		Logger:         log,
 	}, subs, bindings), nil

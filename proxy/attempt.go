@@ -61,7 +61,7 @@ func (ex *exchange) obtain() *refusal {
 		if executed(v) || slices.Contains(preq.Tried, lease.Subscription().ID) {
 			ex.executed++
 			preq.Tried = append(preq.Tried, lease.Subscription().ID)
-		} else if ex.refused++; ex.refused > maxRefusals {
+		} else if ex.refused++; v.Scope == ratelimit.ScopeRequest || ex.refused > maxRefusals {
 			preq.Tried = append(preq.Tried, lease.Subscription().ID)
 		}
 		ex.release()
@@ -69,7 +69,8 @@ func (ex *exchange) obtain() *refusal {
 }
 
 // maxRefusals is after how many refusals of one request a subscription that
-// refused is not offered again, should the pool not have closed it.
+// refused is not offered again, should the pool not have closed it. What closes
+// nothing would be asked again at once.
 const maxRefusals = 3
 
 // agentLeft is the refusal that nobody reads.
@@ -312,9 +313,12 @@ func (ex *exchange) noLease(err error) *refusal {
 	case !errors.As(err, &away):
 		return &refusal{status: fasthttp.StatusServiceUnavailable, code: codeUnavailable, message: err.Error(), wait: time.Second}
 	}
-	// A provider that fails says so itself.
-	if k := ex.kept; k != nil && executed(k.verdict) {
-		ex.s.tries.failed(ex.tryKey(), k, time.Now())
+	// A provider that fails says so itself; and it knows best why it refused what
+	// closes nobody.
+	if k := ex.kept; k != nil && (executed(k.verdict) || k.verdict.Scope == ratelimit.ScopeRequest) {
+		if executed(k.verdict) {
+			ex.s.tries.failed(ex.tryKey(), k, time.Now())
+		}
 		r := ex.failing(k)
 		if away.Whole() {
 			r.wait = away.Wait

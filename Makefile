@@ -15,6 +15,7 @@ GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOFUMPT       := $(TOOLS)/gofumpt-$(GOFUMPT_VERSION)
 GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 
+AGENTS        := $(CURDIR)/.cache/agents
 CCUSAGE       := $(CURDIR)/.cache/ccusage-$(strip $(CCUSAGE_VERSION))
 
 FUZZTIME ?= 30s
@@ -102,6 +103,12 @@ image: ## build the container image IMAGE (default authpool:dev)
 clients: ## install the npm SDKs that the client tests drive
 	.ci/need node npm
 	.ci/clients
+
+.PHONY: agents
+agents: ## drive the real Claude Code and Codex (npm, some 800 MB in .cache) through every fault
+	.ci/need node npm
+	.ci/agents $(AGENTS)
+	AUTHPOOL_REQUIRE_AGENTS=1 go test -count=1 -run Agents ./bench/e2e
 
 .PHONY: check
 check: fmt lint race vuln ## what must pass before a release: format, lint, race, vulnerabilities, no changed file

@@ -2,5 +2,6 @@
 // Redis where there is one, and the simulator's ledger as the witness of what was spent.
 //
 // Everything is in the tests. harness_test.go starts and stops programs; each other file tells one story: clients
-// that count alike (gosdk, npm), secrets that stay secret, stops and kills, Redis going away, two processes as one.
+// that count alike (gosdk) and agents that finish their turns, secrets that stay secret, stops and kills, Redis going
+// away, two processes as one.
 package e2e

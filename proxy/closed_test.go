@@ -1,0 +1,180 @@
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/ratelimit"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+const chat = `{"model":"gpt-x","messages":[{"role":"user","content":"hi"}]}`
+
+// nextTry reads when an answer asks to come again, told in both ways.
+func nextTry(t *testing.T, h http.Header) time.Duration {
+	t.Helper()
+	s, err := strconv.Atoi(h.Get("Retry-After"))
+	ms, err2 := strconv.Atoi(h.Get("Retry-After-Ms"))
+	if err != nil || err2 != nil || s < 1 || ms > 1000*s {
+		t.Errorf("Retry-After %q, retry-after-ms %q", h.Get("Retry-After"), h.Get("Retry-After-Ms"))
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// TestOverloadIsNotSent: once it is known that the provider has no capacity for a
+// model, agents are told so in its own shape, with the time of the next try, and
+// nothing is sent; other models go on.
+func TestOverloadIsNotSent(t *testing.T) {
+	for _, tt := range []struct {
+		path, body, other string
+		overload          func(c *upstreamConn)
+		status            int
+		shape             string
+	}{
+		{
+			"/v1/messages", message, strings.Replace(message, "sonnet", "haiku", 1),
+			func(c *upstreamConn) { c.json(529, "Retry-After: 60\r\n", busy) },
+			529, `{"type":"error","error":{"type":"overloaded_error","message":"authpool: provider anthropic has no capacity for claude-sonnet-4-5; next try in `,
+		},
+		{
+			"/v1/chat/completions", chat, strings.Replace(chat, "gpt-x", "gpt-y", 1),
+			func(c *upstreamConn) {
+				c.json(503, "Retry-After: 60\r\n", `{"error":{"message":"overloaded","type":"server_error","code":"server_is_overloaded"}}`)
+			},
+			503, `"message":"authpool: provider openai has no capacity for gpt-x; next try in `,
+		},
+	} {
+		t.Run(tt.path, func(t *testing.T) {
+			up := newUpstream(t, func(c *upstreamConn) {
+				if c.body != tt.body {
+					c.json(200, "", answer)
+					return
+				}
+				tt.overload(c)
+			})
+			r := newRig(t, up.url(), 3)
+			// Each of another conversation; the first ones are repeated elsewhere.
+			for i := range 10 {
+				r.send("POST", tt.path, fmt.Sprintf("X-Authpool-Session: s%d\r\n", i), tt.body)
+			}
+			sent := len(up.requests())
+			if sent > 9 {
+				t.Errorf("%d requests were sent before it was known", sent)
+			}
+			for i := range 20 {
+				resp := r.send("POST", tt.path, fmt.Sprintf("X-Authpool-Session: t%d\r\n", i), tt.body)
+				body := make([]byte, 4096)
+				n, _ := resp.Body.Read(body)
+				if next := nextTry(t, resp.Header); resp.StatusCode != tt.status || next > time.Minute ||
+					resp.Header.Get("X-Authpool-Error") != codeOverloaded || resp.Header.Get("X-Should-Retry") != "" {
+					t.Fatalf("%d %v: %s", resp.StatusCode, resp.Header, body[:n])
+				}
+				if !strings.Contains(string(body[:n]), tt.shape) {
+					t.Fatalf("%s, want %s", body[:n], tt.shape)
+				}
+			}
+			if n := len(up.requests()); n != sent {
+				t.Errorf("%d requests were sent although there is no capacity", n-sent)
+			}
+			if status, _, body := r.post(tt.path, tt.other); status != 200 {
+				t.Errorf("another model: %d %s", status, body)
+			}
+			for _, s := range r.pool.Status() {
+				if s.State != pool.StateReady {
+					t.Errorf("%s is %s (%s)", s.ID, s.State, s.Reason)
+				}
+			}
+		})
+	}
+}
+
+// TestOverloadIsWaitedOutByAgents: with failover.wait the agents notice nothing of
+// a short overload, however many they are, and the provider is asked by one of
+// them.
+func TestOverloadIsWaitedOutByAgents(t *testing.T) {
+	var healthy atomic.Bool
+	up := newUpstream(t, func(c *upstreamConn) {
+		if !healthy.Load() {
+			c.json(529, "", busy)
+			return
+		}
+		c.json(200, "", answer)
+	})
+	r := newRig(t, up.url(), 3, func(o *rigOptions) { o.pool.Wait = 50 * time.Second })
+	overloaded := ratelimit.Verdict{Signal: ratelimit.Overloaded, Reason: ratelimit.ReasonCapacity, Scope: ratelimit.ScopeProviderModel, Wait: time.Second}
+	for range 8 {
+		l, err := r.pool.Acquire(t.Context(), &pool.Request{Provider: "anthropic", Agent: "default", Model: "claude-sonnet-4-5"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Verdict(overloaded)
+		l.Done(usage.Tokens{})
+	}
+	healthy.Store(true)
+	var agents sync.WaitGroup
+	var bad atomic.Int32
+	for i := range 40 {
+		agents.Go(func() {
+			resp := r.send("POST", "/v1/messages", fmt.Sprintf("X-Authpool-Session: s%d\r\n", i), message)
+			if resp.StatusCode != 200 || resp.Header.Get("X-Authpool-Attempts") != "1" {
+				bad.Add(1)
+			}
+		})
+	}
+	agents.Wait()
+	if bad.Load() > 0 || len(up.requests()) != 40 {
+		t.Errorf("%d of 40 agents noticed; %d requests were sent", bad.Load(), len(up.requests()))
+	}
+}
+
+// TestDeadBaseURL: a provider that nobody can connect to is asked a few times,
+// however many subscriptions there are, and then by one request at a time.
+func TestDeadBaseURL(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + ln.Addr().String()
+	if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, url, 20)
+	attempts, refused := 0, 0
+	for i := range 30 {
+		resp := r.send("POST", "/v1/messages", fmt.Sprintf("X-Authpool-Session: s%d\r\n", i), message)
+		n, err := strconv.Atoi(resp.Header.Get("X-Authpool-Attempts"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		attempts += n
+		body := make([]byte, 4096)
+		m, _ := resp.Body.Read(body)
+		switch {
+		case n > 0 && resp.StatusCode == 502:
+		case n == 0 && resp.StatusCode == 503:
+			refused++
+			nextTry(t, resp.Header)
+			if text := string(body[:m]); !strings.Contains(text, "authpool: provider anthropic fails whichever subscription asks (last: network, connect)") {
+				t.Errorf("%s", text)
+			}
+		default:
+			t.Errorf("%d after %d attempts: %s", resp.StatusCode, n, body[:m])
+		}
+	}
+	if attempts < 5 || attempts > 12 || refused < 15 {
+		t.Errorf("%d connections were tried, %d of 30 requests were refused at once", attempts, refused)
+	}
+	for _, s := range r.pool.Status() {
+		if s.Breaker != "closed" {
+			t.Errorf("the breaker of %s is %s", s.ID, s.Breaker)
+		}
+	}
+}

@@ -44,8 +44,8 @@ type Wait struct {
 	For   time.Duration // 0: it did not wait
 	Ahead int           // requests that waited when it came
 	Own   int           // of those, the same agent's, which all go before it
-	// Subscription was the first that was expected to open, at Until; Reason is why it
-	// was closed.
+	// Subscription was the first that was expected to open, at Until (zero: nobody
+	// could know); Reason is why it was closed.
 	Subscription, Reason string
 	Until                time.Time
 }
@@ -180,7 +180,10 @@ func (t *Trace) surveyed(g *group) {
 // waits notes that the request stands in the queue, and for whom.
 func (t *Trace) waits(w *waiter, out outlook) {
 	if t != nil {
-		t.Wait = Wait{Ahead: w.ahead, Own: w.own, Reason: out.refusal.reason, Until: out.until}
+		t.Wait = Wait{Ahead: w.ahead, Own: w.own, Reason: out.refusal.reason}
+		if !out.guess {
+			t.Wait.Until = out.until
+		}
 		if out.first != nil {
 			t.Wait.Subscription = out.first.conf.ID
 		}

@@ -42,6 +42,9 @@ func (ex *exchange) noteAttempt(v ratelimit.Verdict) {
 // remember keeps the exchange, which has ended, for people. The arguments are those
 // of log.
 func (ex *exchange) remember(status int, how, code, cause string) {
+	if ex.agent == "" {
+		return // a stranger must not push out what is remembered of agents
+	}
 	t := ex.tokens
 	r := explain.Request{
 		ID: ex.id, Start: ex.start, Agent: ex.agent,
@@ -61,12 +64,4 @@ func (ex *exchange) remember(status int, how, code, cause string) {
 		r.Subscription = ex.lease.Subscription().ID
 	}
 	ex.s.explained.Add(&r, &ex.story.Story)
-}
-
-// rememberBroken keeps a request that could not be read.
-func (s *Server) rememberBroken(id string, r *refusal) {
-	var none explain.Story
-	s.explained.Add(&explain.Request{
-		ID: id, Start: time.Now(), Status: int64(r.status), End: "refused", Error: r.code, Message: r.message,
-	}, &none)
 }

@@ -260,7 +260,6 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	ctx.Response.Header.Set("X-Authpool-Request-Id", id)
 	writeRefusal(ctx, family, id, r)
 	requestsTotal.WithLabelValues("", "", statusClass(r.status)).Inc()
-	s.rememberBroken(id, r)
 	s.log.Info("request", "request", id, "status", r.status, "end", "refused", "error", r.code)
 }
 

@@ -37,7 +37,7 @@ most, until it stops. Nothing of their content is kept.
 A score is 100 × availability × headroom × soundness × idleness, each from 0 to
 1: 1 unless it is being probed, 1 less what is used of its tightest limit, 1
 less its share of failures, and how little is under way for its weight. A lower
-priority comes first, whatever the score.`, explain.Most, explain.MostBytes>>20),
+priority comes first, whatever the score; between equals the session's id decides.`, explain.Most, explain.MostBytes>>20),
 		Example: "  authpool explain\n  authpool explain 0199d1c4-2f61-7c1e-9f0a-5d1f4c3b2a10\n  authpool explain --status 429 --limit 5 --json",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -216,7 +216,7 @@ func choiceText(b *strings.Builder, n int, r *explain.Request, c *explain.Choice
 			text += fmt.Sprintf(" behind %s (%s by the same agent)", plural(w.Ahead, "request"), grouped(w.Own))
 		}
 		if w.Subscription != "" {
-			text += fmt.Sprintf(", as %s was first to open%s (%s)", w.Subscription, untilText(w.Until, r.Start), w.Reason)
+			text += fmt.Sprintf("; the first to open was %s: %s%s", w.Subscription, w.Reason, untilText(w.Until, r.Start))
 		}
 		line("%s", text)
 	}
@@ -291,12 +291,15 @@ func attemptText(line func(string, ...any), a *explain.Attempt) {
 	if a.Error != "" {
 		text += " (" + a.Error + ")"
 	}
-	line("%s", text)
-	line("row: %s", a.Row)
+	line("%s%s", text, rowText(&a.Verdict))
 	if v := a.Late; v != nil {
-		line("then, behind content: %s", verdictText(v))
-		line("row: %s", v.Row)
+		line("then, behind content: %s%s", verdictText(v), rowText(v))
 	}
+}
+
+// rowText names the row that decided, where it is not the one of every good answer.
+func rowText(v *explain.Verdict) string {
+	return word(v.Row != "ok", "; row "+v.Row)
 }
 
 func verdictText(v *explain.Verdict) string {

@@ -41,7 +41,7 @@ func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) {
 	}
 	found, ok := s.requests.Find(id)
 	if !ok {
-		problem(w, http.StatusNotFound, fmt.Sprintf("nothing is known of request %s: each serve remembers the last %d requests that it has answered (in %d MiB at most), and forgets them when it stops; one that is under way is not among them yet",
+		problem(w, http.StatusNotFound, fmt.Sprintf("nothing is known of request %s: each serve remembers the last %d requests that it has answered (in %d MiB at most), and forgets them when it stops; one that is under way, or had no valid agent token, is not among them",
 			id, explain.Most, explain.MostBytes>>20))
 		return
 	}

@@ -107,7 +107,8 @@ type Wait struct {
 	For   Seconds `json:"for_s"`
 	Ahead int64   `json:"ahead"` // requests that waited when it came
 	Own   int64   `json:"own"`   // of those, the same agent's
-	// Subscription was the first that was expected to open, at Until.
+	// Subscription was the first that was expected to open, at Until (null: nobody
+	// could know); Reason is why it was closed.
 	Subscription string     `json:"subscription"`
 	Reason       string     `json:"reason"`
 	Until        *time.Time `json:"until"`

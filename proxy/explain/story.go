@@ -133,9 +133,10 @@ func (s *Story) Verdict(v ratelimit.Verdict) {
 	s.noteVerdict(noteVerdict, v)
 }
 
-// Late notes an error behind the last attempt's content.
+// Late notes an error behind the content of the last attempt's answer, which was
+// good until then.
 func (s *Story) Late(v ratelimit.Verdict) {
-	if s.attempt && !s.skipped {
+	if s.attempt && !s.skipped && s.verdict.Signal == ratelimit.OK {
 		s.noteVerdict(noteLate, v)
 	}
 }

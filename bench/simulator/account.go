@@ -10,27 +10,41 @@ import (
 type account struct {
 	key      string
 	provider string
-	org      string // organisation id, a function of the key
+	*organisation
+
+	cache promptCache // guarded by the organisation's mu
+}
+
+// organisation is whom a provider's limits belong to: one key, or several.
+type organisation struct {
+	org string // its id: the name given, else a function of the key
 
 	mu                      sync.Mutex
 	requests, input, output *bucket
-	cache                   promptCache
+	windows                 []*window
 }
 
-func newAccount(k Key) *account {
+func newAccount(k Key, o *organisation) *account {
+	return &account{key: k.Key, provider: k.Provider, organisation: o}
+}
+
+func newOrganisation(k Key) *organisation {
+	o := &organisation{org: k.Organisation, requests: newBucket(k.RPM), input: newBucket(k.ITPM), output: newBucket(k.OTPM)}
+	for _, w := range k.Windows {
+		o.windows = append(o.windows, &window{UsageWindow: w})
+	}
+	if o.org != "" {
+		return o
+	}
 	sum := digest("organisation", k.Provider, k.Key)
 	id := hex.EncodeToString(sum[:16])
-	org := id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
-	if k.Provider == OpenAI {
-		org = "org-" + id[:24]
+	if o.org = "org-" + id[:24]; k.Provider == Anthropic {
+		o.org = id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
 	}
-	return &account{
-		key: k.Key, provider: k.Provider, org: org,
-		requests: newBucket(k.RPM), input: newBucket(k.ITPM), output: newBucket(k.OTPM),
-	}
+	return o
 }
 
-// admit prices a prompt against the key's cache, and takes it from the key's limits with the output it will
+// admit prices a prompt against the key's cache, and takes it from the organisation's limits with the output it will
 // have. It takes all or nothing; a refused prompt leaves the cache as it was.
 func (a *account) admit(now time.Time, c *call, output int) (usage, *refusal) {
 	a.mu.Lock()
@@ -38,6 +52,10 @@ func (a *account) admit(now time.Time, c *call, output int) (usage, *refusal) {
 	u := a.cache.price(now, c)
 	u.output = int64(output)
 	input := int(u.input + u.write5m + u.write1h)
+	if r := a.rejected(now); r != nil {
+		return usage{}, r
+	}
+	spent := input + output
 	if a.provider == OpenAI {
 		input += int(u.cacheRead) + output // one limit for all tokens
 	}
@@ -48,7 +66,7 @@ func (a *account) admit(now time.Time, c *call, output int) (usage, *refusal) {
 		}
 		tooLarge := a.provider == OpenAI && n > b.limit
 		if wait := b.wait(now, n); tooLarge || wait > 0 && (worst == nil || wait > worst.wait) {
-			worst = &refusal{what, b.limit, b.limit - b.remaining(now), n, wait, tooLarge}
+			worst = &refusal{what: what, limit: b.limit, used: b.limit - b.remaining(now), requested: n, wait: wait, tooLarge: tooLarge}
 		}
 	}
 	ask(a.requests, "requests", 1)
@@ -60,6 +78,9 @@ func (a *account) admit(now time.Time, c *call, output int) (usage, *refusal) {
 	a.requests.take(now, 1)
 	a.input.take(now, input)
 	a.output.take(now, output)
+	for _, w := range a.windows {
+		w.take(now, spent)
+	}
 	a.cache.keep(now, c)
 	return u, nil
 }

@@ -25,7 +25,9 @@ func messageUsage(u usage, output int64, whole bool) string {
 func (x *exchange) messageID() string { return "msg_" + strings.TrimPrefix(x.request.id, "req_") }
 
 // thinkingSignature stands for the opaque signature of a thinking block.
-func (x *exchange) thinkingSignature() string { return "c2ltdWxhdGVk" + x.request.account.org[:8] }
+func (x *exchange) thinkingSignature() string {
+	return "c2ltdWxhdGVk" + strings.ReplaceAll(x.request.account.org, "-", "")
+}
 
 func (x *exchange) stopReason() string {
 	switch {
@@ -115,7 +117,7 @@ func (s *Simulator) countTokens(w http.ResponseWriter, r *http.Request, q *reque
 	refused := q.account.count(q.now)
 	q.account.limitHeaders(w.Header(), q.now)
 	if refused != nil {
-		s.fail(w, r, q.provider, q.id, limited(q.provider, q.account.org, c.model, *refused))
+		s.fail(w, r, q.provider, q.id, limited(q.provider, q.account.org, c.model, *refused, q.now))
 		return
 	}
 	s.free(w, r, fmt.Sprintf(`{"input_tokens":%d}`, c.total()))

@@ -23,6 +23,11 @@
 // caches everything before the last message of a request that carries cache_control, OpenAI caches by
 // itself, and an entry lives five minutes after its last use (an hour with "ttl":"1h").
 //
+// # Limits
+//
+// A key has limits per minute and usage windows ([Key]); both are its organisation's, which other keys can share. Every
+// answer says what is left of them and whose they are, in the provider's own headers.
+//
 // # Any answer
 //
 // A fault of kind [RawAnswer] plays a raw HTTP answer byte for byte: a paste from a log, a recording, a binary event

@@ -112,8 +112,23 @@ var openaiFailures = map[int]failure{
 	504: {kind: "server_error", message: "Gateway timeout."},
 }
 
+// usedUp is the answer to a subscription whose window is used up; its headers say which one.
+func usedUp(provider string, reset time.Time) failure {
+	f := failureOf(provider, 429)
+	if provider == OpenAI {
+		f.kind, f.code, f.message = "usage_limit_reached", "", "The usage limit has been reached"
+		f.extra = `, "plan_type": "pro", "resets_at": ` + epoch(reset)
+	}
+	return f
+}
+
 // limited is the answer to a key that is at its limit.
-func limited(provider, org, model string, r refusal) failure {
+func limited(provider, org, model string, r refusal, now time.Time) failure {
+	if r.window {
+		f := usedUp(provider, now.Add(r.wait))
+		f.retry = r.wait
+		return f
+	}
 	f := failureOf(provider, 429)
 	f.retry = r.wait
 	if provider == Anthropic {
@@ -145,9 +160,8 @@ func (f *Fault) failure(provider string, now time.Time) (answer failure, ok bool
 	case Overloaded:
 		answer = overloaded(provider)
 	case Window:
-		answer = failureOf(provider, 429)
-		reset := strconv.FormatInt(now.Add(retry).Unix(), 10)
-		if provider == Anthropic {
+		answer = usedUp(provider, now.Add(retry))
+		if reset := epoch(now.Add(retry)); provider == Anthropic {
 			answer.header = map[string]string{
 				"Anthropic-Ratelimit-Unified-Status":               "rejected",
 				"Anthropic-Ratelimit-Unified-Reset":                reset,
@@ -157,8 +171,6 @@ func (f *Fault) failure(provider string, now time.Time) (answer failure, ok bool
 				"Anthropic-Ratelimit-Unified-5h-Utilization":       "1.0",
 			}
 		} else {
-			answer.kind, answer.code, answer.message = "usage_limit_reached", "", "The usage limit has been reached"
-			answer.extra = `, "plan_type": "pro", "resets_at": ` + reset
 			answer.header = map[string]string{
 				"X-Codex-Primary-Used-Percent":   "100.0",
 				"X-Codex-Primary-Window-Minutes": "300",

@@ -118,7 +118,7 @@ func (s *Simulator) spend(w http.ResponseWriter, r *http.Request, q *request) {
 	x.usage, refused = q.account.admit(q.now, c, int(output))
 	q.account.limitHeaders(w.Header(), q.now)
 	if refused != nil {
-		s.fail(w, r, q.provider, q.id, limited(q.provider, q.account.org, c.model, *refused))
+		s.fail(w, r, q.provider, q.id, limited(q.provider, q.account.org, c.model, *refused, q.now))
 		return
 	}
 	if c.thinking {

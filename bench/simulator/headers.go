@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// limitHeaders says what is left of the key's limits, as the provider does. A limit that the key does not have is
+// limitHeaders says what is left of the organisation's limits, as the provider does. A limit that it does not have is
 // left out.
 func (a *account) limitHeaders(h http.Header, now time.Time) {
 	a.mu.Lock()
@@ -16,6 +16,7 @@ func (a *account) limitHeaders(h http.Header, now time.Time) {
 	} else {
 		a.openaiHeaders(h, now)
 	}
+	a.windowHeaders(h, now)
 }
 
 func (a *account) anthropicHeaders(h http.Header, now time.Time) {

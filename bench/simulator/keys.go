@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 
 	"github.com/goccy/go-yaml"
 )
@@ -29,6 +30,12 @@ type Key struct {
 	RPM  int `yaml:"rpm"`
 	ITPM int `yaml:"itpm"`
 	OTPM int `yaml:"otpm"`
+	// Windows are the usage windows of a subscription plan, told in the headers of every answer; at most one of each
+	// length. Their end is told as Anthropic's unified and Codex's limits.
+	Windows []UsageWindow `yaml:"windows"`
+	// Organisation is whom the limits belong to: keys of one provider that name the same share them, and must state
+	// the same. It is told in the headers of every answer. Empty: one of the key's own.
+	Organisation string `yaml:"organisation"`
 	// Faults happen to this key's requests, counted from the start.
 	Faults []Fault `yaml:"faults"`
 }
@@ -61,6 +68,11 @@ func ReadKeys(r io.Reader) ([]Key, error) {
 	return keys, nil
 }
 
+// sharesLimits tells whether both keys have the same limits.
+func (k Key) sharesLimits(o Key) bool {
+	return k.RPM == o.RPM && k.ITPM == o.ITPM && k.OTPM == o.OTPM && slices.Equal(k.Windows, o.Windows)
+}
+
 var providerName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 
 func checkKeys(keys []Key) error {
@@ -82,6 +94,19 @@ func checkKeys(keys []Key) error {
 		}
 		if k.RPM < 0 || k.ITPM < 0 || k.OTPM < 0 {
 			say("rpm, itpm, otpm: negative, want 0 (no limit) or more")
+		}
+		for j, w := range k.Windows {
+			if err := w.check(); err != nil {
+				say("windows[%d]: %w", j, err)
+			}
+			if slices.ContainsFunc(k.Windows[:j], func(o UsageWindow) bool { return o.Name == w.Name }) {
+				say("windows[%d]: a second %s", j, w.Name)
+			}
+		}
+		if j := slices.IndexFunc(keys[:i], func(o Key) bool {
+			return k.Organisation != "" && o.Organisation == k.Organisation && o.Provider == k.Provider
+		}); j >= 0 && !k.sharesLimits(keys[j]) {
+			say("organisation: its limits differ from those of keys[%d], which shares them", j)
 		}
 		for j, f := range k.Faults {
 			if err := f.check(); err != nil {

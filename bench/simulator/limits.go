@@ -51,10 +51,11 @@ func (b *bucket) full(now time.Time) time.Duration {
 
 // refusal is a limit that is met.
 type refusal struct {
-	what      string // requests, input tokens, output tokens
+	what      string // requests, input tokens, output tokens, window
 	limit     int
 	used      int
 	requested int
 	wait      time.Duration
 	tooLarge  bool // more than the whole limit at once
+	window    bool // a usage window
 }

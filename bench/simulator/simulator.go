@@ -69,8 +69,15 @@ func New(o Options) (*Simulator, error) {
 		accounts: make(map[string]*account), others: make(map[string]*account), servers: make(map[*http.Server]bool),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
+	organisations := make(map[[2]string]*organisation)
 	for _, k := range o.Keys {
-		if a := newAccount(k); k.Provider == Anthropic || k.Provider == OpenAI {
+		name := [2]string{k.Provider, k.Organisation}
+		org := organisations[name]
+		if org == nil || k.Organisation == "" {
+			org = newOrganisation(k)
+			organisations[name] = org
+		}
+		if a := newAccount(k, org); k.Provider == Anthropic || k.Provider == OpenAI {
 			s.accounts[k.Provider+" "+k.Key] = a
 		} else {
 			s.others[k.Key] = a
@@ -267,7 +274,8 @@ func (s *Simulator) account(provider, key string) *account {
 	defer s.mu.Unlock()
 	a := s.accounts[provider+" "+key]
 	if a == nil && s.open && len(s.accounts) < maxAccounts {
-		a = newAccount(Key{Key: key, Provider: provider})
+		k := Key{Key: key, Provider: provider}
+		a = newAccount(k, newOrganisation(k))
 		s.accounts[provider+" "+key] = a
 	}
 	return a

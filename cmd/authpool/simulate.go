@@ -32,9 +32,12 @@ limits, real error bodies, and a ledger of what was billed at GET /ledger.
 --keys names a YAML list of the keys that it accepts:
   - {key: sk-sim-1, provider: anthropic, rpm: 50, itpm: 40000, otpm: 8000,
      faults: [{after: 10, count: 3, kind: status, status: 529}]}
-Without it every key is accepted, without limits. Faults are added at run time
-by POST /faults. Those of kind answer play any raw HTTP answer byte for byte (answer,
-answer_base64, and answer_file in the keys file), for keys of any provider.`,
+  - {key: sk-sim-2, provider: anthropic, windows: [{name: 5h, tokens: 100000}],
+     organisation: acme}
+Keys of one organisation share its limits. Without --keys every key is accepted,
+without limits. Faults are added at run time by POST /faults. Those of kind answer
+play any raw HTTP answer byte for byte (answer, answer_base64, and answer_file in
+the keys file), for keys of any provider.`,
 		Example: "  authpool simulate --listen 127.0.0.1:8790 --keys keys.yaml\n  curl -s http://127.0.0.1:8790/ledger\n  jq -Rs '{key: \"sk-sim-1\", kind: \"answer\", answer: .}' ANSWER.http | curl --data @- http://127.0.0.1:8790/faults",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -45,7 +45,7 @@ func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) {
 			id, explain.Most, explain.MostBytes>>20))
 		return
 	}
-	writeJSON(w, http.StatusOK, found)
+	writeJSON(w, found)
 }
 
 func (s *Server) serveRequests(w http.ResponseWriter, r *http.Request) {
@@ -54,7 +54,7 @@ func (s *Server) serveRequests(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	writeJSON(w, http.StatusOK, s.requests.Last(f))
+	writeJSON(w, s.requests.Last(f))
 }
 
 // parseFilter reads the parameters of RequestsPath.

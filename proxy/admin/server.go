@@ -156,7 +156,7 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	status.normalise()
-	writeJSON(w, http.StatusOK, status)
+	writeJSON(w, status)
 }
 
 func (s *Server) serveUsage(w http.ResponseWriter, r *http.Request) {
@@ -184,7 +184,7 @@ func (s *Server) serveUsage(w http.ResponseWriter, r *http.Request) {
 	if !query.Until.IsZero() {
 		w.Header().Set(UntilHeader, query.Until.Format(time.RFC3339))
 	}
-	writeJSON(w, http.StatusOK, rows)
+	writeJSON(w, rows)
 }
 
 func (s *Server) enable(w http.ResponseWriter, r *http.Request) {
@@ -201,7 +201,7 @@ func (s *Server) enable(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Info("an operator has enabled a subscription", "subscription", id)
-	writeJSON(w, http.StatusOK, Enabled{ID: id})
+	writeJSON(w, Enabled{ID: id})
 }
 
 // fail answers with a 503: every error of a source means that the store did
@@ -231,7 +231,7 @@ func plain(w http.ResponseWriter, status int, line string) {
 	_, _ = fmt.Fprintln(w, line) // the peer is gone when this fails
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) { write(w, status, "application/json", v) }
+func writeJSON(w http.ResponseWriter, v any) { write(w, http.StatusOK, "application/json", v) }
 
 func problem(w http.ResponseWriter, status int, detail string) {
 	write(w, status, "application/problem+json", Problem{Title: http.StatusText(status), Status: status, Detail: detail})

@@ -1,9 +1,10 @@
 -- Adds a batch of one writer's events to everything that is counted for one
--- subscription, all of them or none, and each exactly once.
+-- subscription, all of them or none, and each exactly once. lives.lua stands before
+-- it.
 --
 -- KEYS  1 writers, 2 now, 3 one that never exists, so that a cluster does not run this
 --       while the slot moves. All other keys share their slot and are named below.
--- ARGV  1 key prefix of the subscription, 2 writer, 3 epoch, 4 first sequence
+-- ARGV  1 key prefix of the subscription, 2 writer, 3 its lives, 4 first sequence
 --       number f, 5 number of events n, 6 time of the latest of them in ms, then
 --       what they add to each hash, as merge.go has summed it up. First come those
 --       of the blocks, in the order of time: each is of events that lie in one
@@ -20,7 +21,13 @@
 --   DUP last                  all were counted before; nothing changed
 --   GAP last                  f is not the next number; nothing changed: go to last+1,
 --                             back over what is missing or on past what is known
---   FENCED last epoch fork    a newer epoch of the same writer exists; nothing changed
+--   FENCED last fork          another folder has counted other events under the writer:
+--                             the same ones up to the fork, -1 when that cannot be
+--                             told; nothing changed
+--
+-- A writer's entry is last:time:lives, the lives of the folder that counted the last
+-- number. All that is counted stands in its journal, and stood in those of all who
+-- counted before: whoever has other events than those that are counted is fenced off.
 --
 -- The time is only ever that of the events, never the server's: a replay gives
 -- the same state.
@@ -35,21 +42,24 @@ local FIELDS = { 'requests', 'input', 'output', 'cache_read', 'cache_write_5m', 
   'reasoning', 'web_search_requests', 'web_fetch_requests', 'seconds', 'images', 'search_units' }
 
 local prefix, writer = ARGV[1], ARGV[2]
-local epoch, first, n = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local lives, first, n = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local floor = math.floor
 local call = redis.call
 
 local function int(v) return string.format('%.0f', v) end
 
 -- Who is asking, and what has been counted of it.
-local done, stored, seen, fork = 0, 0, 0, 0
+local done, seen = 0, 0
 local entry = call('HGET', KEYS[1], writer)
 if entry then
-  local a, b, c, d = string.match(entry, '^(%d+):(%d+):(%d+):(%d+)$')
+  local a, b, counted_by = string.match(entry, '^(%d+):(%d+):([^:]*)$')
   if not a then return redis.error_reply('ERR entry of writer ' .. writer .. ' is malformed') end
-  done, stored, seen, fork = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
+  done, seen = tonumber(a), tonumber(b)
+  if lives ~= counted_by then
+    local fork = shared(lives, counted_by)
+    if done > math.max(fork, 0) then return { 'FENCED', done, fork } end
+  end
 end
-if epoch < stored then return { 'FENCED', done, stored, fork } end
 if first <= done + 1 and first + n <= done + 1 then return { 'DUP', done } end
 if first ~= done + 1 then return { 'GAP', done } end
 seen = math.max(seen, tonumber(ARGV[6]))
@@ -261,12 +271,12 @@ end
 if done == 0 then
   local all = call('HGETALL', KEYS[1])
   for i = 1, #all, 2 do
-    local time = tonumber(string.match(all[i + 1], '^%d+:%d+:(%d+):'))
+    local time = tonumber(string.match(all[i + 1], '^%d+:(%d+):'))
     if all[i] ~= writer and time and time < seen - 35 * DAY then call('HDEL', KEYS[1], all[i]) end
   end
 end
 if opened then call('ZREMRANGEBYSCORE', prefix .. 'blocks', '-inf', '(' .. int(start - 35 * DAY)) end
 
 done = first + n - 1
-call('HSET', KEYS[1], writer, table.concat({ int(done), int(epoch), int(seen), int(fork) }, ':'))
+call('HSET', KEYS[1], writer, table.concat({ int(done), int(seen), lives }, ':'))
 return { 'OK', done, late }

@@ -10,7 +10,7 @@ const MaxBatch = 4096
 type Batch struct {
 	Subscription string
 	Writer       string // who numbered them: random, see Journal
-	Epoch        int64  // the writer's life, from Claim
+	Lives        Lives  // of the folder under Writer
 	First        int64  // the number of Events[0], from 1
 	Events       []Event
 }
@@ -23,7 +23,7 @@ const (
 	Applied   Outcome = iota // counted, but for events that had been before
 	Duplicate                // all of it had been counted before
 	Gap                      // numbers before First are missing: send from Result.Last+1
-	Fenced                   // the writer's id was claimed by a newer epoch
+	Fenced                   // another folder's events were counted under the writer's id
 )
 
 var outcomeNames = [...]string{"applied", "duplicate", "gap", "fenced"}
@@ -39,16 +39,7 @@ type Result struct {
 	// because another event tells of the same item of a provider's batch. Late are
 	// those of Applied from before the current block. Outcome Applied only.
 	Applied, Repeated, Late int64
-	Epoch                   int64 // the newer epoch; Outcome Fenced only
-	Fork                    int64 // up to here the newer epoch's numbers mean the same events; Outcome Fenced only
-}
-
-// Claim is the answer to a writer that starts.
-type Claim struct {
-	// Ahead tells that more was counted under the writer's id than the writer
-	// has ever numbered: its journal is older than Redis. It must take a new id;
-	// nothing was claimed.
-	Ahead bool
-	Last  int64 // the last number counted of this writer
-	Epoch int64 // the epoch claimed: higher than all before it
+	// Fork is the last number that means the same event in both folders; -1 when
+	// that cannot be told. Outcome Fenced only, so it is less than Last.
+	Fork int64
 }

@@ -106,9 +106,9 @@ func equalsModel(t tb, client redis.UniversalClient, sub string, m *model) {
 	}
 	for writer, done := range m.done {
 		last, rest, _ := strings.Cut(writers[writer], ":")
-		epoch, _, _ := strings.Cut(rest, ":")
-		if last != strconv.FormatInt(done, 10) || epoch != strconv.FormatInt(m.epochs[writer], 10) {
-			t.Fatalf("the entry of writer %s is %q; want number %d, epoch %d", writer, writers[writer], done, m.epochs[writer])
+		_, lives, _ := strings.Cut(rest, ":")
+		if last != strconv.FormatInt(done, 10) || lives != m.lives[writer] {
+			t.Fatalf("the entry of writer %s is %q; want number %d, lives %s", writer, writers[writer], done, m.lives[writer])
 		}
 	}
 	if len(writers) != len(m.done) {

@@ -9,11 +9,11 @@ type feed struct {
 	subscription string
 	writer       string
 	base         int64
-	numbered     int64 // the journal's last number when it was opened
+	lives        Lives // after the journal's numbers
 	acked        int64 // the last number known to be counted
 	ackedTime    int64 // time of that event, epoch ms
 	oldest       int64 // time of the first event after it, epoch ms; 0: none is known
-	epoch        int64 // 0: not claimed yet
+	met          bool  // Redis has answered since the process started
 
 	// window holds the events after acked that are in memory, and places where
 	// they stand in the journal.
@@ -81,6 +81,6 @@ func (f *feed) advance(number int64) {
 // renumber gives the feed a writer of its own whose first number is the one after
 // last.
 func (f *feed) renumber(last int64) {
-	f.writer, f.base, f.epoch = newWriter(), last, 0
-	f.moved = true
+	f.writer, f.base = branchWriter(f.writer, last, f.lives.of(last+1)), last
+	f.verified, f.moved = time.Time{}, true
 }

@@ -27,13 +27,6 @@ func (g *gate) Apply(ctx context.Context, b usage.Batch) (usage.Result, error) {
 	return g.Applier.Apply(ctx, b)
 }
 
-func (g *gate) Claim(ctx context.Context, sub, writer string, numbered int64, now time.Time) (usage.Claim, error) {
-	if g.shut.Load() {
-		return usage.Claim{}, errShut
-	}
-	return g.Applier.Claim(ctx, sub, writer, numbered, now)
-}
-
 // flushNothing brings everything added to the disk and fails to send it.
 func flushNothing(t testing.TB, r *usage.Recorder) {
 	t.Helper()

@@ -65,8 +65,7 @@ type Journal struct {
 	opts        JournalOptions
 	segmentSize int64
 	recovery    Recovery
-	progress    *progress        // the Recorder's
-	opened      map[string]int64 // the last number by subscription when the journal was opened
+	progress    *progress // the Recorder's
 
 	appended atomic.Int64 // sum of the last numbers of all subscriptions
 	held     atomic.Int64 // bytes of the segments that trim could not let go
@@ -158,9 +157,11 @@ func openJournal(dir string, opts JournalOptions) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	j.opened = make(map[string]int64, len(j.tails))
-	for name, t := range j.tails {
-		j.opened[name] = t.last
+	j.progress.begin(j.subscriptions())
+	if err := j.withReserve(func() error { return j.progress.save(dir) }); err != nil {
+		return nil, err
+	}
+	for _, t := range j.tails {
 		j.appended.Add(t.last)
 	}
 	if err := j.rotate(); err != nil {

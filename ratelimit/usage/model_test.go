@@ -18,14 +18,14 @@ type model struct {
 	blocks []int64           // starts, rising
 	items  map[string]string // the event that owns a batch's item, by batch, item and further model
 	done   map[string]int64  // by writer
-	epochs map[string]int64
+	lives  map[string]string // by writer, of who counted
 	seen   map[string]int64
 }
 
 func newModel() *model {
 	return &model{
 		hashes: map[string]map[string]string{}, expiry: map[string]int64{}, items: map[string]string{},
-		done: map[string]int64{}, epochs: map[string]int64{}, seen: map[string]int64{},
+		done: map[string]int64{}, lives: map[string]string{}, seen: map[string]int64{},
 	}
 }
 
@@ -42,8 +42,8 @@ func (m *model) apply(b usage.Batch) usage.Result {
 	}
 	done := m.done[b.Writer]
 	switch {
-	case b.Epoch < m.epochs[b.Writer]:
-		return usage.Result{Outcome: usage.Fenced, Last: done, Epoch: m.epochs[b.Writer]}
+	case done > 0 && b.Lives.String() != m.lives[b.Writer]:
+		return usage.Result{Outcome: usage.Fenced, Last: done} // they share nothing
 	case b.First > done+1:
 		return usage.Result{Outcome: usage.Gap, Last: done}
 	case b.First+int64(len(b.Events)) <= done+1:
@@ -75,13 +75,13 @@ func (m *model) apply(b usage.Batch) usage.Result {
 		for id := range m.done {
 			if id != b.Writer && m.seen[id] < seen-35*day {
 				delete(m.done, id)
-				delete(m.epochs, id)
+				delete(m.lives, id)
 				delete(m.seen, id)
 			}
 		}
 	}
 	done = b.First + int64(len(b.Events)) - 1
-	m.done[b.Writer], m.epochs[b.Writer] = done, b.Epoch
+	m.done[b.Writer], m.lives[b.Writer] = done, b.Lives.String()
 	m.seen[b.Writer] = max(m.seen[b.Writer], fresh[len(fresh)-1].Time)
 	return usage.Result{Outcome: usage.Applied, Last: done, Applied: counted, Repeated: int64(len(fresh)) - counted, Late: late}
 }

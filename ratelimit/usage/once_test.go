@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,7 +33,10 @@ type account struct {
 	ids     []string
 }
 
-type entry struct{ last, epoch, fork int64 }
+type entry struct {
+	last  int64
+	lives usage.Lives
+}
 
 type call struct {
 	at     time.Time
@@ -79,23 +83,30 @@ func (l *ledger) restore(s map[string]*account) {
 	l.state = s
 }
 
-func (l *ledger) Claim(_ context.Context, sub, writer string, numbered int64, _ time.Time) (usage.Claim, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	f := l.fail()
-	if f == lostRequest {
-		return usage.Claim{}, errNetwork
+// shared returns up to which number two folders have the same events: to where the
+// first life began that comes, on either side, after the last one of both; -1 when
+// none of both is left.
+func shared(a, b usage.Lives) int64 {
+	last := func(of, in usage.Lives) int {
+		for i, life := range slices.Backward(of) {
+			if slices.ContainsFunc(in, func(l usage.Life) bool { return l.ID == life.ID }) {
+				return i
+			}
+		}
+		return -1
 	}
-	w := l.account(sub).writers[writer]
-	c := usage.Claim{Ahead: w.last > numbered, Last: w.last, Epoch: w.epoch}
-	if !c.Ahead {
-		c.Epoch++
-		l.account(sub).writers[writer] = entry{w.last, c.Epoch, numbered}
+	i, j := last(a, b), last(b, a)
+	fork := int64(math.MaxInt64)
+	if i < 0 && (a[0].After > 0 || b[0].After > 0) {
+		return -1
 	}
-	if f == lostAnswer {
-		return usage.Claim{}, errNetwork
+	if i+1 < len(a) {
+		fork = min(fork, a[i+1].After)
 	}
-	return c, nil
+	if j+1 < len(b) {
+		fork = min(fork, b[j+1].After)
+	}
+	return fork
 }
 
 func (l *ledger) Apply(_ context.Context, b usage.Batch) (usage.Result, error) {
@@ -111,8 +122,8 @@ func (l *ledger) Apply(_ context.Context, b usage.Batch) (usage.Result, error) {
 	skip := w.last + 1 - b.First
 	r := usage.Result{Last: w.last}
 	switch {
-	case b.Epoch < w.epoch:
-		r.Outcome, r.Epoch, r.Fork = usage.Fenced, w.epoch, w.fork
+	case w.last > 0 && w.last > shared(b.Lives, w.lives):
+		r.Outcome, r.Fork = usage.Fenced, shared(b.Lives, w.lives)
 	case skip < 0:
 		r.Outcome = usage.Gap
 	case skip >= int64(len(b.Events)):
@@ -123,7 +134,7 @@ func (l *ledger) Apply(_ context.Context, b usage.Batch) (usage.Result, error) {
 		}
 		r.Last += int64(len(b.Events)) - skip
 		r.Applied = int64(len(b.Events)) - skip
-		a.writers[b.Writer] = entry{r.Last, b.Epoch, w.fork}
+		a.writers[b.Writer] = entry{r.Last, b.Lives}
 	}
 	if f == lostAnswer {
 		return usage.Result{}, errNetwork

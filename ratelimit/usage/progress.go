@@ -1,8 +1,6 @@
 package usage
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,12 +14,13 @@ const progressName = "progress.json"
 
 // progress is the content of that file. It may lag behind: what was counted since
 // is sent again and answered as a duplicate. A writer's id and base are on disk
-// before they are used.
+// before they are used, and so is a life.
 type progress struct {
 	Version int `json:"version"`
 	// Writer is the id of the folder, random, made with it. Every
 	// subscription's numbers start under it.
 	Writer        string                 `json:"writer"`
+	Life          string                 `json:"life"` // the last one that began
 	Subscriptions map[string]subProgress `json:"subscriptions"`
 }
 
@@ -30,8 +29,17 @@ type progress struct {
 type subProgress struct {
 	Writer  string `json:"writer,omitempty"` // its own one since it left the folder's
 	Base    int64  `json:"base,omitempty"`
+	Lives   Lives  `json:"lives"`   // after the journal's numbers; none: Life alone
 	Applied int64  `json:"applied"` // the journal's number of the last event counted
 	Time    int64  `json:"time"`    // when that was, epoch ms
+}
+
+// lives returns the subscription's lives. One that has none was new in life.
+func (s *subProgress) lives(life string) Lives {
+	if len(s.Lives) == 0 {
+		return Lives{{life, s.Base}}
+	}
+	return s.Lives
 }
 
 const progressVersion = 1
@@ -61,6 +69,17 @@ func loadProgress(dir string) (*progress, error) {
 		p.Subscriptions = map[string]subProgress{}
 	}
 	return &p, nil
+}
+
+// begin begins a life of the folder; last are its last numbers by subscription.
+func (p *progress) begin(last map[string]int64) {
+	was := p.Life
+	p.Life = newLife()
+	for name, number := range last {
+		s := p.Subscriptions[name]
+		s.Lives = s.lives(was).begin(p.Life, number, s.Applied)
+		p.Subscriptions[name] = s
+	}
 }
 
 // save replaces the file in dir, so that a crash leaves the old or the new one.
@@ -95,11 +114,4 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
-}
-
-// newWriter returns a new writer's id: 128 random bits in hex.
-func newWriter() string {
-	var id [16]byte
-	rand.Read(id[:])
-	return hex.EncodeToString(id[:])
 }

@@ -13,10 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Applier counts batches; *Store is one. Both methods may be repeated after an
-// error.
+// Applier counts batches; *Store is one. Apply may be repeated after an error.
 type Applier interface {
-	Claim(ctx context.Context, subscription, writer string, numbered int64, now time.Time) (Claim, error)
 	Apply(ctx context.Context, b Batch) (Result, error)
 }
 
@@ -27,9 +25,12 @@ var (
 	// ErrFenced: another process has claimed this folder's writer, so one of the
 	// two folders is a copy. Both go on, this one under a new writer.
 	ErrFenced = errors.New("the journal folder was copied: another process writes under its id")
-	// ErrRestored: Redis has counted more than this folder has numbered, so the
-	// folder is an older state of itself. It goes on under a new writer.
-	ErrRestored = errors.New("the journal folder is older than Redis: it was restored from a copy")
+	// ErrRestored: when it starts, this folder finds that Redis has counted events
+	// under its id that it does not have, so it is an older state of itself that was
+	// put back, or one of two copies. It goes on under a new writer. Answers that were
+	// under way when the state was taken are estimated as after a crash, though they
+	// may have been counted later.
+	ErrRestored = errors.New("Redis has counted what this journal folder does not have: it was restored from a copy, or copied")
 	// ErrLost: Redis has lost counted events that the journal does not hold any
 	// more, or the journal itself was damaged.
 	ErrLost = errors.New("usage is lost: Redis does not have it, and the journal does not have it any more")
@@ -121,7 +122,7 @@ func NewRecorder(journal *Journal, store Applier, opts RecorderOptions) *Recorde
 	}
 	journalMax.Set(float64(journal.opts.Max))
 	r.reader.journal = journal
-	for name := range journal.opened {
+	for name := range journal.progress.Subscriptions {
 		r.feed(name)
 	}
 	return r
@@ -250,7 +251,7 @@ func (r *Recorder) feed(name string) *feed {
 	p := r.journal.progress.Subscriptions[name]
 	f = &feed{
 		subscription: name, writer: p.Writer, base: p.Base, acked: p.Applied, ackedTime: p.Time,
-		numbered: r.journal.opened[name],
+		lives: p.lives(r.journal.progress.Life),
 	}
 	if f.writer == "" {
 		f.writer = r.journal.progress.Writer
@@ -342,7 +343,7 @@ func (r *Recorder) send(ctx context.Context, now time.Time) (progress bool) {
 	for _, f := range due {
 		slots <- struct{}{}
 		wg.Go(func() {
-			r.work(ctx, f, now)
+			r.work(ctx, f)
 			<-slots
 		})
 	}
@@ -394,43 +395,13 @@ func (r *Recorder) wants(f *feed, now time.Time) bool {
 
 // work sends one feed's window, or asks where Redis stands when it is empty. It
 // touches nothing but the feed.
-func (r *Recorder) work(ctx context.Context, f *feed, now time.Time) {
+func (r *Recorder) work(ctx context.Context, f *feed) {
 	f.err = nil
-	if f.epoch == 0 {
-		if f.err = r.claim(ctx, f, now); f.err != nil || f.moved || f.lost {
-			return
-		}
-		if len(f.window) == 0 {
-			return
-		}
-	}
 	for first := true; first || len(f.window) > 0; first = false {
 		if !r.apply(ctx, f) {
 			return
 		}
 	}
-}
-
-// claim claims the feed's writer and compares what it has counted with what the
-// journal knows.
-func (r *Recorder) claim(ctx context.Context, f *feed, now time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	c, err := r.store.Claim(ctx, f.subscription, f.writer, max(f.numbered-f.base, 0), now)
-	if err != nil {
-		return err
-	}
-	if c.Ahead {
-		f.alarms = append(f.alarms, fmt.Errorf("%s is at %d, Redis at %d: %w", f.subscription, f.numbered-f.base, c.Last, ErrRestored))
-		// All that the folder held when it was opened has been counted in
-		// its former life.
-		f.advance(f.numbered)
-		f.renumber(f.acked)
-		return nil
-	}
-	f.epoch, f.verified = c.Epoch, now
-	r.compare(f, f.base+c.Last, now)
-	return nil
 }
 
 // compare takes note of the last number that Redis has counted.
@@ -440,27 +411,60 @@ func (r *Recorder) compare(f *feed, counted int64, now time.Time) {
 		return
 	}
 	// Redis has lost something, or has forgotten an idle writer.
-	_, first, ok := r.journal.find(f.subscription, counted+1)
-	if !ok || first > f.acked {
-		first = f.acked + 1
-	}
+	first := r.goBack(f, counted)
 	if first > counted+1 {
 		if forgotten := counted == f.base && now.Sub(time.UnixMilli(f.ackedTime)) > prunedAfter; !forgotten {
 			f.alarms = append(f.alarms, fmt.Errorf("%d events of %s: %w", first-1-counted, f.subscription, ErrLost))
 		}
 		f.renumber(first - 1)
 	}
+}
+
+// goBack takes note that nothing after number counted is counted, and returns the first
+// one that the journal can send again.
+func (r *Recorder) goBack(f *feed, counted int64) (first int64) {
+	_, first, ok := r.journal.find(f.subscription, counted+1)
+	if !ok || first > f.acked {
+		first = f.acked + 1
+	}
 	if first <= f.acked {
 		f.acked, f.lost = first-1, true
 		f.window, f.places = nil, nil
 	}
+	return first
+}
+
+// leave gives the feed a writer of its own, as another folder holds the one it had:
+// one of the two is a copy, or an older state, of the other. Up to fork both have the
+// same events, which the other one counts, or has counted. Those after it are this
+// folder's own; if it knows some as counted, Redis has lost them since.
+//
+// Where both parted cannot be told any more by who missed maxLives lives of the other
+// one in which it counted something. Then this folder goes on after what it knows as
+// counted. What it had not counted yet when it was copied, a second's worth in most
+// cases, is then counted by both; to leave out what may be the other's would lose all
+// that this folder has counted for since, however long that is.
+func (r *Recorder) leave(f *feed, fork int64, why error) {
+	f.alarms = append(f.alarms, why)
+	last := f.acked
+	switch at := min(f.base+fork, r.journal.last(f.subscription)); {
+	case fork < 0:
+	case at >= f.acked:
+		f.advance(at)
+		last = at
+	default:
+		if last = r.goBack(f, at) - 1; last > at {
+			f.alarms = append(f.alarms, fmt.Errorf("%d events of %s: %w", last-at, f.subscription, ErrLost))
+		}
+	}
+	f.renumber(last)
 }
 
 // apply sends one batch, which may be empty. It tells whether to go on.
 func (r *Recorder) apply(ctx context.Context, f *feed) bool {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	b := Batch{Subscription: f.subscription, Writer: f.writer, Epoch: f.epoch, First: f.acked - f.base + 1}
+	b := Batch{Subscription: f.subscription, Writer: f.writer, Lives: f.lives.since(f.base), First: f.acked - f.base + 1}
 	if !f.verified.IsZero() {
 		b.Events = f.window[:min(len(f.window), MaxBatch)]
 	} // else first an empty one, after which all is there again that events rely on
@@ -473,22 +477,23 @@ func (r *Recorder) apply(ctx context.Context, f *feed) bool {
 	}
 	applySeconds.Observe(time.Since(start).Seconds())
 	batches.WithLabelValues(res.Outcome.String()).Inc()
-	f.verified = start
+	met := f.met
+	f.verified, f.met = start, true
 	switch res.Outcome {
 	case Applied, Duplicate:
 		applied.Add(float64(res.Applied))
 		repeated.Add(float64(res.Repeated))
 		late.Add(float64(res.Late))
-		f.advance(f.acked + int64(len(b.Events)))
+		f.advance(f.base + res.Last)
 		return true
 	case Gap:
 		r.compare(f, f.base+res.Last, start)
 	case Fenced:
-		f.alarms = append(f.alarms, fmt.Errorf("%s: epoch %d, ours is %d: %w", f.subscription, res.Epoch, f.epoch, ErrFenced))
-		// The other process has the events up to the fork in its own copy of the
-		// journal, and counts them.
-		f.advance(min(f.base+res.Fork, r.journal.last(f.subscription)))
-		f.renumber(f.acked)
+		why := ErrRestored
+		if met {
+			why = ErrFenced
+		}
+		r.leave(f, res.Fork, fmt.Errorf("%s: Redis is at %d: %w", f.subscription, res.Last, why))
 	}
 	return false
 }
@@ -596,7 +601,7 @@ func (r *Recorder) overdue(now time.Time) bool {
 func (r *Recorder) save() error {
 	p := r.journal.progress
 	for _, f := range r.order {
-		s := subProgress{Writer: f.writer, Base: f.base, Applied: f.acked, Time: f.ackedTime}
+		s := subProgress{Writer: f.writer, Base: f.base, Lives: f.lives, Applied: f.acked, Time: f.ackedTime}
 		if f.writer == p.Writer {
 			s.Writer = ""
 		}

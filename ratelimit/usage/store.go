@@ -26,11 +26,10 @@ type Store struct {
 var (
 	//go:embed apply.lua
 	applySource string
-	//go:embed claim.lua
-	claimSource string
+	//go:embed lives.lua
+	livesSource string
 
-	applyScript = redis.NewScript(applySource)
-	claimScript = redis.NewScript(claimSource)
+	applyScript = redis.NewScript(livesSource + applySource)
 )
 
 // NewStore returns a Store that puts prefix before every key; "authpool" is
@@ -103,7 +102,7 @@ func (s *Store) apply(ctx context.Context, b Batch, n int, sums []*sum) (Result,
 	for i := range b.Events[:n] {
 		latest = max(latest, min(b.Events[i].Time, maxTime))
 	}
-	args := []any{s.family(b.Subscription), b.Writer, b.Epoch, b.First, n, latest}
+	args := []any{s.family(b.Subscription), b.Writer, b.Lives.String(), b.First, n, latest}
 	for _, sum := range sums {
 		args = sum.args(args)
 	}
@@ -125,28 +124,11 @@ func (s *Store) apply(ctx context.Context, b Batch, n int, sums []*sum) (Result,
 	case "GAP":
 		r.Outcome = Gap
 	case "FENCED":
-		r.Outcome, r.Epoch, r.Fork = Fenced, told[1], told[2]
+		r.Outcome, r.Fork = Fenced, told[1]
 	default:
 		return Result{}, fmt.Errorf("unknown answer %q", word)
 	}
 	return r, nil
-}
-
-// Claim begins a new epoch of writer for a subscription at now. numbered is the
-// highest number that the writer had given to an event before it started.
-func (s *Store) Claim(ctx context.Context, subscription, writer string, numbered int64, now time.Time) (Claim, error) {
-	if err := s.register(ctx, subscription); err != nil {
-		return Claim{}, err
-	}
-	reply, err := claimScript.Run(ctx, s.client, []string{s.writersKey(subscription)}, writer, numbered, now.UnixMilli()).Slice()
-	if err != nil {
-		return Claim{}, fmt.Errorf("cannot claim writer %s of %s: %w", writer, subscription, err)
-	}
-	word, n, err := parseReply(reply)
-	if err != nil {
-		return Claim{}, fmt.Errorf("cannot claim writer %s of %s: %w", writer, subscription, err)
-	}
-	return Claim{Ahead: word == "AHEAD", Last: n[0], Epoch: n[1]}, nil
 }
 
 // register adds the subscription to the set of all. The set lies in another slot
@@ -164,7 +146,7 @@ const maxTime = 253402300799999
 
 // parseReply splits a script's answer into its word and its numbers, of which
 // there are always as many as anyone asks for.
-func parseReply(reply []any) (word string, n [3]int64, err error) {
+func parseReply(reply []any) (word string, n [2]int64, err error) {
 	if len(reply) == 0 || len(reply) > 1+len(n) {
 		return "", n, fmt.Errorf("unknown answer %v", reply)
 	}

@@ -31,7 +31,7 @@ func event(offset time.Duration) usage.Event {
 }
 
 func batch(first int64, events ...usage.Event) usage.Batch {
-	return usage.Batch{Subscription: "team-a", Writer: "w1", Epoch: 1, First: first, Events: events}
+	return usage.Batch{Subscription: "team-a", Writer: "w1", Lives: usage.Lives{{ID: "a1"}}, First: first, Events: events}
 }
 
 func apply(t testing.TB, s *usage.Store, b usage.Batch) usage.Result {
@@ -229,25 +229,67 @@ func TestOutcomes(t *testing.T) {
 		f(batch(5), usage.Result{Outcome: usage.Duplicate, Last: 4})
 		f(batch(6), usage.Result{Outcome: usage.Gap, Last: 4})
 
-		claim, err := store.Claim(t.Context(), "team-a", "w1", 7, epoch)
-		second := epoch.UnixMilli() // as good as any that is new
-		if err != nil || claim != (usage.Claim{Last: 4, Epoch: second}) {
-			t.Fatalf("got %+v, %v", claim, err)
+		// It starts again, and then an older state of it, and a copy.
+		with := func(b usage.Batch, lives ...usage.Life) usage.Batch {
+			b.Lives = append(usage.Lives{{ID: "a1"}}, lives...)
+			return b
 		}
-		f(batch(5, e), usage.Result{Outcome: usage.Fenced, Last: 4, Epoch: second, Fork: 7})
-		newer := batch(5, e)
-		newer.Epoch = second
-		f(newer, usage.Result{Outcome: usage.Applied, Last: 5, Applied: 1})
+		f(with(batch(5, e), usage.Life{ID: "b2", After: 4}), usage.Result{Outcome: usage.Applied, Last: 5, Applied: 1})
+		f(with(batch(4, e), usage.Life{ID: "c3", After: 3}), usage.Result{Outcome: usage.Fenced, Last: 5, Fork: 3})
+		f(batch(6, e), usage.Result{Outcome: usage.Fenced, Last: 5, Fork: 4})
+		// A fail-over back to where both have all that is counted: the next one goes on.
+		lost := with(batch(6, e), usage.Life{ID: "b2", After: 4}, usage.Life{ID: "d4", After: 5})
+		f(lost, usage.Result{Outcome: usage.Applied, Last: 6, Applied: 1})
+		f(with(batch(6, e, e), usage.Life{ID: "b2", After: 4}), usage.Result{Outcome: usage.Fenced, Last: 6, Fork: 5})
+	})
+}
 
-		if claim, err = store.Claim(t.Context(), "team-a", "w1", 3, epoch); err != nil || claim != (usage.Claim{Ahead: true, Last: 5, Epoch: second}) {
-			t.Fatalf("an older journal got %+v, %v", claim, err)
+// TestWhereFoldersPart: Redis finds the last number that means the same event in two
+// folders by their lives, and does not let one count beyond it what is the other's.
+func TestWhereFoldersPart(t *testing.T) {
+	lives := func(text string) usage.Lives {
+		var l usage.Lives
+		if err := l.UnmarshalText([]byte(text)); err != nil {
+			t.Fatal(err)
 		}
-		// Also when the clock stands, or goes back.
-		if claim, err = store.Claim(t.Context(), "team-a", "w1", 7, epoch.Add(-time.Hour)); err != nil || claim != (usage.Claim{Last: 5, Epoch: second + 1}) {
-			t.Fatalf("got %+v, %v", claim, err)
-		}
-		if claim, err = store.Claim(t.Context(), "team-a", "w2", 0, time.UnixMilli(0)); err != nil || claim != (usage.Claim{Epoch: 1}) {
-			t.Fatalf("a new writer got %+v, %v", claim, err)
+		return l
+	}
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		store := usage.NewStore(client, "authpool")
+		for i, test := range []struct {
+			name, holder, other string
+			fork                int64 // 100: they do not part
+		}{
+			{"the same life", "a1@0", "a1@0", 100},
+			{"it started again", "a1@0", "a1@0,b2@30", 30},
+			{"a copy of it started", "a1@0,b2@30", "a1@0", 30},
+			{"both started again, the copy at 30", "a1@0,b2@40,d4@60", "a1@0,c3@30", 30},
+			{"the copy started again", "a1@0,b2@30,c3@40,d4@50", "a1@0", 30},
+			{"made from one without a number", "a1@0", "b2@0", 0},
+			{"all that is kept is shared", "a1@7,b2@9", "a1@7,b2@9,c3@12", 12},
+			{"the oldest are dropped on one side", "b2@20,c3@30", "a1@0,b2@20,d4@25", 25},
+			{"nothing that is kept is shared", "c3@30,d4@40", "a1@0,b2@20", -1},
+			{"nothing that is kept is shared, the other way round", "a1@0,b2@20", "c3@30,d4@40", -1},
+		} {
+			for _, done := range []int64{10, 45} {
+				b := batch(1)
+				b.Writer, b.Lives = fmt.Sprint("w", i, "-", done), lives(test.holder)
+				for range done {
+					b.Events = append(b.Events, event(0))
+				}
+				if r := apply(t, store, b); r.Last != done {
+					t.Fatalf("%s: counted %+v", test.name, r)
+				}
+				other := b
+				other.First, other.Lives, other.Events = done+1, lives(test.other), b.Events[:1]
+				want := usage.Result{Outcome: usage.Applied, Last: done + 1, Applied: 1}
+				if test.fork < done {
+					want = usage.Result{Outcome: usage.Fenced, Last: done, Fork: test.fork}
+				}
+				if got := apply(t, store, other); got != want {
+					t.Errorf("%s, with %d counted: the other got %+v, want %+v", test.name, done, got, want)
+				}
+			}
 		}
 	})
 }
@@ -392,17 +434,14 @@ func TestApplyEqualsModel(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
 			empty(t, client)
 			m := newModel()
-			type writer struct {
-				events []usage.Event
-				epoch  int64
-			}
+			type writer struct{ events []usage.Event }
 			writers := map[string]*writer{}
 			clock := int64(0)
 			for range rapid.IntRange(1, 25).Draw(t, "batches") {
 				id := rapid.SampledFrom([]string{"w1", "w2", "w3"}).Draw(t, "writer")
 				w := writers[id]
 				if w == nil {
-					w = &writer{epoch: 1}
+					w = &writer{}
 					writers[id] = w
 				}
 				for range rapid.IntRange(0, 8).Draw(t, "new events") {
@@ -418,12 +457,12 @@ func TestApplyEqualsModel(t *testing.T) {
 				}
 				first := rapid.IntRange(max(0, len(w.events)-20), len(w.events)+1).Draw(t, "first")
 				n := rapid.IntRange(0, 20).Draw(t, "n")
-				b := usage.Batch{Subscription: "team-a", Writer: id, Epoch: w.epoch, First: int64(first + 1)}
+				b := usage.Batch{Subscription: "team-a", Writer: id, Lives: usage.Lives{{ID: "a1"}}, First: int64(first + 1)}
 				if first < len(w.events) {
 					b.Events = w.events[first:min(first+n, len(w.events))]
 				}
-				if rapid.IntRange(0, 9).Draw(t, "stale") == 0 {
-					b.Epoch--
+				if rapid.IntRange(0, 9).Draw(t, "another folder") == 0 {
+					b.Lives = usage.Lives{{ID: "b2"}}
 				}
 				want := m.apply(b)
 				got, err := store.Apply(ctx, b)
@@ -432,9 +471,6 @@ func TestApplyEqualsModel(t *testing.T) {
 				}
 				if got != want {
 					t.Fatalf("got %+v, want %+v", got, want)
-				}
-				if m.epochs[id] == w.epoch && rapid.IntRange(0, 9).Draw(t, "restart") == 0 {
-					w.epoch++
 				}
 			}
 			equalsModel(t, client, "team-a", m)

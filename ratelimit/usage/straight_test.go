@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
@@ -75,50 +74,72 @@ func (r *replica) failOver(t tb, n int) {
 	r.quiet = false
 }
 
-// process is an authpool with a journal, and does what a Recorder does.
-type process struct {
+// folder is what a process keeps on disk.
+type folder struct {
 	journal []usage.Event
-	opened  int // how many events the journal had when the process started
+	lives   usage.Lives
 	acked   int
 	writer  string
 	base    int // how many events are not this writer's
-	epoch   int64
-	twin    *process // the other one when a folder was copied
 }
 
-// twofold tells that another process still writes under the same id. Until one of
-// them has met the fence, neither may start again.
-func (p *process) twofold() bool { return p.twin != nil && p.twin.writer == p.writer }
+// copied returns the folder as a copy of it has it.
+func (f folder) copied() folder {
+	f.journal, f.lives = slices.Clone(f.journal), slices.Clone(f.lives)
+	return f
+}
 
-func (p *process) renumber(writer string) { p.writer, p.base, p.epoch = writer, p.acked, 0 }
+// livesSince are the lives that numbered something for the folder's writer.
+func (f *folder) livesSince() usage.Lives {
+	var lives usage.Lives
+	for i, life := range f.lives {
+		if i+1 == len(f.lives) || f.lives[i+1].After > int64(f.base) {
+			lives = append(lives, usage.Life{ID: life.ID, After: max(life.After-int64(f.base), 0)})
+		}
+	}
+	return lives
+}
+
+// process is an authpool with a journal, and does what a Recorder does.
+type process struct{ folder }
+
+// open opens the folder, lag events of which are counted and not noted.
+func (p *process) open(life string, lag int) {
+	n := len(p.lives)
+	if n > 0 && p.lives[n-1].After == int64(len(p.journal)) {
+		p.lives = p.lives[:n-1]
+	}
+	p.lives = append(p.lives, usage.Life{ID: life, After: int64(len(p.journal))})
+	p.acked = max(p.base, p.acked-lag)
+}
+
+// leave goes on under another writer after what another folder has, too.
+func (p *process) leave(t tb, fork int64) {
+	t.Helper()
+	if fork < 0 {
+		t.Fatalf("it cannot be told where %v parts", p.lives)
+	}
+	p.acked = min(p.base+int(fork), len(p.journal))
+	life := ""
+	for _, l := range p.lives {
+		if life == "" || l.After <= int64(p.acked) {
+			life = l.ID
+		}
+	}
+	p.writer, p.base = fmt.Sprintf("%s-%d-%s", p.writer, p.acked, life), p.acked
+}
 
 // send sends events from before acked on, n in all, and obeys the answer. Without an
-// answer it does nothing. It tells whether all was well.
-func (p *process) send(t tb, store *usage.Store, newWriter func() string, clock *time.Duration, from, n int) bool {
+// answer it does nothing. It tells whether all was well; left is called when the
+// writer changes.
+func (p *process) send(t tb, store *usage.Store, left func(), from, n int) bool {
 	t.Helper()
-	ctx := context.Background()
-	if p.epoch == 0 {
-		*clock += time.Second // of those who start
-		c, err := store.Claim(ctx, "team-a", p.writer, int64(max(p.opened-p.base, 0)), epoch.Add(*clock))
-		switch {
-		case errors.Is(err, errBroken):
-			return false
-		case err != nil:
-			t.Fatal(err)
-		case c.Ahead:
-			p.acked = max(p.acked, p.opened)
-			p.renumber(newWriter())
-			return false
-		}
-		p.epoch, p.acked = c.Epoch, p.base+int(c.Last)
-		return false
-	}
 	from = max(from, p.base)
 	b := usage.Batch{
-		Subscription: "team-a", Writer: p.writer, Epoch: p.epoch, First: int64(from - p.base + 1),
+		Subscription: "team-a", Writer: p.writer, Lives: p.livesSince(), First: int64(from - p.base + 1),
 		Events: p.journal[from:min(from+n, len(p.journal))],
 	}
-	r, err := store.Apply(ctx, b)
+	r, err := store.Apply(context.Background(), b)
 	switch {
 	case errors.Is(err, errBroken):
 		return false
@@ -128,16 +149,16 @@ func (p *process) send(t tb, store *usage.Store, newWriter func() string, clock 
 		p.acked = p.base + int(r.Last)
 		return false
 	case r.Outcome == usage.Fenced:
-		p.acked = max(p.acked, min(p.base+int(r.Fork), len(p.journal)))
-		p.renumber(newWriter())
+		p.leave(t, r.Fork)
+		left()
 		return false
 	}
-	p.acked = max(p.acked, from+len(b.Events))
+	p.acked = p.base + int(r.Last)
 	return true
 }
 
-// TestAnyRunEqualsTheStraightRun: whatever becomes of processes, connections and
-// Redis, in the end each answer and each item of a batch is counted once. The straight
+// TestAnyRunEqualsTheStraightRun: whatever becomes of processes, their folders,
+// connections and Redis, in the end each answer and each item of a batch is counted once. The straight
 // run is that of a single process in the order of time.
 func TestAnyRunEqualsTheStraightRun(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
@@ -152,20 +173,24 @@ func TestAnyRunEqualsTheStraightRun(t *testing.T) {
 				kept  int           // calls that no fail-over loses
 				names int
 				clock int64
-				// starts is the clock of processes that start.
-				starts time.Duration
 			)
-			newWriter := func() string {
+			life := func() string {
 				names++
-				// Numbers under a former name are never sent again: a
-				// Redis that loses them is an alarm, see ErrLost.
-				kept = len(server.ran)
-				return fmt.Sprint("w", names)
+				return fmt.Sprint("life", names)
 			}
-			processes := []*process{{writer: newWriter()}, {writer: newWriter()}}
-			for range rapid.IntRange(1, 20).Draw(t, "steps") {
+			// Numbers under a former writer are never sent again: a Redis that
+			// loses them is an alarm, see ErrLost.
+			left := func() { kept = len(server.ran) }
+			var processes []*process
+			for _, writer := range []string{"w1", "w2"} {
+				p := &process{folder{writer: writer}}
+				p.open(life(), 0)
+				processes = append(processes, p)
+			}
+			var backups []folder
+			for range rapid.IntRange(1, 25).Draw(t, "steps") {
 				p := processes[rapid.IntRange(0, len(processes)-1).Draw(t, "process")]
-				switch rapid.SampledFrom([]string{"add", "add", "add", "read again", "send", "send", "send", "break", "restart", "copy", "restore", "fail over"}).Draw(t, "step") {
+				switch rapid.SampledFrom([]string{"add", "add", "add", "read again", "send", "send", "send", "break", "restart", "copy", "back up", "restore", "fail over"}).Draw(t, "step") {
 				case "add":
 					for range rapid.IntRange(1, 12).Draw(t, "events") {
 						clock += rapid.SampledFrom([]int64{0, 1, 400, 11_000, hour, block, block + 1, day, -hour, -6 * hour}).Draw(t, "time")
@@ -186,34 +211,27 @@ func TestAnyRunEqualsTheStraightRun(t *testing.T) {
 						}
 					}
 				case "send":
-					p.send(t, store, newWriter, &starts, rapid.IntRange(max(0, p.acked-7), p.acked).Draw(t, "from"), rapid.IntRange(0, 30).Draw(t, "n"))
+					p.send(t, store, left, rapid.IntRange(max(0, p.acked-7), p.acked).Draw(t, "from"), rapid.IntRange(0, 30).Draw(t, "n"))
 				case "break":
 					server.lose = rapid.SampledFrom([]failure{lostRequest, lostAnswer}).Draw(t, "loss")
 					server.after = rapid.IntRange(0, 2).Draw(t, "after")
-					p.send(t, store, newWriter, &starts, p.acked, 30)
+					p.send(t, store, left, p.acked, 30)
 					server.lose = works
 				case "restart":
-					// Before its first claim a restored folder does not know
-					// that it is one.
-					if p.epoch > 0 && !p.twofold() {
-						p.epoch, p.opened = 0, len(p.journal)
-					}
+					p.open(life(), rapid.IntRange(0, 3).Draw(t, "lag"))
 				case "copy":
-					if p.epoch == 0 || p.twofold() {
-						continue
-					}
-					c := *p
-					c.journal, c.opened, c.epoch, c.twin = slices.Clone(p.journal), len(p.journal), 0, p
-					p.twin = &c
-					c.send(t, store, newWriter, &starts, c.acked, 0) // its claim
-					processes, kept = append(processes, &c), len(server.ran)
+					c := &process{p.copied()}
+					c.open(life(), 0)
+					processes = append(processes, c)
+				case "back up":
+					backups = append(backups, p.copied())
 				case "restore":
 					// What was not counted would be lost with the newer folder.
-					if p.twofold() || !p.send(t, store, newWriter, &starts, p.acked, 0) || p.acked < len(p.journal) {
+					if len(backups) == 0 || !p.send(t, store, left, p.acked, 100) || p.acked < len(p.journal) {
 						continue
 					}
-					p.journal = p.journal[:rapid.IntRange(p.base, len(p.journal)).Draw(t, "restored")]
-					p.epoch, p.opened, p.acked, kept = 0, len(p.journal), len(p.journal), len(server.ran)
+					p.folder, kept = rapid.SampledFrom(backups).Draw(t, "backup").copied(), len(server.ran)
+					p.open(life(), 0)
 				case "fail over":
 					server.failOver(t, rapid.IntRange(kept, len(server.ran)).Draw(t, "kept"))
 				}
@@ -221,7 +239,7 @@ func TestAnyRunEqualsTheStraightRun(t *testing.T) {
 			for again := true; again; {
 				again = false
 				for _, p := range processes {
-					again = !p.send(t, store, newWriter, &starts, p.acked, 100) || p.acked < len(p.journal) || again
+					again = !p.send(t, store, left, p.acked, 100) || p.acked < len(p.journal) || again
 				}
 			}
 			equalsStraightRun(t, client, all)

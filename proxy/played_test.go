@@ -425,44 +425,46 @@ func (s *stage) sent(text string) (keys []string) {
 	return keys
 }
 
-// together sends n requests for m-1 at once and returns how many x served.
-func (s *stage) together(n int) (byX int) {
+// together sends n requests for m-1 at once and returns how many each subscription
+// served.
+func (s *stage) together(n int) map[string]int {
+	s.t.Helper()
 	answers := make(chan seen, n)
 	for range n {
 		go func() { answers <- s.ask("m-1") }()
 	}
+	by := map[string]int{}
 	for range n {
 		a := <-answers
-		if a.status != http.StatusOK {
+		if a.status != http.StatusOK || a.after > 0 {
 			s.t.Errorf("with x opening an agent sees %s", a)
 		}
-		if a.by == "x" {
-			byX++
-		}
+		by[a.by]++
 	}
-	return byX
+	return by
 }
 
 // opens checks that x serves the model again between least and most after the
-// answer that closed it: first one request, then one more at a time, then any.
+// answer that closed it: first one request, then one more at a time, then any. What
+// was closed with it does not probe beside it.
 func (s *stage) opens(least, most time.Duration) {
 	s.t.Helper()
 	if at := s.begun.Add(least - time.Millisecond); time.Now().Before(at) {
 		time.Sleep(time.Until(at))
-		if s.together(1) != 0 {
+		if by := s.together(1); by["x"] != 0 {
 			s.t.Errorf("x serves before its end, %v", least)
 		}
 	}
 	time.Sleep(time.Until(s.begun.Add(most)))
-	if n := s.together(3); n != 1 {
-		s.t.Errorf("of three requests at the end of %v %d probe x, want 1", most, n)
-	}
-	if n := s.together(3); n != 1 {
-		s.t.Errorf("of three requests right after the probe %d go to x, want 1", n)
+	rest := s.e.next[:1] // who serves while x does not
+	for _, when := range []string{"at the end", "right after the probe"} {
+		if by := s.together(3); by["x"] != 1 || by[rest] != 2 {
+			s.t.Errorf("three requests %s go to %v, want 1 to x and 2 to %s", when, by, rest)
+		}
 	}
 	time.Sleep(ratelimit.RampTime)
-	if n := s.together(3); n != 3 {
-		s.t.Errorf("of three requests after the ramp %d go to x, want 3", n)
+	if by := s.together(3); by["x"] != 3 {
+		s.t.Errorf("three requests after the ramp go to %v, want all to x", by)
 	}
 }
 
@@ -470,13 +472,13 @@ func (s *stage) opens(least, most time.Duration) {
 func (s *stage) opensWithKey() {
 	s.t.Helper()
 	time.Sleep(2 * time.Hour)
-	if s.together(1) != 0 {
+	if by := s.together(1); by["x"] != 0 {
 		s.t.Error("x serves with the credential that was refused")
 	}
 	s.x.change("new")
 	time.Sleep(3 * time.Second)
-	if n := s.together(3); n != 3 {
-		s.t.Errorf("of three requests after the change of its credential %d go to x, want 3", n)
+	if by := s.together(3); by["x"] != 3 {
+		s.t.Errorf("three requests after the change of its credential go to %v, want all to x", by)
 	}
 }
 

@@ -55,13 +55,16 @@ var agents = []agent{
 		resume:  []string{"--output-format", "stream-json", "--verbose", "-c", "-p"},
 		read:    readClaude,
 	},
-	{
-		name: "codex", provider: simulator.OpenAI, path: "/v1/responses",
-		program: "@openai/codex/bin/codex.js",
-		first:   []string{"exec", "--skip-git-repo-check", "--json"},
-		resume:  []string{"exec", "--skip-git-repo-check", "--json", "resume", "--last"},
-		read:    readCodex,
-	},
+	codex,
+}
+
+// codex sends back, from its second turn on, reasoning that only the organisation which made it can read.
+var codex = agent{
+	name: "codex", provider: simulator.OpenAI, path: "/v1/responses",
+	program: "@openai/codex/bin/codex.js",
+	first:   []string{"exec", "--skip-git-repo-check", "--json"},
+	resume:  []string{"exec", "--skip-git-repo-check", "--json", "resume", "--last"},
+	read:    readCodex,
 }
 
 // readClaude reads a line of `claude --output-format stream-json`.
@@ -124,14 +127,23 @@ type desk struct {
 	home      string
 	env       []string
 	asked     func() []byte // body of the newest request that arrived at the provider
-	requests  int           // that the agent has made so far
+	good, bad int           // requests of the agent so far, by how they were answered
 	arrivals  int           // that the provider has seen so far
 	newThread bool
 }
 
-// startDesk starts an authpool for an agent, with what `authpool env` prints and, for Codex, a config as the README
-// has it.
-func startDesk(t *testing.T, g agent) *desk {
+// codexConfig is what the README tells users of Codex to write.
+const codexConfig = `model_provider = "authpool"
+[model_providers.authpool]
+name = "authpool"
+base_url = "%s/v1"
+env_key = "OPENAI_API_KEY"
+wire_api = "responses"
+`
+
+// startDesk starts an authpool for an agent, with what `authpool env` prints and, for Codex, a config that has
+// authpool's URL put in.
+func startDesk(t *testing.T, g agent, config string) *desk {
 	t.Helper()
 	if _, err := os.Stat(filepath.Join(agentFolder, "installed.json")); err != nil {
 		if os.Getenv("AUTHPOOL_REQUIRE_AGENTS") != "" {
@@ -149,14 +161,7 @@ func startDesk(t *testing.T, g agent) *desk {
 			t.Fatal(err)
 		}
 	}
-	config := fmt.Sprintf(`model_provider = "authpool"
-[model_providers.authpool]
-name = "authpool"
-base_url = "%s/v1"
-env_key = "OPENAI_API_KEY"
-wire_api = "responses"
-`, d.url)
-	if err := os.WriteFile(filepath.Join(d.home, "codex", "config.toml"), []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(d.home, "codex", "config.toml"), fmt.Appendf(nil, config, d.url), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.env = []string{
@@ -269,14 +274,15 @@ func (d *desk) expectNoCredential(t *testing.T) {
 	}
 }
 
-// expect checks what came since the last call: how many requests the agent made, all answered well, with which keys
-// the provider was asked, and that the agent has the whole of the provider's last answer.
-func (d *desk) expect(t *testing.T, s spoken, requests, upstream int) []simulator.Arrival {
+// expect checks what came since the last call: how many requests the agent made that were answered well, and how many
+// others, how often the provider was asked, and that the agent has the whole of the provider's last answer.
+func (d *desk) expect(t *testing.T, s spoken, good, bad, upstream int) []simulator.Arrival {
 	t.Helper()
-	d.requests += requests
+	d.good += good
+	d.bad += bad
 	eventually(t, func() error { // an answer is counted behind its last byte
-		if good, bad := d.answered(t); good != d.requests || bad != 0 {
-			return fmt.Errorf("%s made %d requests that were answered well and %d others so far, want %d", d.name, good, bad, d.requests)
+		if good, bad := d.answered(t); good != d.good || bad != d.bad {
+			return fmt.Errorf("%s made %d requests that were answered well and %d others so far, want %d and %d", d.name, good, bad, d.good, d.bad)
 		}
 		return nil
 	})
@@ -408,12 +414,12 @@ func TestFaultsBehindAgents(t *testing.T) {
 		for _, g := range agents {
 			t.Run(tt.name+"/"+g.name, func(t *testing.T) {
 				t.Parallel()
-				d := startDesk(t, g)
+				d := startDesk(t, g, codexConfig)
 				if err := d.p.Inject(simulator.Injection{Fault: tt.fault}); err != nil {
 					t.Fatal(err)
 				}
 				s := d.turn(t, "What is a pool?")
-				arrivals := d.expect(t, s, cmp.Or(tt.requests, 1), 2)
+				arrivals := d.expect(t, s, cmp.Or(tt.requests, 1), 0, 2)
 				if len(arrivals) == 2 && tt.moves && arrivals[0].Key == arrivals[1].Key {
 					t.Errorf("%s was asked again", arrivals[0].Key)
 				}
@@ -421,7 +427,7 @@ func TestFaultsBehindAgents(t *testing.T) {
 					t.Errorf("%s says that it tried again %d times", d.name, s.repeats)
 				}
 				again := d.turn(t, "And what is a river?")
-				d.expect(t, again, 1, 1)
+				d.expect(t, again, 1, 0, 1)
 				if again.repeats != 0 || again.session != s.session || s.session == "" {
 					t.Errorf("the second turn: %+v, the first: %+v", again, s)
 				}
@@ -429,4 +435,50 @@ func TestFaultsBehindAgents(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestSealedConversationOfAgents: nobody but the organisation that began it could go on with Codex's conversation.
+// What fails there before content goes to the agent, which tries again, and to nobody else.
+func TestSealedConversationOfAgents(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		fault simulator.Fault
+		cut   int64 // answers that count though they were not whole
+	}{
+		{"overload", simulator.Fault{Kind: simulator.Overloaded}, 0},
+		{"500", simulator.Fault{Kind: simulator.Status, Status: http.StatusInternalServerError}, 0},
+		{"error event", simulator.Fault{Kind: simulator.ErrorEvent}, 0},
+		{"cut before content", simulator.Fault{Kind: simulator.EarlyCut}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDesk(t, codex, codexConfig)
+			begun := d.expect(t, d.turn(t, "What is a pool?"), 1, 0, 1)
+			if err := d.p.Inject(simulator.Injection{Fault: tt.fault}); err != nil {
+				t.Fatal(err)
+			}
+			s := d.turn(t, "And what is a river?")
+			for _, a := range d.expect(t, s, 1, 1, 2) {
+				if a.Key != begun[0].Key {
+					t.Errorf("the conversation began at %s and was continued at %s", begun[0].Key, a.Key)
+				}
+			}
+			d.expectCounted(t, s.session, tt.cut)
+		})
+	}
+}
+
+// TestWebSocketOfAgents: Codex's own provider opens a WebSocket, is told that there is none, and goes on without in
+// the same turn.
+func TestWebSocketOfAgents(t *testing.T) {
+	t.Parallel()
+	d := startDesk(t, codex, "openai_base_url = \"%s/v1\"\n")
+	d.env = append(d.env, "CODEX_API_KEY="+d.token) // it does not read OPENAI_API_KEY then
+	if err := d.p.Inject(simulator.Injection{Fault: simulator.Fault{Kind: simulator.RateLimit, RetryAfter: 600}}); err != nil {
+		t.Fatal(err)
+	}
+	s := d.turn(t, "What is a pool?")
+	d.expect(t, s, 1, 1, 2)
+	d.expectCounted(t, s.session, 0)
 }

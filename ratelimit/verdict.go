@@ -63,6 +63,7 @@ const (
 	ReasonCapacity   Reason = "capacity"    // overloaded
 	ReasonCredential Reason = "credential"  // auth: key unknown, revoked or expired
 	ReasonPermission Reason = "permission"  // auth or client_error: the credential may not do this
+	ReasonEgress     Reason = "egress"      // auth or client_error: where the request comes from, whose it is or not
 	ReasonRefused    Reason = "refused"     // client_error: the request is wrong
 	ReasonNotFound   Reason = "not_found"   // client_error: resource or model unknown
 	ReasonUpstream   Reason = "upstream"    // server_error

@@ -203,6 +203,97 @@ var vectors = []vector{
 		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none,
 	},
 
+	// Where the request comes from
+	{
+		"blocked-page", anth, 403,
+		[]string{"Content-Type", "text/html; charset=UTF-8"},
+		"<html>anything</html>",
+		ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
+	},
+	{
+		"blocked-page", anth, 403,
+		[]string{"Content-Type", "text/html", "CF-Mitigated", "challenge"},
+		"",
+		ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
+	},
+	{
+		"blocked-page", oai, 429,
+		[]string{"cf-mitigated", "challenge", "Retry-After", "60"},
+		"<html>",
+		ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
+	},
+	{
+		"blocked-page", oai, 503,
+		[]string{"Content-Type", "text/html; charset=UTF-8"},
+		"<!DOCTYPE html>\n<html><head><title>Just a moment...</title>",
+		ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
+	},
+	{
+		"blocked-page", oai, 429,
+		[]string{"Content-Type", "text/html; charset=UTF-8"},
+		"<html><title>Access denied | api.example used Cloudflare to restrict access</title>",
+		ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
+	},
+	{
+		"blocked-page", oai, 403,
+		[]string{"Content-Type", "text/plain"},
+		"error code: 1020",
+		ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
+	},
+	{
+		"blocked-page", gem, 503,
+		[]string{"Content-Type", "text/html; charset=UTF-8"},
+		"<title>ERROR</title><h1>503 ERROR</h1>Request blocked. We can't connect",
+		ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
+	},
+	// Not what it looks like
+	{
+		"overloaded", oai, 503,
+		[]string{"Content-Type", "text/html; charset=UTF-8"},
+		"<html><h1>503 Service Temporarily Unavailable</h1></html>",
+		ratelimit.Overloaded, ratelimit.ReasonCapacity, ratelimit.ScopeProviderModel, none,
+	},
+	{
+		"throttled", oai, 429,
+		[]string{"Content-Type", "text/html; charset=UTF-8"},
+		"<html>Too Many Requests</html>",
+		ratelimit.Limited, ratelimit.ReasonBare, ratelimit.ScopeModel, none,
+	},
+	{
+		"server-error", oai, 502,
+		[]string{"Content-Type", "text/html; charset=UTF-8"},
+		"<title>Just a moment...</title>",
+		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"forbidden", anth, 403,
+		[]string{"Content-Type", "text/html; charset=UTF-8"},
+		`{"type":"error","error":{"type":"permission_error","message":"no <title>Just a moment...</title> error code: 1020"}}`,
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+	},
+	{
+		"forbidden", oai, 403,
+		[]string{"Content-Type", "text/plain"},
+		"error code: 10200",
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+	},
+	{
+		"ip-not-allowed", anth, 403, nil, `{"type":"error","error":{"type":"permission_error","message":"Your IP address is not on the allowlist of this organization"}}`,
+		ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
+	},
+	{
+		"ip-not-allowed", oai, 401, nil, openAIError("invalid_request_error", "", "Your request IP does not match the configured IP allowlist"),
+		ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
+	},
+	{
+		"unauthorized", oai, 401, nil, openAIError("invalid_request_error", "invalid_api_key", "Incorrect API key provided: sk-ship**"),
+		ratelimit.Auth, ratelimit.ReasonCredential, ratelimit.ScopeSubscription, none,
+	},
+	{
+		"forbidden", anth, 403, nil, `{"type":"error","error":{"type":"forbidden","message":"m"}}`,
+		ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+	},
+
 	// OpenAI and ChatGPT
 	{
 		"openai-quota", oai, 429, nil, openAIError("insufficient_quota", "insufficient_quota", "You exceeded your current quota"),
@@ -216,7 +307,7 @@ var vectors = []vector{
 	},
 	{
 		"openai-region", oai, 403, nil, openAIError("request_forbidden", "unsupported_country_region_territory", "m"),
-		ratelimit.ClientError, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+		ratelimit.ClientError, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
 	},
 	{
 		"openai-request-too-large", oai, 429,
@@ -387,7 +478,7 @@ var vectors = []vector{
 	// Gemini
 	{
 		"gemini-region", gem, 400, nil, `{"error":{"code":400,"status":"FAILED_PRECONDITION","message":"User location is not supported for the API use."}}`,
-		ratelimit.ClientError, ratelimit.ReasonPermission, ratelimit.ScopeRequest, none,
+		ratelimit.ClientError, ratelimit.ReasonEgress, ratelimit.ScopeProvider, none,
 	},
 	{
 		"gemini-prepay", gem, 429, nil, `{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Your prepayment credits are depleted."}}`,
@@ -702,6 +793,8 @@ func TestRepeatable(t *testing.T) {
 		{key, &unsafe, provider.Attempt{}, true},
 		{verdict(ratelimit.Auth, ratelimit.ReasonPermission, ratelimit.ScopeRequest), &plain, provider.Attempt{}, false},
 		{verdict(ratelimit.ClientError, ratelimit.ReasonRefused, ratelimit.ScopeRequest), &plain, provider.Attempt{}, false},
+		{verdict(ratelimit.Auth, ratelimit.ReasonEgress, ratelimit.ScopeProvider), &plain, provider.Attempt{}, true},
+		{verdict(ratelimit.ClientError, ratelimit.ReasonEgress, ratelimit.ScopeProvider), &plain, provider.Attempt{}, false},
 		{verdict(ratelimit.OK, ratelimit.ReasonNone, ratelimit.ScopeRequest), &plain, provider.Attempt{}, false},
 		{server, &plain, provider.Attempt{}, true},
 		{overload, &plain, provider.Attempt{}, true},

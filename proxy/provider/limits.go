@@ -30,6 +30,9 @@ type limits struct {
 	codexActive, codexReached []byte
 
 	amazonType []byte // the name of Amazon's exception
+
+	html       bool // the body is a page for people
+	challenged bool // Cloudflare wants to know whether it talks to a browser
 }
 
 // maxLimits is how many limits are kept of one answer, and maxTexts how many
@@ -102,6 +105,10 @@ func (l *limits) read(name, value []byte) {
 		l.retryAfter = l.keep(value)
 	case string(key) == "retry-after-ms":
 		l.retryAfterMS = l.keep(value)
+	case string(key) == "content-type":
+		l.html = len(value) >= len("text/html") && foldedEqual(value[:len("text/html")], "text/html")
+	case string(key) == "cf-mitigated":
+		l.challenged = foldedEqual(value, "challenge")
 	case string(key) == "date":
 		if t, ok := parseTime(string(value)); ok {
 			l.date = t

@@ -41,10 +41,9 @@ var (
 
 // Outcomes of rows; the constants of ratelimit explain them.
 var (
-	toAgent    = ratelimit.Verdict{Signal: ratelimit.ClientError, Reason: ratelimit.ReasonRefused, Scope: ratelimit.ScopeRequest}
-	notFound   = ratelimit.Verdict{Signal: ratelimit.ClientError, Reason: ratelimit.ReasonNotFound, Scope: ratelimit.ScopeRequest}
-	notAllowed = ratelimit.Verdict{Signal: ratelimit.ClientError, Reason: ratelimit.ReasonPermission, Scope: ratelimit.ScopeRequest}
-	tooLarge   = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonRequest, Scope: ratelimit.ScopeRequest}
+	toAgent  = ratelimit.Verdict{Signal: ratelimit.ClientError, Reason: ratelimit.ReasonRefused, Scope: ratelimit.ScopeRequest}
+	notFound = ratelimit.Verdict{Signal: ratelimit.ClientError, Reason: ratelimit.ReasonNotFound, Scope: ratelimit.ScopeRequest}
+	tooLarge = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonRequest, Scope: ratelimit.ScopeRequest}
 
 	throttled      = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeModel}
 	throttledAll   = ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeDomain}
@@ -59,6 +58,11 @@ var (
 
 	noCapacity = ratelimit.Verdict{Signal: ratelimit.Overloaded, Reason: ratelimit.ReasonCapacity, Scope: ratelimit.ScopeProviderModel}
 	failed     = ratelimit.Verdict{Signal: ratelimit.ServerError, Reason: ratelimit.ReasonUpstream, Scope: ratelimit.ScopeSubscription}
+
+	// wrongPlace would be refused whoever asks from here; another subscription may be
+	// let through what refuses with notFromHere.
+	wrongPlace  = ratelimit.Verdict{Signal: ratelimit.ClientError, Reason: ratelimit.ReasonEgress, Scope: ratelimit.ScopeProvider}
+	notFromHere = ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonEgress, Scope: ratelimit.ScopeProvider}
 
 	badCredential = ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription}
 	disabled      = ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonPermission, Scope: ratelimit.ScopeSubscription}
@@ -122,6 +126,8 @@ func (r Row) Action() string {
 		return "closes nothing; repeats once where that does no harm"
 	case ratelimit.Auth:
 		switch r.Verdict.Scope {
+		case ratelimit.ScopeProvider:
+			return "closes nothing; tries one other subscription, and none for 1 min where that is refused, too"
 		case ratelimit.ScopeRequest:
 			return "gives it to the agent"
 		case ratelimit.ScopeModel:
@@ -142,6 +148,22 @@ func (r Row) Action() string {
 // messages, so that a message closes a subscription only at its own provider and
 // by how it begins.
 var rows = []classifierRow{
+	// Where the request comes from: no subscription's fault.
+	{
+		"blocked-page", `403 with a page instead of an error; 403, 429 or 503 with cf-mitigated: challenge, or a page or text by which a content delivery network blocks ("Sorry, you have been blocked", "Just a moment...", "error code: 1015")`, "anthropics/claude-code#30437, openai/codex#4284, run-llama/llama_index#16796, Cloudflare's documentation of challenges and 1xxx errors",
+		(*signs).blockPage, notFromHere, nil,
+	},
+	{
+		"ip-not-allowed", `401 or 403 whose text says that the IP is not authorized or not on the allowlist, or names a virtual network or firewall; reason API_KEY_IP_ADDRESS_BLOCKED`, "OpenAI's error code guide, googleapis error reasons, Microsoft Learn",
+		(*signs).foreignAddress, notFromHere, nil,
+	},
+	{
+		"anthropic-region", `403, type forbidden, "Request not allowed": the country that the request comes from`, "enricoros/big-AGI#485, anthropics/claude-quickstarts#32",
+		func(s *signs) bool {
+			return s.Family == Anthropic && s.Status == 403 && s.is("forbidden") && s.begins("request not allowed")
+		}, wrongPlace, nil,
+	},
+
 	// Errors that look like one thing by their status and are another.
 	{
 		"anthropic-workspace-limit", `400, "You have reached your specified workspace API usage limits … regain access on DATE"`, "Anthropic's error reference",
@@ -250,7 +272,7 @@ var rows = []classifierRow{
 	},
 	{
 		"openai-region", "403, code unsupported_country_region_territory: where the request comes from, whatever the key", "OpenAI's error code guide",
-		func(s *signs) bool { return s.is("unsupported_country_region_territory") }, notAllowed, nil,
+		func(s *signs) bool { return s.is("unsupported_country_region_territory") }, wrongPlace, nil,
 	},
 	{
 		"openai-socket-limit", "code websocket_connection_limit_reached: the connection is too old", "openai/codex",
@@ -293,7 +315,7 @@ var rows = []classifierRow{
 		"gemini-region", `400 FAILED_PRECONDITION, "User location is not supported"`, "Gemini API troubleshooting guide",
 		func(s *signs) bool {
 			return s.Family == Gemini && s.Status == 400 && s.status == "FAILED_PRECONDITION" && s.says("location is not supported")
-		}, notAllowed, nil,
+		}, wrongPlace, nil,
 	},
 	{
 		"gemini-credits", "429, reason INSUFFICIENT_G1_CREDITS_BALANCE", "gemini-cli googleQuotaErrors.ts",

@@ -23,6 +23,10 @@ func (c *codec) number(n *int64) {
 		*n, c.buf = value, c.buf[size:]
 		return
 	}
+	if *n >= 0 && *n < 1<<6 { // as most are
+		c.buf = append(c.buf, byte(*n)<<1)
+		return
+	}
 	c.buf = binary.AppendVarint(c.buf, *n)
 }
 

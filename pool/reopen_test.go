@@ -139,19 +139,37 @@ func TestReopening(t *testing.T) {
 		processes, agents = 4, 25
 		closed            = 20 * time.Second
 	)
-	f := func(name string, skew time.Duration, disturb func(mini *miniredis.Miniredis, fleet []*sidecar), groups float64) {
+	f := func(name string, skew, jump time.Duration, disturb func(mini *miniredis.Miniredis, fleet []*sidecar), groups float64) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mini := miniredis.NewMiniRedis()
 				stop := make(chan struct{})
 				var clock sync.WaitGroup
-				clock.Go(func() { run(mini, skew, stop) })
+				clock.Go(func() {
+					if jump == 0 {
+						run(mini, skew, stop)
+						return
+					}
+					early := make(chan struct{})
+					time.AfterFunc(closed/2, func() { close(early) })
+					run(mini, 0, early)
+					for _, key := range mini.Keys() { // they end by the clock
+						if left := mini.TTL(key); left > jump {
+							mini.SetTTL(key, left-jump)
+						} else if left > 0 {
+							mini.Del(key)
+						}
+					}
+					run(mini, jump, stop)
+				})
+				// A clock that was set back says for so long that it is not over yet.
+				longest := max(-jump, 0)
 				var fleet []*sidecar
 				for range processes {
-					fleet = append(fleet, newSidecar(mini, pool.Options{Wait: 2 * time.Minute}, sub("one")))
+					fleet = append(fleet, newSidecar(mini, pool.Options{Wait: 2*time.Minute + longest}, sub("one")))
 				}
 				there := &provider{opens: time.Now().Add(closed)}
-				end := there.opens.Add(15 * time.Second)
+				end := there.opens.Add(longest + 15*time.Second)
 				var wg sync.WaitGroup
 				if disturb != nil {
 					wg.Go(func() { disturb(mini, fleet) })
@@ -199,7 +217,7 @@ func TestReopening(t *testing.T) {
 						first = f.begin
 					}
 				}
-				if late := first.Sub(there.opens); late > 6*time.Second {
+				if late := first.Sub(there.opens); late > longest+6*time.Second {
 					t.Errorf("the first request was served %v after it opened", late)
 				}
 				peak := 0
@@ -222,18 +240,28 @@ func TestReopening(t *testing.T) {
 			})
 		})
 	}
-	f("all is well", 0, nil, 1)
+	f("all is well", 0, 0, nil, 1)
 	// All that a process knows of Redis' clock are times to wait; so a clock of
 	// its own that is wrong by as much is this as well.
-	f("Redis' clock is 5 minutes ahead", 5*time.Minute, nil, 1)
-	f("Redis' clock is 5 minutes behind", -5*time.Minute, nil, 1)
-	f("a process is cut off for 30 s", 0, func(_ *miniredis.Miniredis, fleet []*sidecar) {
+	f("Redis' clock is 5 minutes ahead", 5*time.Minute, 0, nil, 1)
+	f("Redis' clock is 5 minutes behind", -5*time.Minute, 0, nil, 1)
+	// As when a replica takes over whose clock is wrong: what Redis has is by the
+	// former's. A clock that is behind can only be believed: it might as well be
+	// a new cooldown.
+	f("Redis' clock jumps 5 minutes ahead", 0, 5*time.Minute, nil, 1)
+	f("Redis' clock jumps 5 minutes back", 0, -5*time.Minute, nil, 1)
+	f("a process is cut off before the limit is met", 0, 0, func(_ *miniredis.Miniredis, fleet []*sidecar) {
+		fleet[0].partition(true)
+		time.Sleep(30 * time.Second)
+		fleet[0].partition(false)
+	}, 3.1)
+	f("a process is cut off for 30 s", 0, 0, func(_ *miniredis.Miniredis, fleet []*sidecar) {
 		time.Sleep(5 * time.Second)
 		fleet[0].partition(true)
 		time.Sleep(30 * time.Second)
 		fleet[0].partition(false)
 	}, 3.1)
-	f("Redis restarts and has lost everything", 0, func(mini *miniredis.Miniredis, fleet []*sidecar) {
+	f("Redis restarts and has lost everything", 0, 0, func(mini *miniredis.Miniredis, fleet []*sidecar) {
 		time.Sleep(closed - 3*time.Second)
 		for _, s := range fleet {
 			s.partition(true)
@@ -244,7 +272,7 @@ func TestReopening(t *testing.T) {
 			s.partition(false)
 		}
 	}, processes) // each finds its connection broken when it asks
-	f("Redis is away when it opens", 0, func(_ *miniredis.Miniredis, fleet []*sidecar) {
+	f("Redis is away when it opens", 0, 0, func(_ *miniredis.Miniredis, fleet []*sidecar) {
 		time.Sleep(closed - 3*time.Second)
 		for _, s := range fleet {
 			s.partition(true)

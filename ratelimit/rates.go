@@ -174,9 +174,8 @@ const (
 	// rateNeed is how long a request that was refused is believed to wait.
 	rateNeed = 2 * time.Second
 	// rateSilence is when a question without an answer means that there is no
-	// fleet, rateDeaf when nobody even asked.
+	// fleet.
 	rateSilence = time.Second
-	rateDeaf    = 3 * time.Second
 	// rateSoon is when a request asks again that waits for an answer.
 	rateSoon = 100 * time.Millisecond
 )
@@ -239,7 +238,6 @@ type allowance struct {
 	denied  Amounts   // all of them since the last draw
 	needed  time.Time // when the last of them was
 	urgent  bool      // the fleet may have enough for one of them
-	waits   time.Time // since when one waits for an answer; zero: none does
 	used    time.Time // when a request last came
 	asked   time.Time
 	pending time.Time // when the question was asked that is not answered; zero: none is
@@ -262,9 +260,7 @@ func (a *allowance) left(now time.Time, k int, limit int64) float64 {
 
 // silent tells whether the fleet cannot be asked.
 func (a *allowance) silent(now time.Time) bool {
-	return a.unheard || a.absent() ||
-		!a.pending.IsZero() && now.Sub(a.pending) > rateSilence ||
-		!a.waits.IsZero() && now.Sub(a.waits) > rateDeaf
+	return a.unheard || a.absent() || !a.pending.IsZero() && now.Sub(a.pending) > rateSilence
 }
 
 // expire drops what was not renewed. A debt stays.
@@ -331,9 +327,6 @@ func (a *allowance) demand(now time.Time, limits, need Amounts, short bool) bool
 	if a.need[0] == 0 || part(need, limits) < part(a.need, limits) {
 		a.need = need
 	}
-	if a.waits.IsZero() {
-		a.waits = now
-	}
 	a.urgent = a.urgent || short
 	return short && now.Sub(a.asked) >= rateAsk || now.Sub(a.asked) >= rateAgain
 }
@@ -391,7 +384,7 @@ func (a *allowance) draw(now time.Time, limits Amounts, waiting int, leaves bool
 	a.expire(now)
 	a.measure(now)
 	if now.Sub(a.needed) >= rateNeed {
-		a.need, a.waits = Amounts{}, time.Time{} // who needed it has left
+		a.need = Amounts{} // who needed it has left
 	}
 	ahead := a.ahead(limits)
 	resting := now.Sub(a.needed) >= rateRest
@@ -472,7 +465,7 @@ func (a *allowance) drawn(sent, now time.Time, d Draw, got Drawn) bool {
 		a.need = Amounts{}
 	}
 	a.away, a.unheard, a.listed = false, false, !d.leaves
-	a.pending, a.waits = time.Time{}, time.Time{}
+	a.pending = time.Time{}
 	return news
 }
 

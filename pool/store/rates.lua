@@ -79,7 +79,7 @@ for k = 1, 3 do
     -- What needs nearly all goes out when the bucket is as full as it gets while
     -- the others hold a little: the fleet then owes that.
     local brim = not oldest and c.level >= most and most >= c.limit * unit * 3 / 4
-    if c.lack * unit > free and not brim then
+    if c.lack > 0 and c.lack * unit > free and not brim then
       granted = false
       wait = math.max(wait, math.ceil(((c.lack + before) * unit - c.level) / c.limit), 1)
     end

@@ -11,6 +11,8 @@
 //
 //	authpool:{SUB}:sessions       zset  <provider>/<agent>/<session> -> end of its place, epoch ms
 //	authpool:{SUB}:slots          hash  <process> -> its share of limits.concurrent
+//	authpool:{SUB}:rates          hash  requests, input, output -> the buckets of limits per minute,
+//	                                    <process> -> what it holds of them
 //	authpool:{SUB}:state          hash  state, reason, cooldown_until, cooldown:<model>, and how they end:
 //	                                    probe[:<model>]   who finds out whether it is over, and until when
 //	                                    opened[:<model>]  when it was, the last turn on the ramp, how many had one, and who

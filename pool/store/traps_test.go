@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/authpool/authpool/pool/store"
+	"github.com/authpool/authpool/ratelimit"
 )
 
 // Trap: a script whose answer was lost may have run, and is sent again, by its
@@ -31,6 +32,10 @@ func TestTrapScriptsMayRunAgain(t *testing.T) {
 		"keep": func(s *store.Store) error {
 			_, err := s.Keep(ctx, []store.Binding{{Session: s1, Subscription: "one"}, {Session: s2, Subscription: "two", Parent: s1}}, time.Hour)
 			return err
+		},
+		"rates": func(s *store.Store) error {
+			d := ratelimit.Draw{Seq: 1, Limit: ratelimit.Amounts{1}, Need: ratelimit.Amounts{1}, Want: ratelimit.Amounts{1}}
+			return s.DrawRates(ctx, "a", []store.RateDraw{{Subscription: "one", Draw: d}})[0].Err
 		},
 		"cool": func(s *store.Store) error {
 			return s.Cool(ctx, []store.Cooldown{{Subscription: "one", State: "cooling", Reason: "window", Wait: time.Hour}, {Subscription: "one", Model: "m", Wait: time.Minute}})

@@ -52,7 +52,7 @@ func (ex *exchange) obtain() *refusal {
 		if ex.gone() {
 			return agentLeft
 		}
-		if v.Signal == ratelimit.OK || !ex.mayRepeat(v) {
+		if out := ex.keptOut(v); out || v.Signal == ratelimit.OK || !ex.mayRepeat(v) {
 			ex.learn(v)
 			return ex.show(v)
 		}
@@ -61,7 +61,7 @@ func (ex *exchange) obtain() *refusal {
 		if executed(v) || slices.Contains(preq.Tried, lease.Subscription().ID) {
 			ex.executed++
 			preq.Tried = append(preq.Tried, lease.Subscription().ID)
-		} else if ex.refused++; v.Scope == ratelimit.ScopeRequest || ex.refused > maxRefusals {
+		} else if ex.refused++; closesNothing(v) || ex.refused > maxRefusals {
 			preq.Tried = append(preq.Tried, lease.Subscription().ID)
 		}
 		ex.release()
@@ -315,7 +315,7 @@ func (ex *exchange) noLease(err error) *refusal {
 	}
 	// A provider that fails says so itself; and it knows best why it refused what
 	// closes nobody.
-	if k := ex.kept; k != nil && (executed(k.verdict) || k.verdict.Scope == ratelimit.ScopeRequest) {
+	if k := ex.kept; k != nil && (executed(k.verdict) || closesNothing(k.verdict)) {
 		if executed(k.verdict) {
 			ex.s.tries.failed(ex.tryKey(), k, time.Now())
 		}

@@ -40,6 +40,7 @@ type exchange struct {
 	executed int         // of those, how many a provider may have worked on
 	refused  int
 	kept     *kept
+	foreign  string // the subscription that was refused last for where the request comes from
 
 	// The attempt.
 	lease       *pool.Lease
@@ -124,7 +125,7 @@ func (ex *exchange) end() {
 	// What is reused is kept by name; everything else begins anew.
 	ex.id, ex.conn, ex.agent, ex.provider, ex.family = "", nil, "", nil, 0
 	ex.info, ex.request = provider.Call{}, upstreamRequest{}
-	ex.attempts, ex.executed, ex.refused, ex.kept = 0, 0, 0, nil
+	ex.attempts, ex.executed, ex.refused, ex.kept, ex.foreign = 0, 0, 0, nil, ""
 	ex.lease, ex.failure, ex.judged, ex.status, ex.stream = nil, nil, false, 0, false
 	ex.windows, ex.headVerdict = ex.headVerdict.Windows[:0], ratelimit.Verdict{}
 	ex.held, ex.tail = ex.held[:0], ex.tail[:0]

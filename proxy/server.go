@@ -83,6 +83,7 @@ type Server struct {
 	exchanges sync.Pool
 	origins   sync.Map // *provider.Provider → upstream.Origin
 	tries     tries
+	egresses  egresses
 	explained explain.Ring
 	draining  atomic.Bool
 	log       *slog.Logger

@@ -1,0 +1,14 @@
+package pool
+
+import "testing"
+
+func TestObstaclesHaveNames(t *testing.T) {
+	seen := map[string]bool{}
+	for o := none; o < obstacles; o++ {
+		name := obstacleNames[o]
+		if (name == "") != (o == none) || seen[name] {
+			t.Errorf("obstacle %d is called %q in a Trace", o, name)
+		}
+		seen[name] = true
+	}
+}

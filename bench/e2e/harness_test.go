@@ -165,6 +165,8 @@ type options struct {
 	state         string // state folder; empty: a new one
 	redis         string // URL of a real Redis; empty: embedded
 	extra         string // more lines of the config
+	// limits are of the subscriptions that have any, by id, as YAML.
+	limits map[string]string
 }
 
 // authpool is a running `authpool serve`.
@@ -227,7 +229,11 @@ func launchAuthpool(t *testing.T, o options) *authpool {
 	env := os.Environ()
 	config.WriteString("subscriptions:\n")
 	for i, s := range o.subscriptions {
-		fmt.Fprintf(&config, "  - {id: %s, provider: %s, credential: {type: api_key, value: \"env:E2E_KEY_%d\"}}\n", s.id, s.provider, i)
+		fmt.Fprintf(&config, "  - {id: %s, provider: %s, credential: {type: api_key, value: \"env:E2E_KEY_%d\"}", s.id, s.provider, i)
+		if l := o.limits[s.id]; l != "" {
+			config.WriteString(", limits: " + l)
+		}
+		config.WriteString("}\n")
 		env = append(env, fmt.Sprintf("E2E_KEY_%d=%s", i, s.key))
 	}
 	config.WriteString(o.extra)

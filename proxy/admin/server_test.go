@@ -20,6 +20,7 @@ import (
 
 	"github.com/authpool/authpool/pool/credential"
 	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/proxy/explain"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -36,7 +37,8 @@ type sources struct {
 	err    error
 	asked  usage.Query
 
-	enabled []string
+	enabled  []string
+	requests explain.Ring
 }
 
 func (s *sources) Status(context.Context) (admin.Status, error) { return s.status, s.err }
@@ -65,7 +67,7 @@ func start(t *testing.T, src *sources, ready func() error) (base string) {
 		ready = func() error { return nil }
 	}
 	srv := admin.New(admin.Options{
-		Token: credential.NewSecret(token), Ready: ready, Status: src, Usage: src, Operate: src, Metrics: registry,
+		Token: credential.NewSecret(token), Ready: ready, Status: src, Usage: src, Requests: &src.requests, Operate: src, Metrics: registry,
 	})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
@@ -259,7 +261,7 @@ func TestWhoMayIn(t *testing.T) {
 	for _, open := range []string{"/healthz", "/readyz", "/metrics"} {
 		f("open", open, without, http.StatusOK)
 	}
-	for _, closed := range []string{admin.StatusPath, admin.UsagePath, "/api/v1/other", "/"} {
+	for _, closed := range []string{admin.StatusPath, admin.UsagePath, admin.RequestsPath, admin.RequestPath("x"), "/api/v1/other", "/"} {
 		f("no token", closed, without, http.StatusUnauthorized)
 		f("wrong token", closed, header("Authorization", "Bearer "+token+"x"), http.StatusUnauthorized)
 		f("empty token", closed, header("Authorization", "Bearer "), http.StatusUnauthorized)

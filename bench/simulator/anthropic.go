@@ -120,6 +120,10 @@ func (s *Simulator) countTokens(w http.ResponseWriter, r *http.Request, q *reque
 		s.fail(w, r, q.provider, q.id, limited(q.provider, q.account.org, c.model, *refused, q.now))
 		return
 	}
+	if q.provider == Gemini {
+		s.free(w, r, geminiCountDocument(c))
+		return
+	}
 	s.free(w, r, fmt.Sprintf(`{"input_tokens":%d}`, c.total()))
 }
 

@@ -38,7 +38,7 @@ func (p *promptCache) price(now time.Time, c *call) usage {
 		}
 	}
 	u.cacheRead = hit
-	if c.provider == Anthropic && cacheable > 0 {
+	if c.asksForCache() && cacheable > 0 {
 		if c.cacheLong {
 			u.write1h = before - hit
 		} else {
@@ -66,10 +66,13 @@ func (p *promptCache) keep(now time.Time, c *call) {
 	}
 }
 
-// cacheable is how many pieces of the prompt are kept: all but the last one, and none unless asked for at
-// Anthropic.
+// asksForCache tells whether a provider keeps nothing that it is not asked to keep, and bills what it writes.
+func (c *call) asksForCache() bool { return c.provider == Anthropic || c.provider == Bedrock }
+
+// cacheable is how many pieces of the prompt are kept: all but the last one, and none unless asked for where that has
+// to be.
 func (p *promptCache) cacheable(c *call) int {
-	if c.provider == Anthropic && !c.cacheControl || len(c.prompt) == 0 {
+	if c.asksForCache() && !c.cacheControl || len(c.prompt) == 0 {
 		return 0
 	}
 	return len(c.prompt) - 1

@@ -87,11 +87,21 @@ type wire struct {
 	System        json.RawMessage   `json:"system"`
 	Instructions  json.RawMessage   `json:"instructions"`
 	Messages      []json.RawMessage `json:"messages"`
-	Input         json.RawMessage   `json:"input"`
-	Prompt        json.RawMessage   `json:"prompt"`
-	Include       []string          `json:"include"`
-	ToolChoice    json.RawMessage   `json:"tool_choice"`
-	Thinking      *struct {
+	// Gemini's, which has no more in common with the others, and Bedrock's.
+	SystemInstruction json.RawMessage   `json:"systemInstruction"`
+	Contents          []json.RawMessage `json:"contents"`
+	GenerationConfig  struct {
+		MaxOutputTokens *int `json:"maxOutputTokens"`
+	} `json:"generationConfig"`
+	ToolConfig      json.RawMessage `json:"toolConfig"`
+	InferenceConfig struct {
+		MaxTokens *int `json:"maxTokens"`
+	} `json:"inferenceConfig"`
+	Input      json.RawMessage `json:"input"`
+	Prompt     json.RawMessage `json:"prompt"`
+	Include    []string        `json:"include"`
+	ToolChoice json.RawMessage `json:"tool_choice"`
+	Thinking   *struct {
 		Type string `json:"type"`
 	} `json:"thinking"`
 	Reasoning *struct {
@@ -112,27 +122,42 @@ var (
 )
 
 // parseCall reads a body. The errors are errNotJSON, errField with the field's name, or one about a knob.
-func parseCall(provider, path string, body []byte, h http.Header) (*call, error) {
+func parseCall(q *request, h http.Header) (*call, error) {
+	path := q.endpoint
 	var w wire
-	if err := json.Unmarshal(body, &w); err != nil {
+	if err := json.Unmarshal(q.body, &w); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotJSON, err)
+	}
+	if q.model != "" {
+		w.Model = q.model
 	}
 	if w.Model == "" {
 		return nil, fmt.Errorf("model: %w", errField)
 	}
-	c := &call{provider: provider, model: w.Model, stream: w.Stream}
+	c := &call{provider: q.provider, model: w.Model, stream: w.Stream}
+	if q.model != "" {
+		c.stream = dialects[path].stream != nil
+	}
 	c.includeUsage = w.StreamOptions != nil && w.StreamOptions.IncludeUsage
-	for _, n := range []*int{w.MaxTokens, w.MaxCompletionTokens, w.MaxOutputTokens} {
+	for _, n := range []*int{w.MaxTokens, w.MaxCompletionTokens, w.MaxOutputTokens, w.GenerationConfig.MaxOutputTokens, w.InferenceConfig.MaxTokens} {
 		if n != nil {
 			c.maxTokens = *n
 		}
 	}
-	if path == "/v1/messages" && c.maxTokens < 1 {
+	if (path == "/v1/messages" || path == bedrockInvoke || path == bedrockInvokeStream) && c.maxTokens < 1 {
 		return nil, fmt.Errorf("max_tokens: %w", errField)
 	}
 	pieces := []json.RawMessage{w.Tools, w.System, w.Instructions}
 	switch path {
-	case "/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions":
+	case geminiGenerate, geminiStream, geminiArray, geminiCount:
+		if len(w.Contents) == 0 {
+			return nil, fmt.Errorf("contents: %w", errField)
+		}
+		pieces = append(append(pieces, w.SystemInstruction), w.Contents...)
+	case bedrockConverse, bedrockConverseStream:
+		pieces = append(pieces, w.ToolConfig)
+		fallthrough
+	case "/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions", bedrockInvoke, bedrockInvokeStream:
 		if len(w.Messages) == 0 {
 			return nil, fmt.Errorf("messages: %w", errField)
 		}
@@ -156,7 +181,7 @@ func parseCall(provider, path string, body []byte, h http.Header) (*call, error)
 	for _, p := range pieces {
 		if len(p) > 0 && string(p) != "null" {
 			c.prompt = append(c.prompt, string(p))
-			c.cacheControl = c.cacheControl || bytes.Contains(p, []byte(`"cache_control"`))
+			c.cacheControl = c.cacheControl || bytes.Contains(p, []byte(`"cache_control"`)) || bytes.Contains(p, []byte(`"cachePoint"`))
 			c.cacheLong = c.cacheLong || bytes.Contains(p, []byte(`"1h"`))
 		}
 	}

@@ -1,4 +1,4 @@
-// Package simulator is a provider that costs nothing: Anthropic's and OpenAI's endpoints with real
+// Package simulator is a provider that costs nothing: endpoints of Anthropic, OpenAI, Gemini and Bedrock with real
 // limits, real headers, real error bodies, faults on demand, and a ledger of what it billed.
 //
 // It imports nothing of authpool. Its ledger is the independent witness that authpool's own counting
@@ -10,7 +10,9 @@
 //
 //	POST /v1/messages, /v1/messages/count_tokens                              Anthropic
 //	POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings OpenAI
-//	GET  /v1/models                                                           either, by the request's headers
+//	POST /v1beta/models/MODEL:generateContent, :streamGenerateContent, :countTokens   Gemini, also under /v1 and /v1alpha
+//	POST /model/MODEL/converse, converse-stream, invoke, invoke-with-response-stream  Bedrock with API keys; Messages are invoked
+//	GET  /v1/models                                                           Anthropic or OpenAI, by the request's headers
 //	GET  /ledger, DELETE /ledger      what was billed, oldest first ([Entry]); forget it
 //	GET  /requests                    what arrived, oldest first ([Arrival]): names and hashes, no secret values
 //	GET, POST, DELETE /faults         list, add ([Injection], one or an array), forget the faults
@@ -19,9 +21,9 @@
 //
 // One token is four bytes of the prompt's JSON (tools, system, messages; other fields are free) or one
 // word of the answer. Answers depend on the seed, the model and the prompt, never on the key, so a
-// request that moves to another key is answered alike. Prompt caching is kept for each key: Anthropic
-// caches everything before the last message of a request that carries cache_control, OpenAI caches by
-// itself, and an entry lives five minutes after its last use (an hour with "ttl":"1h").
+// request that moves to another key is answered alike. Prompt caching is kept for each key: Anthropic and
+// Bedrock cache everything before the last message of a request that carries cache_control or a cachePoint, the others
+// cache by themselves, and an entry lives five minutes after its last use (an hour with "ttl":"1h").
 //
 // # Limits
 //

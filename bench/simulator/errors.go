@@ -22,7 +22,12 @@ type failure struct {
 
 // body writes the failure as the provider would.
 func (f failure) body(provider, requestID string) string {
-	if provider == OpenAI {
+	switch provider {
+	case Gemini:
+		return f.geminiBody()
+	case Bedrock:
+		return `{"message":` + quote(f.message) + `}`
+	case OpenAI:
 		return fmt.Sprintf("{\n    \"error\": {\n        \"message\": %s,\n        \"type\": %s,\n        \"param\": %s,\n        \"code\": %s%s\n    }\n}\n",
 			quote(f.message), quote(f.kind), quoteOrNull(f.param), quoteOrNull(f.code), f.extra)
 	}
@@ -48,7 +53,10 @@ func (s *Simulator) fail(w http.ResponseWriter, r *http.Request, provider, reque
 	for name, value := range f.header {
 		h.Set(name, value)
 	}
-	if f.retry > 0 {
+	if provider == Bedrock {
+		h.Set("X-Amzn-Errortype", f.kind+":http://internal.amazon.com/coral/com.amazon.bedrock/")
+	}
+	if f.retry > 0 && (provider == Anthropic || provider == OpenAI) {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(f.retry.Seconds()))))
 		if provider == OpenAI {
 			h.Set("Retry-After-Ms", strconv.FormatInt(int64(math.Ceil(float64(f.retry)/1e6)), 10))
@@ -70,10 +78,7 @@ func (s *Simulator) fail(w http.ResponseWriter, r *http.Request, provider, reque
 
 // failureOf is the answer of a provider for a bare status.
 func failureOf(provider string, status int) failure {
-	table := anthropicFailures
-	if provider == OpenAI {
-		table = openaiFailures
-	}
+	table := failures[provider]
 	f, ok := table[status]
 	switch {
 	case !ok && status < 500:
@@ -83,6 +88,11 @@ func failureOf(provider string, status int) failure {
 	}
 	f.status = status
 	return f
+}
+
+// failures are by provider, and by status.
+var failures = map[string]map[int]failure{
+	Anthropic: anthropicFailures, OpenAI: openaiFailures, Gemini: geminiFailures, Bedrock: bedrockFailures,
 }
 
 var anthropicFailures = map[int]failure{
@@ -115,7 +125,12 @@ var openaiFailures = map[int]failure{
 // usedUp is the answer to a subscription whose window is used up; its headers say which one.
 func usedUp(provider string, reset time.Time) failure {
 	f := failureOf(provider, 429)
-	if provider == OpenAI {
+	switch provider {
+	case Gemini:
+		return geminiQuota("generate_requests_per_model_per_day", "GenerateRequestsPerDayPerProjectPerModel", "x", 1000)
+	case Bedrock:
+		f.message = "Too many tokens per day, please wait before trying again."
+	case OpenAI:
 		f.kind, f.code, f.message = "usage_limit_reached", "", "The usage limit has been reached"
 		f.extra = `, "plan_type": "pro", "resets_at": ` + epoch(reset)
 	}
@@ -130,8 +145,20 @@ func limited(provider, org, model string, r refusal, now time.Time) failure {
 		return f
 	}
 	f := failureOf(provider, 429)
+	switch provider {
+	case Bedrock:
+		f.message = "Too many " + r.what + ", please wait before trying again."
+		return f
+	case Gemini:
+		metric := map[bool]string{true: "requests", false: "input_token_count"}[r.what == "requests"]
+		f = geminiQuota("generate_content_paid_tier_"+metric, "GenerateContentPaidTierPerMinutePerProjectPerModel", model, r.limit)
+	}
 	f.retry = r.wait
-	if provider == Anthropic {
+	switch provider {
+	case Gemini:
+		f.message += "\nPlease retry in " + seconds(r.wait) + "s."
+		return f
+	case Anthropic:
 		f.message = fmt.Sprintf("This request would exceed your organization's (%s) rate limit of %d %s per minute (model: %s).", org, r.limit, r.what, model)
 		return f
 	}
@@ -161,7 +188,8 @@ func (f *Fault) failure(provider string, now time.Time) (answer failure, ok bool
 		answer = overloaded(provider)
 	case Window:
 		answer = usedUp(provider, now.Add(retry))
-		if reset := epoch(now.Add(retry)); provider == Anthropic {
+		switch reset := epoch(now.Add(retry)); provider {
+		case Anthropic:
 			answer.header = map[string]string{
 				"Anthropic-Ratelimit-Unified-Status":               "rejected",
 				"Anthropic-Ratelimit-Unified-Reset":                reset,
@@ -170,7 +198,7 @@ func (f *Fault) failure(provider string, now time.Time) (answer failure, ok bool
 				"Anthropic-Ratelimit-Unified-5h-Reset":             reset,
 				"Anthropic-Ratelimit-Unified-5h-Utilization":       "1.0",
 			}
-		} else {
+		case OpenAI:
 			answer.header = map[string]string{
 				"X-Codex-Primary-Used-Percent":   "100.0",
 				"X-Codex-Primary-Window-Minutes": "300",
@@ -178,10 +206,17 @@ func (f *Fault) failure(provider string, now time.Time) (answer failure, ok bool
 			}
 		}
 	case Quota:
-		if provider == Anthropic {
+		switch provider {
+		case Gemini:
+			answer = failureOf(provider, 429)
+			answer.message = "Your prepayment credits are depleted. Please go to AI Studio to manage your project and billing."
+		case Bedrock:
+			answer = failureOf(provider, 400)
+			answer.kind, answer.message = "ServiceQuotaExceededException", "Your account has reached its service quota."
+		case Anthropic:
 			answer = failureOf(provider, 400)
 			answer.message = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits."
-		} else {
+		case OpenAI:
 			answer = failureOf(provider, 429)
 			answer.kind, answer.code = "insufficient_quota", "insufficient_quota"
 			answer.message = "You exceeded your current quota, please check your plan and billing details."
@@ -194,10 +229,10 @@ func (f *Fault) failure(provider string, now time.Time) (answer failure, ok bool
 }
 
 func overloaded(provider string) failure {
-	if provider == OpenAI {
-		return failureOf(provider, 503)
+	if provider == Anthropic {
+		return failureOf(provider, 529)
 	}
-	return failureOf(provider, 529)
+	return failureOf(provider, 503)
 }
 
 // goDuration writes a duration as OpenAI does: 6m0s, 1.5s, 12ms.

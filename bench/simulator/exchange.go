@@ -32,6 +32,8 @@ type event struct {
 	content  bool
 	terminal bool
 	tokens   int64 // output tokens that this event shows
+	// raw is what is sent of it, where that is not a server-sent event of name and data.
+	raw string
 }
 
 // dialect is how one endpoint writes an answer.
@@ -42,14 +44,25 @@ type dialect struct {
 	document func(*exchange) (before, after string)
 	// errorEvent is the event that ends a stream early.
 	errorEvent func(*exchange) event
+	// media is a stream's type; empty: server-sent events.
+	media string
 }
 
 var dialects = map[string]dialect{
-	"/v1/messages":         {messagesStream, messagesDocument, messagesError},
-	"/v1/chat/completions": {chatStream, chatDocument, openaiError},
-	"/v1/completions":      {completionsStream, completionsDocument, openaiError},
-	"/v1/responses":        {responsesStream, responsesDocument, responsesError},
+	"/v1/messages":         {stream: messagesStream, document: messagesDocument, errorEvent: messagesError},
+	"/v1/chat/completions": {stream: chatStream, document: chatDocument, errorEvent: openaiError},
+	"/v1/completions":      {stream: completionsStream, document: completionsDocument, errorEvent: openaiError},
+	"/v1/responses":        {stream: responsesStream, document: responsesDocument, errorEvent: responsesError},
+	geminiGenerate:         {document: geminiDocument},
+	geminiStream:           {stream: geminiEvents, errorEvent: geminiErrorEvent},
+	geminiArray:            {stream: geminiElements, errorEvent: geminiErrorElement, media: "application/json; charset=UTF-8"},
+	bedrockConverse:        {document: converseDocument},
+	bedrockConverseStream:  {stream: converseStream, errorEvent: bedrockError, media: eventStream},
+	bedrockInvoke:          {document: messagesDocument},
+	bedrockInvokeStream:    {stream: invokeStream, errorEvent: bedrockError, media: eventStream},
 }
+
+const eventStream = "application/vnd.amazon.eventstream"
 
 // thoughts is what thinking consists of; each is one token.
 var thoughts = []string{"Let ", "me ", "look ", "at ", "this ", "first."}
@@ -81,7 +94,7 @@ func (s *Simulator) spend(w http.ResponseWriter, r *http.Request, q *request) {
 			return
 		}
 	}
-	c, err := parseCall(q.provider, r.URL.Path, q.body, r.Header)
+	c, err := parseCall(q, r.Header)
 	if err == nil {
 		err = foreignState(q)
 	}
@@ -89,7 +102,7 @@ func (s *Simulator) spend(w http.ResponseWriter, r *http.Request, q *request) {
 		s.fail(w, r, q.provider, q.id, badRequest(q.provider, err))
 		return
 	}
-	if r.URL.Path == "/v1/messages/count_tokens" {
+	if q.endpoint == "/v1/messages/count_tokens" || q.endpoint == geminiCount {
 		s.countTokens(w, r, q, c)
 		return
 	}
@@ -109,7 +122,7 @@ func (s *Simulator) spend(w http.ResponseWriter, r *http.Request, q *request) {
 		return
 	}
 	output := x.answer.tokens()
-	if r.URL.Path == "/v1/embeddings" {
+	if q.endpoint == "/v1/embeddings" {
 		output = 0
 	} else if c.thinking {
 		output += int64(len(thoughts))
@@ -138,13 +151,17 @@ func (s *Simulator) spend(w http.ResponseWriter, r *http.Request, q *request) {
 	switch {
 	case x.has(Garbage):
 		x.garbage()
-	case r.URL.Path == "/v1/embeddings":
+	case q.endpoint == "/v1/embeddings":
 		before, after := embeddingsDocument(x)
 		x.serveJSON(before, after, func(func(piece) bool) {})
 	case c.stream:
-		x.serveStream(dialects[r.URL.Path])
+		x.serveStream(dialects[q.endpoint])
 	default:
-		before, after := dialects[r.URL.Path].document(x)
+		if q.endpoint == bedrockInvoke {
+			w.Header().Set("X-Amzn-Bedrock-Input-Token-Count", strconv.FormatInt(x.usage.input, 10))
+			w.Header().Set("X-Amzn-Bedrock-Output-Token-Count", strconv.FormatInt(x.usage.output, 10))
+		}
+		before, after := dialects[q.endpoint].document(x)
 		x.serveJSON(before, after, x.answer.pieces())
 	}
 }
@@ -171,7 +188,7 @@ func (x *exchange) serveJSON(before, after string, text iter.Seq[piece]) {
 			break
 		}
 		written := inner(p.text)
-		if x.answer.tool && x.request.provider == Anthropic {
+		if x.answer.tool && x.request.provider != OpenAI {
 			written = p.text // a tool's input is an object here, not a string that holds one
 		}
 		_, err = io.WriteString(out, written)
@@ -196,8 +213,10 @@ func (x *exchange) garbage() {
 // serveStream plays the events of a stream, with the faults that happen to it.
 func (x *exchange) serveStream(d dialect) {
 	h := x.w.Header()
-	h.Set("Content-Type", "text/event-stream; charset=utf-8")
-	h.Set("Cache-Control", "no-cache")
+	if h.Set("Content-Type", d.media); d.media == "" {
+		h.Set("Content-Type", "text/event-stream; charset=utf-8")
+		h.Set("Cache-Control", "no-cache")
+	}
 	out := start(x.w, x.r, http.StatusOK)
 	contents, first := 0, true
 	for e := range d.stream(x) {
@@ -237,6 +256,12 @@ func (x *exchange) serveStream(d dialect) {
 
 // event writes one event and flushes it.
 func (o *output) event(e event) error {
+	if e.raw != "" {
+		if _, err := io.WriteString(o, e.raw); err != nil {
+			return err
+		}
+		return o.flush()
+	}
 	var b strings.Builder
 	if e.name != "" {
 		b.WriteString("event: " + e.name + "\n")
@@ -309,11 +334,11 @@ func badRequest(provider string, err error) failure {
 	switch {
 	case errors.Is(err, errForeignState):
 		f.code, f.message = "invalid_encrypted_content", err.Error()
-	case errors.Is(err, errNotJSON) && provider == Anthropic:
+	case errors.Is(err, errNotJSON) && provider != OpenAI:
 		f.message = "The request body is not valid JSON: " + err.Error()
 	case errors.Is(err, errNotJSON):
 		f.message = "We could not parse the JSON body of your request."
-	case errors.Is(err, errField) && provider == Anthropic:
+	case errors.Is(err, errField) && provider != OpenAI:
 		f.message = field + ": Field required"
 	case errors.Is(err, errField):
 		f.param, f.code = field, "missing_required_parameter"

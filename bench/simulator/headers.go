@@ -11,12 +11,14 @@ import (
 func (a *account) limitHeaders(h http.Header, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.provider == Anthropic {
+	switch a.provider { // the others tell nothing
+	case Anthropic:
 		a.anthropicHeaders(h, now)
-	} else {
+		a.windowHeaders(h, now)
+	case OpenAI:
 		a.openaiHeaders(h, now)
+		a.windowHeaders(h, now)
 	}
-	a.windowHeaders(h, now)
 }
 
 func (a *account) anthropicHeaders(h http.Header, now time.Time) {

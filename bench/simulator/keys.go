@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 )
@@ -15,14 +16,19 @@ import (
 const (
 	Anthropic = "anthropic"
 	OpenAI    = "openai"
+	Gemini    = "gemini"
+	Bedrock   = "bedrock"
 )
+
+// simulated are the providers whose endpoints are.
+var simulated = []string{Anthropic, OpenAI, Gemini, Bedrock}
 
 // Key is a credential that the simulator accepts, with the limits it has.
 type Key struct {
 	// Key is the secret as the client sends it, without "Bearer".
 	Key string `yaml:"key"`
-	// Provider is [Anthropic] or [OpenAI]; the key is unknown at the other one's endpoints. A key of any other provider
-	// is accepted at every path and in every header, and is served nothing but its faults.
+	// Provider is [Anthropic], [OpenAI], [Gemini] or [Bedrock]; the key is unknown at the others' endpoints. A key of any
+	// other provider is accepted at every path and in every header, and is served nothing but its faults.
 	Provider string `yaml:"provider"`
 	// RPM, ITPM and OTPM are requests, input tokens and output tokens a minute; zero is no limit. Each is a
 	// bucket that holds one minute's worth and starts full. Input that was read from the cache is free at
@@ -90,7 +96,7 @@ func checkKeys(keys []Key) error {
 		}
 		seen[k.Provider+" "+k.Key] = true
 		if !providerName.MatchString(k.Provider) {
-			say("provider: %q, want %s, %s or another name in lower case", k.Provider, Anthropic, OpenAI)
+			say("provider: %q, want %s or another name in lower case", k.Provider, strings.Join(simulated, ", "))
 		}
 		if k.RPM < 0 || k.ITPM < 0 || k.OTPM < 0 {
 			say("rpm, itpm, otpm: negative, want 0 (no limit) or more")

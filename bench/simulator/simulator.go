@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,7 +78,7 @@ func New(o Options) (*Simulator, error) {
 			org = newOrganisation(k)
 			organisations[name] = org
 		}
-		if a := newAccount(k, org); k.Provider == Anthropic || k.Provider == OpenAI {
+		if a := newAccount(k, org); slices.Contains(simulated, k.Provider) {
 			s.accounts[k.Provider+" "+k.Key] = a
 		} else {
 			s.others[k.Key] = a
@@ -155,6 +156,10 @@ func (s *Simulator) Handler() http.Handler {
 	} {
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) { s.provider(w, r, provider, s.spend) })
 	}
+	for _, version := range []string{"v1", "v1beta", "v1alpha"} {
+		mux.HandleFunc("POST /"+version+"/models/{call...}", func(w http.ResponseWriter, r *http.Request) { s.provider(w, r, Gemini, s.gemini) })
+	}
+	mux.HandleFunc("POST /model/{model}/{method}", func(w http.ResponseWriter, r *http.Request) { s.provider(w, r, Bedrock, s.bedrock) })
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, r *http.Request) { s.provider(w, r, guess(r), s.models) })
 	mux.HandleFunc("GET /ledger", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, http.StatusOK, s.Ledger()) })
 	mux.HandleFunc("DELETE /ledger", func(w http.ResponseWriter, r *http.Request) {
@@ -192,12 +197,17 @@ func guess(r *http.Request) string {
 	if r.Header.Get("Anthropic-Version") != "" || r.Header.Get("X-Api-Key") != "" {
 		return Anthropic
 	}
+	if r.Header.Get("X-Goog-Api-Key") != "" {
+		return Gemini
+	}
 	return OpenAI
 }
 
 // request is what is known of a request before its endpoint looks at it.
 type request struct {
 	provider   string
+	endpoint   string // names the dialect: the path, where the model is not in it
+	model      string // where it is in the path
 	id         string
 	credential string
 	account    *account
@@ -208,11 +218,14 @@ type request struct {
 // provider does what is the same at every endpoint of a provider: it reads the body, identifies the key,
 // remembers the arrival, and sets the headers of every answer.
 func (s *Simulator) provider(w http.ResponseWriter, r *http.Request, provider string, serve func(http.ResponseWriter, *http.Request, *request)) {
-	q := &request{provider: provider, id: requestID(provider), now: time.Now()}
+	q := &request{provider: provider, endpoint: r.URL.Path, id: requestID(provider), now: time.Now()}
 	h := w.Header()
-	if provider == Anthropic {
+	switch provider {
+	case Anthropic:
 		h.Set("Request-Id", q.id)
-	} else {
+	case Bedrock:
+		h.Set("X-Amzn-Requestid", q.id)
+	case OpenAI:
 		h.Set("X-Request-Id", q.id)
 		h.Set("Openai-Version", "2020-10-01")
 		h.Set("Openai-Processing-Ms", "1")
@@ -244,9 +257,10 @@ func (s *Simulator) provider(w http.ResponseWriter, r *http.Request, provider st
 	case q.account == nil:
 		s.fail(w, r, provider, q.id, unauthorized(provider, q.credential))
 	default:
-		if provider == Anthropic {
+		switch provider {
+		case Anthropic:
 			h.Set("Anthropic-Organization-Id", q.account.org)
-		} else {
+		case OpenAI:
 			h.Set("Openai-Organization", q.account.org)
 		}
 		serve(w, r, q)
@@ -257,6 +271,12 @@ func (s *Simulator) provider(w http.ResponseWriter, r *http.Request, provider st
 func credential(r *http.Request, provider string) (carrier, value string) {
 	if value = r.Header.Get("X-Api-Key"); provider == Anthropic && value != "" {
 		return "X-Api-Key", value
+	}
+	if provider == Gemini {
+		if value = r.URL.Query().Get("key"); value != "" {
+			return "query key", value
+		}
+		return "X-Goog-Api-Key", r.Header.Get("X-Goog-Api-Key")
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") {
@@ -284,7 +304,15 @@ func (s *Simulator) account(provider, key string) *account {
 // unauthorized is the 401 of a provider. OpenAI's repeats the key with its middle covered, as the real one does.
 func unauthorized(provider, key string) failure {
 	f := failureOf(provider, http.StatusUnauthorized)
-	if provider != OpenAI {
+	switch provider {
+	case Gemini:
+		f = failureOf(provider, http.StatusBadRequest)
+		f.code, f.message = "API_KEY_INVALID", "API key not valid. Please pass a valid API key."
+		return f
+	case Bedrock:
+		f.status = http.StatusForbidden
+		return f
+	case Anthropic:
 		return f
 	}
 	if key == "" {

@@ -26,8 +26,9 @@ func newSimulateCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "simulate",
 		Short: "Run a provider simulator",
-		Long: `Runs a provider that costs nothing: Anthropic's and OpenAI's endpoints with real
-limits, real error bodies, and a ledger of what was billed at GET /ledger.
+		Long: `Runs a provider that costs nothing: endpoints of Anthropic, OpenAI, Gemini and
+Bedrock with real limits, real error bodies, and a ledger of what was billed at
+GET /ledger.
 
 --keys names a YAML list of the keys that it accepts:
   - {key: sk-sim-1, provider: anthropic, rpm: 50, itpm: 40000, otpm: 8000,

@@ -231,7 +231,7 @@ func TestOverloadEndsWhenTheProviderSays(t *testing.T) {
 				t.Errorf("beside the probe: come in %v", u.Wait)
 			}
 			serve(t, p, ask("s", aside), ok) // says nothing about it
-			unavailable(t, p, ask("s"))
+			_ = unavailable(t, p, ask("s"))
 			l.Verdict(noCapacity(-1))
 			l.Done(usage.Tokens{})
 			if u := unavailable(t, p, ask("s")); u.Wait < 2*time.Second || u.Wait > 4*time.Second {
@@ -261,7 +261,7 @@ func TestSlowProbeCounts(t *testing.T) {
 		if err != nil {
 			t.Fatalf("beside a probe that takes long: %v", err)
 		}
-		unavailable(t, p, ask("third"))
+		_ = unavailable(t, p, ask("third"))
 		slow.Verdict(ok)
 		serve(t, p, ask("third"), ok)
 		second.Verdict(ok)
@@ -281,7 +281,7 @@ func TestProbeWithoutAnswerIsTakenOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		unavailable(t, p, ask("s"))
+		_ = unavailable(t, p, ask("s"))
 		l.Done(usage.Tokens{})
 		serve(t, p, ask("s"), limited(time.Minute)) // says nothing about it
 		pass(time.Minute + 2*time.Second)

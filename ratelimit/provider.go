@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"errors"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -67,10 +68,32 @@ type suspect struct {
 	out     int       // requests since then that have no answer
 }
 
-// overloadedError is the outcome of an attempt that met no capacity.
-type overloadedError struct{ wait time.Duration }
+// result is what an attempt says of a suspect.
+type result uint8
 
-func (overloadedError) Error() string { return errBroken.Error() }
+const (
+	noMatter result = iota
+	works
+	fails
+)
+
+// failedError is the failure of an attempt, with the wait that the provider has
+// asked for; negative: it has not.
+type failedError struct{ wait time.Duration }
+
+func (failedError) Error() string { return errBroken.Error() }
+
+// outcome is r in the words of a breaker.
+func (r result) outcome(v Verdict) error {
+	switch r {
+	case works:
+		return nil
+	case fails:
+		return failedError{v.Wait}
+	default:
+		return errNoMatter
+	}
+}
 
 // NewProvider returns the provider of that name, open.
 func NewProvider(name string) *Provider {
@@ -197,7 +220,7 @@ func (p *Provider) Allow(now time.Time, a Asked) (ProviderPass, Refusal) {
 		}
 		done, r := s.breaker.allow(now)
 		if r.Why != Open {
-			pass.settle(now, [2]error{errNoMatter, errNoMatter})
+			pass.settle(now, [2]result{}, Verdict{})
 			return ProviderPass{}, Refusal{Why: s.why, Until: r.Until}
 		}
 		t := ticket{of: s, done: done, trial: s.breaker.is(gobreaker.StateHalfOpen)}
@@ -224,55 +247,56 @@ func (q *ProviderPass) Asked() Asked { return q.asked }
 // nobody to talk to, or that the model has answered. All else says nothing. The
 // base URL is judged by subscriptions' failures only while it is Down.
 func (q *ProviderPass) Verdict(now time.Time, v Verdict) News {
-	outcomes := [2]error{errNoMatter, errNoMatter}
+	var results [2]result
 	unreached := v.Signal == Network && (v.Reason == ReasonConnect || v.Reason == ReasonTLS)
-	switch {
-	case unreached, (v.Signal == ServerError || v.Signal == Network) && q.tickets != nil && q.tickets[0].trial:
-		outcomes[0] = errBroken
-	case v.Signal != ServerError && v.Signal != Network:
-		outcomes[0] = nil
+	switch broken := v.Signal == ServerError || v.Signal == Network; {
+	case unreached, broken && q.tickets != nil && q.tickets[0].trial:
+		results[0] = fails
+	case !broken:
+		results[0] = works
 	}
 	switch {
+	case !q.asked.Runs:
 	case v.Signal == Overloaded && v.Scope == ScopeProviderModel:
-		outcomes[1] = overloadedError{v.Wait}
+		results[1] = fails
 	case v.Signal == OK:
-		outcomes[1] = nil
+		results[1] = works
 	}
-	fails := outcomes[0] == errBroken || v.Signal == Overloaded && q.asked.Runs
 	p := q.provider
-	if p.count.Load() == 0 && !fails {
+	if p.count.Load() == 0 && results[0] != fails && results[1] != fails {
 		q.settled = true
 		return News{}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if fails {
-		p.suspect(now, q.asked, outcomes)
-	}
-	return q.settle(now, outcomes)
-}
-
-// suspect begins to look at what has failed.
-func (p *Provider) suspect(now time.Time, a Asked, outcomes [2]error) {
-	if outcomes[0] == errBroken {
+	if results[0] == fails {
 		p.suspectEndpoint()
 	}
-	if _, yes := outcomes[1].(overloadedError); !yes || !a.Runs || p.models[a.Model] != nil {
+	if results[1] == fails {
+		p.suspectModel(now, q.asked.Model)
+	}
+	return q.settle(now, results, v)
+}
+
+// suspectModel begins to look at a model that has failed.
+func (p *Provider) suspectModel(now time.Time, model string) {
+	if p.models[model] != nil {
 		return
 	}
 	if len(p.models) >= suspectsMost {
-		for model, s := range p.models {
+		for other, s := range p.models {
 			if s.calm(now) {
-				p.forget(s, model)
+				p.forget(s, other)
 			}
 		}
 	}
 	if len(p.models) < suspectsMost {
-		p.models[strings.Clone(a.Model)] = p.newSuspect(Busy, busyRow) // the name may lie in a request's buffer
+		p.models[strings.Clone(model)] = p.newSuspect(Busy, busyRow) // the name may lie in a request's buffer
 		p.count.Add(1)
 	}
 }
 
+// suspectEndpoint begins to look at the base URL.
 func (p *Provider) suspectEndpoint() {
 	if p.endpoint == nil {
 		p.endpoint = p.newSuspect(Down, tripRow)
@@ -288,8 +312,8 @@ func (p *Provider) newSuspect(why Why, row uint32) *suspect {
 
 // wait is how long something is closed the row-th time in a row.
 func (p *Provider) wait(row int, outcome error) time.Duration {
-	if o, ok := outcome.(overloadedError); ok && o.wait > 0 {
-		return max(openFirst, min(o.wait, openTold))
+	if f, ok := errors.AsType[failedError](outcome); ok && f.wait > 0 {
+		return max(openFirst, min(f.wait, openTold))
 	}
 	wait := openFirst
 	for i := 1; i < row && wait < openMost/2; i++ {
@@ -299,11 +323,11 @@ func (p *Provider) wait(row int, outcome error) time.Duration {
 	return wait + time.Duration(p.jitter()*float64(wait))
 }
 
-// settle hands the outcomes over, under the provider's lock.
-func (q *ProviderPass) settle(now time.Time, outcomes [2]error) (news News) {
+// settle hands the results over, under the provider's lock.
+func (q *ProviderPass) settle(now time.Time, results [2]result, v Verdict) (news News) {
 	q.settled = true
 	list := q.provider.suspects(q.asked)
-	for i := range outcomes {
+	for i, result := range results {
 		var t ticket
 		if q.tickets != nil {
 			t = q.tickets[i]
@@ -311,7 +335,7 @@ func (q *ProviderPass) settle(now time.Time, outcomes [2]error) (news News) {
 		s := t.of
 		if s == nil {
 			// It went out before anybody looked.
-			if s = list[i]; s == nil || outcomes[i] == errNoMatter || !s.breaker.is(gobreaker.StateClosed) || q.at.Before(s.opened) {
+			if s = list[i]; s == nil || result == noMatter || !s.breaker.is(gobreaker.StateClosed) || q.at.Before(s.opened) {
 				continue
 			}
 			t.done, _ = s.breaker.allow(now)
@@ -322,14 +346,14 @@ func (q *ProviderPass) settle(now time.Time, outcomes [2]error) (news News) {
 		if t.done == nil {
 			continue
 		}
-		if outcomes[i] != nil && outcomes[i] != errNoMatter {
+		if result == fails {
 			s.failed = now
 		}
-		if s.breaker.settle(now, t.done, outcomes[i]) {
+		if s.breaker.settle(now, t.done, result.outcome(v)) {
 			news.Closed, news.Again = s.why, t.trial
 			s.opened = time.Time{}
 		}
-		if t.trial && outcomes[i] == nil && s.breaker.is(gobreaker.StateClosed) {
+		if t.trial && result == works && s.breaker.is(gobreaker.StateClosed) {
 			news.Opened = s.why
 			s.opened, s.out = now, 0
 		}
@@ -345,7 +369,7 @@ func (q *ProviderPass) Done(now time.Time) {
 	}
 	q.provider.mu.Lock()
 	defer q.provider.mu.Unlock()
-	q.settle(now, [2]error{errNoMatter, errNoMatter})
+	q.settle(now, [2]result{}, Verdict{})
 }
 
 // Down says that every subscription fails at the base URL: from now on they are

@@ -266,7 +266,7 @@ func (f *sharing) run(d time.Duration, more func(p *sharer)) {
 		for _, p := range f.all {
 			more(p)
 			p.serve()
-			if p.wake || f.now.Sub(p.ticked) >= 250*time.Millisecond {
+			if !p.absent && (p.wake || f.now.Sub(p.ticked) >= 250*time.Millisecond) {
 				p.wake, p.ticked = false, f.now
 				p.draw(false, arrives, func() {})
 				p.serve()
@@ -429,4 +429,66 @@ func testRatesHold(t *testing.T, s *store.Store, tick func() func(time.Duration)
 		}
 		f.check()
 	})
+}
+
+// While Redis is away each process has an equal part, and when it is back there is
+// no more than if it had been there.
+func TestRatesWithoutRedis(t *testing.T) {
+	for _, limit := range []int64{5, 600} {
+		s, tick := timed(t)
+		f := newSharing(t, s, testTime(tick), 4, ratelimit.Amounts{limit})
+		greedy := func(p *sharer) {
+			for len(p.asks) < 3 {
+				p.asks = append(p.asks, ratelimit.Amounts{1})
+			}
+		}
+		sent := func(d time.Duration) float64 {
+			before := f.sum()[0]
+			f.run(d, greedy)
+			return float64(f.sum()[0] - before)
+		}
+		sent(time.Minute)
+		for _, p := range f.all {
+			p.absent = true
+		}
+		if n, most := sent(4*time.Minute), float64(4*limit); n < 0.95*most-4 || n > 1.02*most+4 {
+			t.Errorf("limit %d: in 4 minutes without Redis %.0f were sent, want about %.0f", limit, n, most)
+		}
+		for i, p := range f.all {
+			if share := float64(p.served[0]) / float64(f.sum()[0]); share < 0.15 || share > 0.35 {
+				t.Errorf("limit %d: process %d sent %d of %d, want about a quarter", limit, i, p.served[0], f.sum()[0])
+			}
+			p.absent = false
+		}
+		if n, most := sent(2*time.Minute), float64(2*limit); n < 0.95*most-4 || n > 1.02*most+4 {
+			t.Errorf("limit %d: in 2 minutes after it was back %.0f were sent, want about %.0f", limit, n, most)
+		}
+	}
+}
+
+// A process that cannot reach Redis goes on with its part, and the others learn
+// afterwards what is missing of that.
+func TestRatesOfOneThatIsCutOff(t *testing.T) {
+	s, tick := timed(t)
+	f := newSharing(t, s, testTime(tick), 2, ratelimit.Amounts{60})
+	one, other := f.all[0], f.all[1]
+	sent := func(greedy ...*sharer) (n int64) {
+		before := f.sum()[0]
+		f.run(time.Minute, func(p *sharer) {
+			p.asks = p.asks[:0]
+			for slices.Contains(greedy, p) && len(p.asks) < 3 {
+				p.asks = append(p.asks, ratelimit.Amounts{1})
+			}
+		})
+		return f.sum()[0] - before
+	}
+	sent(one, other)
+	other.absent = true
+	if n := sent(other); n < 28 || n > 32 {
+		t.Errorf("cut off, it sent %d in a minute, want half the limit", n)
+	}
+	other.absent = false
+	if n := sent(one); n < 88 || n > 92 {
+		t.Errorf("in a minute after it was back %d were sent, want what comes in and the other half", n)
+	}
 }

@@ -77,7 +77,12 @@ Some differences are explained, and do not count:
   unknown as had no end. Each kind of tokens is at least that of the answers with
   an end and at most that of all; output, which Redis then estimates, at most
   twice what was sent without an end, and 50 tokens for each: an estimate has the
-  frame of a text or of a tool's call in it.`,
+  frame of a text or of a tool's call in it.
+- Requests that the provider never saw or never answered. The journal knows of a
+  request before the provider does; one that a crash cut off is counted as both
+  estimated and unknown, without tokens. Explained are as many as Redis has more
+  than the ledger, if they are all in the row that are so, beside answers without
+  an end.`,
 		Example: `  authpool audit usage --ledger http://127.0.0.1:8790/ledger -c authpool.yaml
   authpool audit usage --ledger export.csv --subscription team-a \
     --columns day=usage_date_utc,model=model_version,input=usage_input_tokens_no_cache,output=usage_output_tokens

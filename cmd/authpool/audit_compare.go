@@ -162,20 +162,33 @@ func shifted(places []place, redis map[place]counted, books map[place]billed) in
 const frameTokens = 50
 
 // withoutEnd explains a difference by answers whose end was never sent, of which
-// Redis can only have an estimate; "" when that is not sure. The rule stands in the
-// help of `audit usage`.
+// Redis can only have an estimate, and by requests that the journal knew of and the
+// provider did not; "" when that is not sure. The rule stands in the help of `audit
+// usage`.
 func (b *billed) withoutEnd(redis counted, has [measures]bool) string {
-	n := b.open[requests]
-	if n == 0 || has[cost] || redis.sums[requests] != b.sums[requests] ||
-		max(redis.estimated, redis.unknown) > n || redis.estimated+redis.unknown < n {
+	n, unseen := b.open[requests], redis.sums[requests]-b.sums[requests]
+	if n+unseen == 0 || unseen < 0 || n > 0 && has[cost] {
+		return ""
+	}
+	// An answer without an end is estimated, unknown, or both, as one that is unseen
+	// always is.
+	if max(redis.estimated, redis.unknown) > n+unseen || redis.estimated+redis.unknown < n+2*unseen {
 		return ""
 	}
 	least, most := b.minus(b.open), b.sums
+	least[requests], most[requests] = redis.sums[requests], redis.sums[requests]
 	most[output] += b.open[output] + n*frameTokens
 	if !least.atMost(redis.sums) || !redis.atMost(most) {
 		return ""
 	}
-	return plural(n, "answer") + " without an end, estimated in Redis"
+	var why []string
+	if n > 0 {
+		why = append(why, plural(n, "answer")+" without an end, estimated in Redis")
+	}
+	if unseen > 0 {
+		why = append(why, plural(unseen, "request")+" that the provider never saw or never answered: estimated")
+	}
+	return strings.Join(why, "; ")
 }
 
 // differing returns the rows that differ and are explained, or are not.

@@ -296,6 +296,21 @@ func TestCompare(t *testing.T) {
 	f("more estimated than cut", []line{noon, half}, map[place]counted{on(d21, "m1"): vague(2, 18, 8, 2, 0)}, d21+" m1: 0 0 -1")
 	f("a whole answer is missing", []line{noon, half}, map[place]counted{on(d21, "m1"): vague(1, 10, 9, 1, 0)}, d21+" m1: -1 -8 0")
 	f("a request too many", []line{noon, half}, map[place]counted{on(d21, "m1"): vague(3, 18, 9, 1, 0)}, d21+" m1: 1 0 0")
+
+	// Opened in the journal, and cut off by a crash before the provider had it.
+	const unseen = " that the provider never saw or never answered"
+	f("never sent", []line{noon}, map[place]counted{on(d21, "m1"): vague(3, 10, 5, 2, 2)}, d21+" m1: 2 0 0 (2 requests"+unseen+")")
+	f("never sent, of a model without answers", []line{noon}, map[place]counted{on(d21, "m1"): exact(1, 10, 5), on(d21, "m2"): vague(1, 0, 0, 1, 1)},
+		d21+" m2: 1 0 0 (1 request"+unseen+")")
+	f("one of two is no estimate", []line{noon}, map[place]counted{on(d21, "m1"): vague(3, 10, 5, 1, 1)}, d21+" m1: 2 0 0")
+	f("estimated, but of an answer that told something", []line{noon}, map[place]counted{on(d21, "m1"): vague(2, 10, 5, 1, 0)}, d21+" m1: 1 0 0")
+	f("unknown, but whole", []line{noon}, map[place]counted{on(d21, "m1"): vague(2, 10, 5, 0, 1)}, d21+" m1: 1 0 0")
+	f("more estimated than are too many", []line{noon}, map[place]counted{on(d21, "m1"): vague(2, 10, 5, 2, 2)}, d21+" m1: 1 0 0")
+	f("never sent, with tokens", []line{noon}, map[place]counted{on(d21, "m1"): vague(2, 11, 5, 1, 1)}, d21+" m1: 1 1 0")
+	f("never sent, and a token less", []line{noon}, map[place]counted{on(d21, "m1"): vague(2, 10, 4, 1, 1)}, d21+" m1: 1 0 -1")
+	f("never sent, beside one without an end", []line{noon, half}, map[place]counted{on(d21, "m1"): vague(3, 18, 5, 2, 1)},
+		d21+" m1: 1 0 -4 (1 answer without an end, estimated in Redis; 1 request"+unseen+")")
+	f("never sent, and one without an end not estimated", []line{noon, half}, map[place]counted{on(d21, "m1"): vague(3, 18, 5, 1, 1)}, d21+" m1: 1 0 -4")
 }
 
 // TestCompareOnlyWhatIsThere has ledgers that lack models, or measures, or
@@ -390,6 +405,28 @@ Equal to the token but for what is explained in 1 row: 2 rows, 3 requests.
 `
 	if diff := cmp.Diff(wantExplained, explained.text()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	if err := explained.err(); err != nil {
+		t.Errorf("all is explained, and yet: %v", err)
+	}
+	redis[on("2026-11-21", "m1")] = countedOf(admin.UsageRow{Requests: 3, Output: 1234, CostUSD: 500_000_000, Estimated: 2, Unknown: 2})
+	redis[on("2026-11-22", "m1")] = countedOf(admin.UsageRow{Requests: 2, Output: 2})
+	unseen := compare(l, redis, l.days)
+	const wantUnseen = `Redis beside the ledger, whole UTC days from 2026-11-21 to 2026-11-22
+
+Explained:
+SUBSCRIPTION  MODEL  DAY         COUNT     REDIS  LEDGER  DIFFERENCE  WHY
+team-a        m1     2026-11-21  requests  3      1       2           2 requests that the provider never saw or never answered: estimated
+
+Equal to the token but for what is explained in 1 row: 2 rows, 3 requests.
+`
+	if diff := cmp.Diff(wantUnseen, unseen.text()); diff != "" || unseen.err() != nil {
+		t.Errorf("%v (-want +got):\n%s", unseen.err(), diff)
+	}
+	redis[on("2026-11-21", "m1")] = countedOf(admin.UsageRow{Requests: 3, Output: 1234, CostUSD: 500_000_001, Estimated: 2, Unknown: 2})
+	if dearer := compare(l, redis, l.days); dearer.err() == nil {
+		t.Error("requests without tokens explain a difference in cost")
 	}
 
 	var out strings.Builder

@@ -44,6 +44,10 @@ func TestMain(m *testing.M) {
 //	signal NAME LOG        sends HUP or TERM to the serve that wrote LOG
 //	fill FILE...           puts the values of variables in the place of $NAME
 //	awaitusage REGEXP      waits until `authpool usage --json` matches
+//	awaitexplained ID      waits until `authpool explain ID` knows that request,
+//	                       which is a moment after its answer has ended
+//	capture NAME REGEXP    puts what the group of REGEXP matches on stderr into
+//	                       a variable
 //	fetch [-H H]... [-d BODY] URL
 //	                       prints the status and the body of an answer as it
 //	                       comes, and the X-Authpool headers on stderr; @FILE
@@ -60,16 +64,42 @@ func TestStories(t *testing.T) {
 			return os.Mkdir(env.WorkDir+"/home", 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"addresses":  addresses,
-			"await":      await,
-			"awaitline":  awaitLine,
-			"awaitusage": awaitUsage,
-			"fill":       fill,
-			"signal":     sendSignal,
-			"failed":     exits(exitFailed),
-			"wrong":      exits(exitWrong),
+			"addresses":      addresses,
+			"await":          await,
+			"awaitline":      awaitLine,
+			"awaitusage":     awaitUsage,
+			"awaitexplained": awaitExplained,
+			"capture":        capture,
+			"fill":           fill,
+			"signal":         sendSignal,
+			"failed":         exits(exitFailed),
+			"wrong":          exits(exitWrong),
 		},
 	})
+}
+
+// awaitExplained leaves what explain has said to stdout and stderr.
+func awaitExplained(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: awaitexplained ID")
+	}
+	if !eventually(func(context.Context) bool { return ts.Exec("authpool", "explain", args[0]) == nil }) {
+		ts.Fatalf("request %s is not known: %s", args[0], ts.ReadFile("stderr"))
+	}
+}
+
+// capture looks at what the last program has said.
+func capture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: capture NAME REGEXP")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	match := pattern.FindStringSubmatch(ts.ReadFile("stderr"))
+	if len(match) != 2 {
+		ts.Fatalf("nothing on stderr matches %s:\n%s", args[1], ts.ReadFile("stderr"))
+	}
+	ts.Setenv(args[0], match[1])
 }
 
 // nextPort is where addresses looks on. Ports below those that systems give to

@@ -419,11 +419,17 @@ func TestFaultsBehindAgents(t *testing.T) {
 					t.Fatal(err)
 				}
 				s := d.turn(t, "What is a pool?")
-				arrivals := d.expect(t, s, cmp.Or(tt.requests, 1), 0, 2)
+				requests := cmp.Or(tt.requests, 1)
+				if a := d.p.Arrivals(); tt.fault.Kind == simulator.LateErrorEvent && len(a) == 2 && a[0].Key != a[1].Key {
+					// The error came together with the first content: authpool saw it in time, and asked another
+					// subscription. What the agent repeats itself goes to that of its session.
+					requests = 1
+				}
+				arrivals := d.expect(t, s, requests, 0, 2)
 				if len(arrivals) == 2 && tt.moves && arrivals[0].Key == arrivals[1].Key {
 					t.Errorf("%s was asked again", arrivals[0].Key)
 				}
-				if s.repeats > max(tt.requests-1, 0) {
+				if s.repeats > requests-1 {
 					t.Errorf("%s says that it tried again %d times", d.name, s.repeats)
 				}
 				again := d.turn(t, "And what is a river?")

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -336,7 +337,7 @@ func (s *stage) ask(model string) seen {
 // call is a request of the example's kind.
 func (s *stage) call(model, text string) (path, body string) {
 	row, form := s.e.row()
-	streams := form != "" && form != "good-status"
+	streams := slices.Contains([]string{"stream", "flat", "failed", "nested", "frame", "lines", "array"}, form)
 	stream := ""
 	if streams {
 		stream = `"stream":true,`
@@ -354,7 +355,7 @@ func (s *stage) call(model, text string) (path, body string) {
 		}
 		return "/v1/messages", messages
 	case "openai":
-		if form != "" || strings.HasPrefix(row, "codex-") {
+		if streams || strings.HasPrefix(row, "codex-") {
 			return "/v1/responses", fmt.Sprintf(`{"model":%q,%s"input":%q}`, model, stream, text)
 		}
 		return "/v1/chat/completions", messages

@@ -4,7 +4,7 @@ import "testing"
 
 func TestObstaclesHaveNames(t *testing.T) {
 	seen := map[string]bool{}
-	for o := none; o < obstacles; o++ {
+	for o := range obstacles {
 		name := obstacleNames[o]
 		if (name == "") != (o == none) || seen[name] {
 			t.Errorf("obstacle %d is called %q in a Trace", o, name)

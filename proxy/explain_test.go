@@ -206,7 +206,7 @@ func TestExplained(t *testing.T) {
 			_, _ = io.WriteString(w, streamOf(msgStart, msgBlock, msgHello))
 			for range 10 {
 				time.Sleep(time.Second)
-				_, _ = io.WriteString(w, fmt.Sprintf("%x\r\n%s\r\n", len(msgHello), msgHello))
+				_, _ = fmt.Fprintf(w, "%x\r\n%s\r\n", len(msgHello), msgHello)
 			}
 		})
 		resp := w.begin(ofSession("s1"), messageS)
@@ -220,7 +220,7 @@ func TestExplained(t *testing.T) {
 		w := newTold(t, 1, func(_ string, w io.Writer) {
 			_, _ = io.WriteString(w, streamOf(msgStart, msgBlock, msgHello))
 			time.Sleep(time.Second)
-			_, _ = io.WriteString(w, fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(msgLimit), msgLimit))
+			_, _ = fmt.Fprintf(w, "%x\r\n%s\r\n0\r\n\r\n", len(msgLimit), msgLimit)
 		})
 		return w, []string{w.ask(ofSession("s1"), messageS)}
 	})
@@ -228,7 +228,7 @@ func TestExplained(t *testing.T) {
 		w := newTold(t, 1, func(_ string, w io.Writer) {
 			_, _ = io.WriteString(w, streamOf(msgStart, msgPing))
 			time.Sleep(5 * time.Second)
-			_, _ = io.WriteString(w, fmt.Sprintf("%x\r\n%s\r\n", len(msgError), msgError))
+			_, _ = fmt.Fprintf(w, "%x\r\n%s\r\n", len(msgError), msgError)
 		})
 		return w, []string{w.ask(ofSession("s1"), messageS)}
 	})

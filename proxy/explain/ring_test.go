@@ -98,6 +98,9 @@ func TestBytesAreBounded(t *testing.T) {
 	for n := range Most {
 		noted(&s, 20, 16)
 		g.Add(request(n), &s)
+		if n%100 != 0 {
+			continue
+		}
 		if _, ok := g.Find(id(n)); !ok {
 			t.Fatalf("request %d is not remembered", n)
 		}

@@ -339,7 +339,7 @@ func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, s
 	if s != nil {
 		s.enter()
 	}
-	return &Lease{pool: p, member: m, session: s, source: source, model: req.Model, bytes: req.Bytes, pass: pass, whole: whole, probe: q}, refusal{}
+	return &Lease{pool: p, member: m, session: s, source: source, model: req.Model, bytes: req.Bytes, pass: pass, whole: whole, probes: q}, refusal{}
 }
 
 // demand notes that a request found m's share or rates used up, and has the

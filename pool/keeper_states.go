@@ -11,7 +11,10 @@ import (
 // sharedModel is the longest name of a model in a key.
 const sharedModel = 128
 
-type coolKey struct{ subscription, model string }
+type coolKey struct {
+	subscription string
+	closure      store.Closure
+}
 
 type coolValue struct {
 	since, until  time.Time
@@ -25,21 +28,32 @@ func (k *keeper) cool(m *member, c ratelimit.Change) {
 	}
 	// Bounded, because Redis may be away for long; what finds no room is learnt
 	// by the others from their own answers.
-	key := coolKey{subscription: m.conf.ID}
-	if !c.Whole {
+	key := coolKey{m.conf.ID, store.ClosesSubscription}
+	switch c.Scope {
+	case ratelimit.ScopeDomain:
+		key.closure = store.ClosesDomain
+	case ratelimit.ScopeModel:
 		if !printable(c.Model) {
 			return // cannot stand in a key: every process learns it for itself
 		}
-		key.model = c.Model
+		key.closure = store.ModelClosure(c.Model)
+	default:
 	}
 	state := StateCooling
 	if c.Signal == ratelimit.Quota {
 		state = StateDisabled
 	}
 	k.mu.Lock()
-	old, known := k.cools[key]
-	if known && old.until.Before(c.Until) || !known && len(k.cools) < keeperTurn {
-		k.cools[key] = coolValue{since: c.Until.Add(-c.Wait), until: c.Until, state: string(state), reason: string(c.Reason)}
+	add := func(key coolKey) {
+		old, known := k.cools[key]
+		if known && old.until.Before(c.Until) || !known && len(k.cools) < keeperTurn {
+			k.cools[key] = coolValue{since: c.Until.Add(-c.Wait), until: c.Until, state: string(state), reason: string(c.Reason)}
+		}
+	}
+	add(key)
+	if key.closure != store.ClosesSubscription && m.lead != m.conf.ID {
+		// Where its probe is agreed on, it must be known too.
+		add(coolKey{m.lead, key.closure})
 	}
 	k.mu.Unlock()
 	k.wake()
@@ -79,7 +93,7 @@ func (k *keeper) writeCools(ctx context.Context, now time.Time) {
 		}
 		if wait := v.until.Sub(now); wait > 0 {
 			out = append(out, store.Cooldown{
-				Subscription: key.subscription, Model: key.model, State: v.state, Reason: v.reason, Wait: wait,
+				Subscription: key.subscription, Closure: key.closure, State: v.state, Reason: v.reason, Wait: wait,
 			})
 			sent[key] = v
 		} else {
@@ -144,12 +158,16 @@ func (k *keeper) readSome(ctx context.Context, ids []string, now time.Time) bool
 		if c.State == string(StateDisabled) {
 			signal = ratelimit.Quota
 		}
-		cooldowns := p.byID[c.Subscription].gate.Cooldowns()
-		cooldowns.Adopt(now, c.Model, now.Add(c.Wait), signal, ratelimit.Reason(c.Reason))
+		gate := p.byID[c.Subscription].gate
+		cooldowns := gate.Cooldowns()
+		if c.Closure == store.ClosesSubscription {
+			cooldowns = gate.Own()
+		}
+		cooldowns.Adopt(now, c.Closure.Model(), now.Add(c.Wait), signal, ratelimit.Reason(c.Reason))
 	}
 	for _, id := range ids {
 		m := p.byID[id]
-		m.gate.Cooldowns().Ask() // somebody's probe may have come to its end
+		m.gate.Ask() // somebody's probe may have come to its end
 		p.groups[m.conf.Provider].queue.event()
 	}
 	return err == nil

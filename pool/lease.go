@@ -31,7 +31,7 @@ type Lease struct {
 	served       bool // the verdict was ok
 	pass         ratelimit.Pass
 	whole        ratelimit.ProviderPass
-	probe        probe
+	probes       []probe
 }
 
 // Subscription returns what was lent. It must not be changed.
@@ -72,8 +72,8 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	news := l.whole.Verdict(now, v)
 	asked := l.whole.Asked()
 	lent := l.lent
-	q := l.probe
-	l.probe = probe{}
+	q := l.probes
+	l.probes = nil
 	l.mu.Unlock()
 
 	p.hear(m, news, asked, v)
@@ -154,7 +154,7 @@ func (l *Lease) cancel(now time.Time) {
 }
 
 func (l *Lease) leave(now time.Time) {
-	l.pool.keeper.proved(l.probe, false) // nobody changes it after done
+	l.pool.keeper.proved(l.probes, false) // nobody changes it after done
 	l.member.share.leave()
 	if l.session != nil {
 		l.pool.sessions.used(l.session, now)

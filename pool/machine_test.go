@@ -22,6 +22,7 @@ type machine struct {
 	out    []*held
 	home   map[string]string    // session -> where it sticks
 	closed map[string]time.Time // domain -> until when the provider has refused it
+	alone  map[string]time.Time // by subscription
 	models map[string]time.Time // domain/model -> the same
 }
 
@@ -36,7 +37,7 @@ type held struct {
 const idle = 10 * time.Minute
 
 func newMachine(t *rapid.T) *machine {
-	m := &machine{t: t, subs: map[string]pool.Subscription{}, home: map[string]string{}, closed: map[string]time.Time{}, models: map[string]time.Time{}}
+	m := &machine{t: t, subs: map[string]pool.Subscription{}, home: map[string]string{}, closed: map[string]time.Time{}, alone: map[string]time.Time{}, models: map[string]time.Time{}}
 	var subs []pool.Subscription
 	for i := range rapid.IntRange(1, 5).Draw(t, "subscriptions") {
 		s := sub(fmt.Sprint("s", i), limits(pool.Limits{
@@ -79,6 +80,8 @@ func (m *machine) Acquire(t *rapid.T) {
 	switch {
 	case slices.Contains(r.Tried, id):
 		t.Fatalf("%s was offered again", id)
+	case now.Before(m.alone[id]):
+		t.Fatalf("%s was offered, it is closed for %v", id, m.alone[id].Sub(now))
 	case now.Before(m.closed[m.domain(id)]):
 		t.Fatalf("%s was offered, its domain is closed for %v", id, m.closed[m.domain(id)].Sub(now))
 	case now.Before(m.models[m.domain(id)+"/"+r.Model]):
@@ -127,10 +130,13 @@ func (m *machine) Verdict(t *rapid.T) {
 	if v.Signal != ratelimit.Limited && v.Signal != ratelimit.Quota || v.Wait < 0 {
 		return
 	}
-	until, domain := time.Now().Add(v.Wait), m.domain(h.lease.Subscription().ID)
+	id := h.lease.Subscription().ID
+	until, domain := time.Now().Add(v.Wait), m.domain(id)
 	switch v.Scope {
 	default:
 	case ratelimit.ScopeSubscription:
+		m.alone[id] = later(m.alone[id], until)
+	case ratelimit.ScopeDomain:
 		m.closed[domain] = later(m.closed[domain], until)
 	case ratelimit.ScopeModel:
 		m.models[domain+"/"+h.model] = later(m.models[domain+"/"+h.model], until)

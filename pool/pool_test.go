@@ -114,7 +114,7 @@ func serve(t *testing.T, p *pool.Pool, r *pool.Request, v ratelimit.Verdict) (id
 var ok = ratelimit.Verdict{Signal: ratelimit.OK}
 
 func limited(wait time.Duration) ratelimit.Verdict {
-	return ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeSubscription, Wait: wait}
+	return ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeDomain, Wait: wait}
 }
 
 func failed() ratelimit.Verdict {

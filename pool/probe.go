@@ -20,68 +20,88 @@ var ErrDisabledByConfig = errors.New("the configuration disables the subscriptio
 // probe is what a lease finds out for the whole fleet: whether a cooldown that
 // has ended is really over. The zero probe finds out nothing.
 type probe struct {
-	subscription string   // in whose state it is agreed on
-	models       []string // an empty one is the whole
+	scope        ratelimit.Scope // ScopeSubscription or ScopeDomain, as in Pass.Probes
+	subscription string          // in whose state it is agreed on
+	closures     []store.Closure
 }
 
-// probeOf says what a pass is the probe of, as far as the fleet can know of it.
-func (m *member) probeOf(pass *ratelimit.Pass, model string) probe {
-	whole, one := pass.Probes()
-	q := probe{subscription: m.lead}
-	if whole {
-		q.models = append(q.models, "")
+// probesOf says what a pass is the probe of, as far as the fleet can know of it.
+func (m *member) probesOf(pass *ratelimit.Pass, model string) (list []probe) {
+	own, domain, one := pass.Probes()
+	if own {
+		list = append(list, probe{ratelimit.ScopeSubscription, m.conf.ID, []store.Closure{store.ClosesSubscription}})
+	}
+	var shared []store.Closure
+	if domain {
+		shared = append(shared, store.ClosesDomain)
 	}
 	if one && printable(model) {
-		q.models = append(q.models, model)
+		shared = append(shared, store.ModelClosure(model))
 	}
-	return q
+	if shared != nil {
+		list = append(list, probe{ratelimit.ScopeDomain, m.lead, shared})
+	}
+	return list
 }
 
 // ask asks the fleet before a request goes out that probes: one probe is enough
 // for all processes. It waits for Redis, for bindingWait at most, but only then,
 // once for a cooldown; those who come meanwhile see that a probe is under way.
 // While Redis is away every process decides for itself, and not all at once.
-func (p *Pool) ask(ctx context.Context, m *member, pass *ratelimit.Pass, model string, now time.Time) (probe, ratelimit.Refusal) {
-	if whole, one := pass.Probes(); p.bindings == nil || !whole && !one {
-		return probe{}, ratelimit.Refusal{}
-	}
-	q := m.probeOf(pass, model)
-	if len(q.models) == 0 {
-		return probe{}, ratelimit.Refusal{}
-	}
-	if !p.shared() {
-		return q, pass.Alone(now)
+func (p *Pool) ask(ctx context.Context, m *member, pass *ratelimit.Pass, model string, now time.Time) (granted []probe, r ratelimit.Refusal) {
+	if own, domain, one := pass.Probes(); p.bindings == nil || !own && !domain && !one {
+		return nil, ratelimit.Refusal{}
 	}
 	ctx, cancel := context.WithDeadline(ctx, now.Add(bindingWait))
 	defer cancel()
+	for _, q := range m.probesOf(pass, model) {
+		yes, r := p.askOne(ctx, q, pass, now)
+		if r.Why != ratelimit.Open {
+			p.keeper.proved(granted, false)
+			return nil, r
+		}
+		if yes {
+			granted = append(granted, q)
+		}
+	}
+	return granted, ratelimit.Refusal{}
+}
+
+// askOne asks for one of them, which is granted, or not needed any more, or refused.
+func (p *Pool) askOne(ctx context.Context, q probe, pass *ratelimit.Pass, now time.Time) (granted bool, r ratelimit.Refusal) {
+	if !p.shared() {
+		return true, pass.Alone(q.scope, now)
+	}
 	proof, err := p.bindings.Probe(ctx, store.Probe{
-		Subscription: q.subscription, Process: p.process, Models: q.models,
+		Subscription: q.subscription, Process: p.process, Closures: q.closures,
 		Hold: ratelimit.ProbePatience, Pace: ratelimit.RampPace, Ramp: ratelimit.RampTime,
 	})
 	switch {
 	case err != nil: // as without Redis
-		return q, pass.Alone(now)
+		return true, pass.Alone(q.scope, now)
 	case proof.Word == store.ProbeGranted:
-		return q, ratelimit.Refusal{}
+		return true, ratelimit.Refusal{}
 	case proof.Word == store.ProbeOpen:
-		return probe{}, pass.Opened(now, proof.Since, proof.Wait, proof.Seat)
+		return false, pass.Opened(q.scope, now, proof.Since, proof.Wait, proof.Seat)
 	}
 	if proof.Word == store.ProbeClosed {
 		p.keeper.doubt(q.subscription) // why, is in the state
 	}
-	return probe{}, pass.Elsewhere(now.Add(proof.Wait))
+	return false, pass.Elsewhere(q.scope, now.Add(proof.Wait))
 }
 
-// proved has the fleet told how a probe went.
-func (k *keeper) proved(q probe, succeeded bool) {
-	if len(q.models) == 0 {
+// proved has the fleet told how probes went.
+func (k *keeper) proved(list []probe, succeeded bool) {
+	if len(list) == 0 {
 		return
 	}
 	k.mu.Lock()
-	if len(k.proofs) < keeperTurn { // what finds no room ends by itself
-		k.proofs = append(k.proofs, store.Probed{
-			Subscription: q.subscription, Process: k.pool.process, Models: q.models, Succeeded: succeeded,
-		})
+	for _, q := range list {
+		if len(k.proofs) < keeperTurn { // what finds no room ends by itself
+			k.proofs = append(k.proofs, store.Probed{
+				Subscription: q.subscription, Process: k.pool.process, Closures: q.closures, Succeeded: succeeded,
+			})
+		}
 	}
 	k.mu.Unlock()
 	k.wake()
@@ -118,17 +138,20 @@ func (p *Pool) Enable(ctx context.Context, id string) error {
 		return fmt.Errorf("%w: %s", ErrDisabledByConfig, m.conf.Reason)
 	}
 	now := time.Now()
-	p.enable(m, now, now)
+	var all []*member
+	for _, other := range p.groups[m.conf.Provider].members {
+		if other.lead == m.lead {
+			all = append(all, other)
+			p.enable(other, now, now)
+		}
+	}
 	if p.bindings == nil {
 		return nil
 	}
 	if !p.bindings.Healthy() {
 		return store.ErrAway
 	}
-	for _, other := range p.groups[m.conf.Provider].members {
-		if other.lead != m.lead {
-			continue
-		}
+	for _, other := range all {
 		if err := p.bindings.Enable(ctx, other.conf.ID); err != nil {
 			return err
 		}
@@ -138,7 +161,7 @@ func (p *Pool) Enable(ctx context.Context, id string) error {
 
 // enable ends what began at the given time or before.
 func (p *Pool) enable(m *member, now, began time.Time) {
-	m.gate.Cooldowns().End(now, began)
+	m.gate.End(now, began)
 	p.keeper.uncool(m, began)
 	m.mu.Lock()
 	// One that cannot be read opens by itself as soon as it can.

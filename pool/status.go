@@ -27,7 +27,7 @@ type Status struct {
 	Reason         string               // why it is not ready; empty when it is
 	Health         int                  // 0..100, rounded Score.Health
 	Score          Score                // with its parts
-	CooldownUntil  time.Time            // zero when the whole subscription is open
+	CooldownUntil  time.Time            // its own or its domain's, the later; zero when it is open but for models
 	CooldownModels map[string]time.Time // models that are closed on it; may be nil
 	Breaker        string               // "closed", "half-open" or "open"
 	Windows        []ratelimit.Window   // the provider's own view
@@ -43,7 +43,7 @@ func (m *member) state(now time.Time) (State, string) {
 		}
 		return StateDisabled, reason
 	}
-	c, cools := m.gate.Cooldowns().Whole(now)
+	c, cools := m.gate.Cooldown(now)
 	if _, free, full := m.budgets.spent(now); full && (!cools || !c.Until.After(free)) {
 		return StateCooling, ReasonBudget
 	}
@@ -86,7 +86,7 @@ func (p *Pool) Status() []Status {
 			InFlight:       m.share.busy(),
 		}
 		s.State, s.Reason = m.state(now)
-		if c, ok := m.gate.Cooldowns().Whole(now); ok && !c.Probing {
+		if c, ok := m.gate.Cooldown(now); ok && !c.Probing {
 			s.CooldownUntil = c.Until
 		}
 		if _, free, full := m.budgets.spent(now); full && free.After(s.CooldownUntil) {

@@ -60,7 +60,8 @@ type Cooldown struct {
 }
 
 // Cooldowns is what is known about being limited by those who share the
-// limits: one subscription, or all that are in one domain. Every cooldown ends
+// limits: one subscription, or all that are in one domain. A Gate has both: what
+// closes its subscription alone, and what it shares. Every cooldown ends
 // in one probe: the first request after its end goes out alone, and only its
 // success opens for the others, one more at a time for a few seconds: those who
 // waited must not meet the limit again all together.
@@ -128,6 +129,14 @@ type turn struct {
 // isProbe tells whether the request probes anything.
 func (t *turn) isProbe() bool { return t.probes != [2]*closure{} }
 
+// longer is the one of two refusals that lasts longer.
+func (r Refusal) longer(other Refusal) Refusal {
+	if r.Why == Open || other.Why != Open && other.Until.After(r.Until) {
+		return other
+	}
+	return r
+}
+
 // NewCooldowns returns a Cooldowns that is open.
 func NewCooldowns() *Cooldowns {
 	return &Cooldowns{models: make(map[string]*closure), jitter: rand.Float64}
@@ -145,11 +154,7 @@ func (c *Cooldowns) check(now time.Time, model string) Refusal {
 
 // refusal is check under the lock. The later end of the two closures counts.
 func (c *Cooldowns) refusal(now time.Time, model string) Refusal {
-	whole, one := c.whole.refusal(now), c.models[model].refusal(now)
-	if whole.Why == Open || one.Why != Open && one.Until.After(whole.Until) {
-		return one
-	}
-	return whole
+	return c.whole.refusal(now).longer(c.models[model].refusal(now))
 }
 
 // refusal tells whether k lets nobody through at now; k may be nil.
@@ -341,8 +346,15 @@ func (c *Cooldowns) refuse(now, at time.Time, model string, v Verdict) Change {
 		return Change{}
 	}
 	slot.set(&closure{until: until, since: now, signal: v.Signal, reason: v.Reason, bare: bare, alone: c.alone(wait)})
+	scope := ScopeModel
+	switch {
+	case v.Scope == ScopeSubscription:
+		scope = ScopeSubscription
+	case slot.whole: // for want of room for one more model, too
+		scope = ScopeDomain
+	}
 	return Change{
-		Model: slot.model, Whole: slot.whole, Wait: wait, Until: until,
+		Model: slot.model, Scope: scope, Wait: wait, Until: until,
 		Signal: v.Signal, Reason: v.Reason, Shared: shared,
 	}
 }
@@ -392,6 +404,28 @@ func (c *Cooldowns) Adopt(now time.Time, model string, until time.Time, signal S
 	}
 	slot.set(next)
 	return true
+}
+
+// Join closes what from has closed and has not ended: those whom it is about share
+// limits with those of c, as was found out.
+func (c *Cooldowns) Join(now time.Time, from *Cooldowns) {
+	if from.closed.Load() == 0 {
+		return
+	}
+	closed := make(map[string]Cooldown)
+	from.mu.Lock()
+	if cooldown, ok := from.whole.cooldown(now); ok {
+		closed[""] = cooldown
+	}
+	for model, k := range from.models {
+		if cooldown, ok := k.cooldown(now); ok && model != "" {
+			closed[model] = cooldown
+		}
+	}
+	from.mu.Unlock()
+	for model, k := range closed {
+		c.Adopt(now, model, k.Until, k.Signal, k.Reason)
+	}
 }
 
 // Whole returns the cooldown of the whole; ok is false when there is none.

@@ -173,12 +173,12 @@ func TestModelsAreBounded(t *testing.T) {
 	for i := range modelsMost {
 		c.refuse(t0, t0, fmt.Sprint("m", i), limited)
 	}
-	if change := c.refuse(t0, t0, "one more", limited); !change.Whole {
+	if change := c.refuse(t0, t0, "one more", limited); change.Scope != ScopeDomain {
 		t.Errorf("one model too many: %+v, want the whole subscription closed", change)
 	}
 	// Models that nobody asks for any more make room.
 	later := t0.Add(time.Hour)
-	if change := c.refuse(later, later, "yet one more", limited); change.Whole || change.Model != "yet one more" {
+	if change := c.refuse(later, later, "yet one more", limited); change.Scope != ScopeModel || change.Model != "yet one more" {
 		t.Errorf("after the others have ended: %+v", change)
 	}
 }
@@ -339,20 +339,20 @@ func TestEnd(t *testing.T) {
 func TestProbeOfAnotherProcess(t *testing.T) {
 	g := NewGate("team-a", Rates{}, fixed(0.5))
 	limit := func() {
-		g.cooldowns.refuse(t0, t0, "m", verdict(Limited, ReasonWindow, ScopeSubscription, 8*time.Second))
+		g.Cooldowns().refuse(t0, t0, "m", verdict(Limited, ReasonWindow, ScopeDomain, 8*time.Second))
 	}
 	limit()
 	now := t0.Add(9 * time.Second)
 	ask := func() (Pass, bool) {
 		p, r := g.Allow(now, "m", 0, 0)
-		whole, model := p.Probes()
-		if model || whole != (r.Why == Open) && r.Why != Probing {
+		own, whole, model := p.Probes()
+		if own || model || whole != (r.Why == Open) && r.Why != Probing {
 			t.Errorf("probes %v, %v; %+v", whole, model, r)
 		}
 		return p, r.Why == Open
 	}
 	p, _ := ask()
-	if r := p.Elsewhere(now.Add(ProbePatience)); r.Why != Probing || r.Reason != ReasonWindow || !r.Until.Equal(now.Add(ProbePatience)) {
+	if r := p.Elsewhere(ScopeDomain, now.Add(ProbePatience)); r.Why != Probing || r.Reason != ReasonWindow || !r.Until.Equal(now.Add(ProbePatience)) {
 		t.Errorf("%+v", r)
 	}
 	p.Cancel(now)
@@ -365,7 +365,7 @@ func TestProbeOfAnotherProcess(t *testing.T) {
 		t.Error("after news it is not asked again")
 	}
 	// It has opened two seconds ago, and this is the third process.
-	if r := p.Opened(now, 2*time.Second, RampPace, 3); r.Why != Ramping || !r.Until.Equal(now.Add(RampPace)) {
+	if r := p.Opened(ScopeDomain, now, 2*time.Second, RampPace, 3); r.Why != Ramping || !r.Until.Equal(now.Add(RampPace)) {
 		t.Errorf("before its turn: %+v", r)
 	}
 	p.Cancel(now)
@@ -382,16 +382,16 @@ func TestProbeOfAnotherProcess(t *testing.T) {
 	}
 
 	// Nobody can be asked: an own part of the wait is added.
-	g.cooldowns.refuse(now, now, "m", verdict(Limited, ReasonThrottled, ScopeSubscription, 8*time.Second))
+	g.Cooldowns().refuse(now, now, "m", verdict(Limited, ReasonThrottled, ScopeDomain, 8*time.Second))
 	now = now.Add(8 * time.Second)
 	p, _ = ask()
-	if r := p.Alone(now); r.Why != Probing || !r.Until.Equal(now.Add(time.Second)) {
+	if r := p.Alone(ScopeDomain, now); r.Why != Probing || !r.Until.Equal(now.Add(time.Second)) {
 		t.Errorf("alone: %+v, want a second later", r)
 	}
 	p.Cancel(now)
 	now = now.Add(time.Second)
 	p, _ = ask()
-	if r := p.Alone(now); r.Why != Open {
+	if r := p.Alone(ScopeDomain, now); r.Why != Open {
 		t.Errorf("alone, a second later: %+v", r)
 	}
 }

@@ -1,6 +1,9 @@
 package ratelimit
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Why says what keeps a request out.
 type Why uint8
@@ -38,8 +41,8 @@ type Refusal struct {
 // Change is what a Verdict changed for other requests, and for other processes
 // when it is Shared. The zero Change is none.
 type Change struct {
-	Whole  bool   // the whole subscription, else only Model
-	Model  string // may be empty: requests that name no model
+	Scope  Scope  // ScopeSubscription, ScopeDomain or ScopeModel
+	Model  string // of ScopeModel; may be empty: requests that name no model
 	Wait   time.Duration
 	Until  time.Time
 	Signal Signal
@@ -59,29 +62,61 @@ func (c Change) None() bool { return c.Until.IsZero() && !c.Opened }
 // Allow lends a Pass; the Pass is settled by Verdict as soon as it is known what
 // the answer means, and by Done at the end.
 type Gate struct {
-	cooldowns *Cooldowns
-	breaker   *breaker
-	windows   windows
-	rates     *rates
+	own     *Cooldowns // of the subscription alone
+	shared  atomic.Pointer[Cooldowns]
+	breaker *breaker
+	windows windows
+	rates   *rates
 }
 
 // NewGate returns the open gate of subscription id. Gates of one domain share
 // their cooldowns.
 func NewGate(id string, rates Rates, cooldowns *Cooldowns) *Gate {
-	return &Gate{
-		cooldowns: cooldowns,
-		breaker:   newBreaker(id),
-		rates:     newRates(rates),
+	g := &Gate{
+		own:     NewCooldowns(),
+		breaker: newBreaker(id),
+		rates:   newRates(rates),
 	}
+	g.shared.Store(cooldowns)
+	return g
 }
 
+// Own returns what closes the subscription alone.
+func (g *Gate) Own() *Cooldowns { return g.own }
+
 // Cooldowns returns what the gate shares with its domain.
-func (g *Gate) Cooldowns() *Cooldowns { return g.cooldowns }
+func (g *Gate) Cooldowns() *Cooldowns { return g.shared.Load() }
+
+// Share makes the gate one of another domain. Who was let through is settled with
+// the former.
+func (g *Gate) Share(cooldowns *Cooldowns) { g.shared.Store(cooldowns) }
+
+// Cooldown returns what closes the whole subscription, its own cooldown or its
+// domain's, whichever ends later; ok is false when nothing does.
+func (g *Gate) Cooldown(now time.Time) (cooldown Cooldown, ok bool) {
+	cooldown, ok = g.Cooldowns().Whole(now)
+	if own, yes := g.own.Whole(now); yes && (!ok || own.Until.After(cooldown.Until)) {
+		return own, true
+	}
+	return cooldown, ok
+}
+
+// Ask is Cooldowns.Ask of both, and End is Cooldowns.End.
+func (g *Gate) Ask() {
+	g.own.Ask()
+	g.Cooldowns().Ask()
+}
+
+// End ends what began at the given time or before; see Ask.
+func (g *Gate) End(now, began time.Time) {
+	g.own.End(now, began)
+	g.Cooldowns().End(now, began)
+}
 
 // Check tells what Allow would refuse, and takes nothing. Another caller may
 // come between the two.
 func (g *Gate) Check(now time.Time, model string, input, output int64) Refusal {
-	if r := g.cooldowns.check(now, model); r.Why != Open {
+	if r := g.Cooldowns().check(now, model).longer(g.own.check(now, "")); r.Why != Open {
 		return r
 	}
 	if r := g.breaker.check(now); r.Why != Open {
@@ -93,12 +128,14 @@ func (g *Gate) Check(now time.Time, model string, input, output int64) Refusal {
 // Pass is the permission for one attempt. It belongs to one owner, who calls
 // Verdict at most once and then Done exactly once.
 type Pass struct {
-	gate  *Gate
-	model string
-	at    time.Time
-	done  func(error) // settles the breaker; nil once it is settled
-	turn  turn
-	need  Amounts
+	gate      *Gate
+	model     string
+	at        time.Time
+	done      func(error) // settles the breaker; nil once it is settled
+	cooldowns *Cooldowns  // that the gate shared when it let the attempt through
+	turn      turn        // of those
+	own       turn        // of the subscription's own
+	need      Amounts
 }
 
 // Allow lets an attempt through, with estimates of its tokens (0 is allowed),
@@ -114,13 +151,15 @@ func (g *Gate) Allow(now time.Time, model string, input, output int64) (Pass, Re
 		return Pass{}, r
 	}
 	// Last, so that a probe is only taken by a request that really goes out.
-	turn, r := g.cooldowns.allow(now, model)
+	p := Pass{gate: g, model: model, at: now, done: done, cooldowns: g.Cooldowns(), need: need}
+	if p.turn, r = p.cooldowns.allow(now, model); r.Why == Open {
+		p.own, r = g.own.allow(now, "")
+	}
 	if r.Why != Open {
-		g.breaker.settle(now, done, errNoMatter)
-		g.rates.giveBack(now, need)
+		p.Cancel(now)
 		return Pass{}, r
 	}
-	return Pass{gate: g, model: model, at: now, done: done, turn: turn, need: need}, Refusal{}
+	return p, Refusal{}
 }
 
 // Verdict settles breaker and cooldowns and remembers the windows. What each
@@ -141,13 +180,16 @@ func (p *Pass) Verdict(now time.Time, v Verdict) Change {
 	switch v.Signal {
 	case OK:
 		if p.turn.isProbe() {
-			g.cooldowns.open(p.turn, now, now.Add(RampTime), RampPace)
+			p.cooldowns.open(p.turn, now, now.Add(RampTime), RampPace)
+		}
+		if p.own.isProbe() {
+			g.own.open(p.own, now, now.Add(RampTime), RampPace)
 		}
 	case Limited, Quota:
-		change = g.cooldowns.refuse(now, p.at, p.model, v)
+		change = g.refuse(now, p.at, p.model, v)
 	case Auth:
 		if v.Scope == ScopeModel {
-			change = g.cooldowns.refuse(now, p.at, p.model, v)
+			change = g.refuse(now, p.at, p.model, v)
 		}
 	case ClientError:
 	case ServerError, Network:
@@ -155,8 +197,8 @@ func (p *Pass) Verdict(now time.Time, v Verdict) Change {
 	case Overloaded:
 		outcome = errNoMatter
 	}
-	if p.turn.isProbe() && v.Signal != OK {
-		g.cooldowns.giveUp(p.turn, p.at)
+	if v.Signal != OK {
+		p.giveUp()
 	}
 	if g.breaker.settle(now, p.done, outcome) {
 		change = Change{Opened: true}
@@ -171,21 +213,50 @@ func (p *Pass) Late(now time.Time, v Verdict) Change {
 	if v.Signal != Limited && v.Signal != Quota {
 		return Change{}
 	}
-	return p.gate.cooldowns.refuse(now, p.at, p.model, v)
+	return p.gate.refuse(now, p.at, p.model, v)
 }
 
-// Probes tells what the attempt is the probe of: the whole, its model, or both.
-// Where processes share the limits, the others are to be asked before it goes
-// out, and what they say is told by Elsewhere, Opened or Alone. Each of them may
-// refuse; then the Pass is to be given up by Cancel.
-func (p *Pass) Probes() (whole, model bool) {
-	return p.turn.probes[0] != nil, p.turn.probes[1] != nil
+// refuse closes what v says is closed, as Cooldowns.refuse.
+func (g *Gate) refuse(now, at time.Time, model string, v Verdict) Change {
+	if v.Scope == ScopeSubscription {
+		return g.own.refuse(now, at, model, v)
+	}
+	return g.Cooldowns().refuse(now, at, model, v)
+}
+
+// giveUp ends what the attempt probes without a result.
+func (p *Pass) giveUp() {
+	if p.turn.isProbe() {
+		p.cooldowns.giveUp(p.turn, p.at)
+	}
+	if p.own.isProbe() {
+		p.gate.own.giveUp(p.own, p.at)
+	}
+}
+
+// Probes tells what the attempt is the probe of: the subscription alone, its
+// domain, the model, or several of them. Where processes share the limits, the
+// others are to be asked before it goes out, and what they say is told by
+// Elsewhere, Opened or Alone: of the subscription alone (ScopeSubscription), or of
+// domain and model together (ScopeDomain). Each of them may refuse; then the Pass
+// is to be given up by Cancel.
+func (p *Pass) Probes() (subscription, domain, model bool) {
+	return p.own.probes[0] != nil, p.turn.probes[0] != nil, p.turn.probes[1] != nil
+}
+
+// part is what the attempt holds of one of the two, and whose that is.
+func (p *Pass) part(scope Scope) (*Cooldowns, *turn) {
+	if scope == ScopeSubscription {
+		return p.gate.own, &p.own
+	}
+	return p.cooldowns, &p.turn
 }
 
 // Elsewhere says that another process probes, until the given time at most: the
 // next probe here is not before that, or before there is news (Cooldowns.Ask).
-func (p *Pass) Elsewhere(until time.Time) Refusal {
-	return p.gate.cooldowns.hold(p.turn, p.at, until)
+func (p *Pass) Elsewhere(scope Scope, until time.Time) Refusal {
+	c, t := p.part(scope)
+	return c.hold(*t, p.at, until)
 }
 
 // Opened says that another process's probe has succeeded, since ago; this one is
@@ -195,23 +266,28 @@ func (p *Pass) Elsewhere(until time.Time) Refusal {
 // The processes take their turns one after the other, and the more came before
 // it, the slower a process adds requests: together they stay near to what one of
 // them would have sent alone, and none of them has to ask for each request.
-func (p *Pass) Opened(now time.Time, since, delay time.Duration, seat int) Refusal {
-	c := p.gate.cooldowns
-	c.open(p.turn, now.Add(delay), now.Add(RampTime-since), RampPace*time.Duration(max(seat, 1)))
-	p.turn = turn{}
+func (p *Pass) Opened(scope Scope, now time.Time, since, delay time.Duration, seat int) Refusal {
+	c, t := p.part(scope)
+	c.open(*t, now.Add(delay), now.Add(RampTime-since), RampPace*time.Duration(max(seat, 1)))
+	*t = turn{}
+	model := p.model
+	if scope == ScopeSubscription {
+		model = ""
+	}
 	var r Refusal
-	p.turn, r = c.allow(now, p.model)
+	*t, r = c.allow(now, model)
 	return r
 }
 
 // Alone says that the others cannot be asked. Then every process probes for
 // itself, and each at a time of its own, which may be later than now.
-func (p *Pass) Alone(now time.Time) Refusal {
-	until := p.gate.cooldowns.late(p.turn)
+func (p *Pass) Alone(scope Scope, now time.Time) Refusal {
+	c, t := p.part(scope)
+	until := c.late(*t)
 	if !now.Before(until) {
 		return Refusal{}
 	}
-	return p.gate.cooldowns.hold(p.turn, p.at, until)
+	return c.hold(*t, p.at, until)
 }
 
 // Done settles the rates with the tokens that were really used. settled false
@@ -223,11 +299,10 @@ func (p *Pass) Done(now time.Time, input, output int64, settled bool) {
 	if p.done != nil {
 		p.gate.breaker.settle(now, p.done, errNoMatter)
 		p.done = nil
-		if p.turn.isProbe() {
-			p.gate.cooldowns.giveUp(p.turn, p.at)
-		}
+		p.giveUp()
 	}
-	p.gate.cooldowns.leave(p.turn)
+	p.cooldowns.leave(p.turn)
+	p.gate.own.leave(p.own)
 	if settled {
 		used := needs(input, output)
 		p.gate.rates.giveBack(now, Amounts{0, p.need[1] - used[1], p.need[2] - used[2]})

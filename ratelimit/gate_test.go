@@ -190,10 +190,142 @@ func TestOverloadedChangesNothing(t *testing.T) {
 func TestGatesOfOneDomainCloseTogether(t *testing.T) {
 	shared := ratelimit.NewCooldowns()
 	a, b := ratelimit.NewGate("a", ratelimit.Rates{}, shared), ratelimit.NewGate("b", ratelimit.Rates{}, shared)
-	attempt(t, a, ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeSubscription, Wait: time.Hour})
+	attempt(t, a, ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeDomain, Wait: time.Hour})
 	if r := b.Check(now(), "m", 0, 0); r.Why != ratelimit.Cooling {
 		t.Errorf("the other gate of the domain: %v, want cooling", r.Why)
 	}
+}
+
+// Whom a limit closes, by its scope: the gate that met it, another of its domain,
+// and the models of either.
+func TestScopes(t *testing.T) {
+	for _, tt := range []struct {
+		scope                              ratelimit.Scope
+		own, ownOther, domain, domainOther bool // closed: for the model that met it, and for another
+	}{
+		{ratelimit.ScopeRequest, false, false, false, false},
+		{ratelimit.ScopeModel, true, false, true, false},
+		{ratelimit.ScopeSubscription, true, true, false, false},
+		{ratelimit.ScopeDomain, true, true, true, true},
+	} {
+		shared := ratelimit.NewCooldowns()
+		a, b := ratelimit.NewGate("a", ratelimit.Rates{}, shared), ratelimit.NewGate("b", ratelimit.Rates{}, shared)
+		change := attempt(t, a, ratelimit.Verdict{Signal: ratelimit.Quota, Reason: ratelimit.ReasonCredit, Scope: tt.scope, Wait: time.Hour})
+		if change.Scope != tt.scope || change.None() != (tt.scope == ratelimit.ScopeRequest) {
+			t.Errorf("%v: %+v", tt.scope, change)
+		}
+		for _, one := range []struct {
+			g     *ratelimit.Gate
+			model string
+			want  bool
+		}{{a, "m", tt.own}, {a, "n", tt.ownOther}, {b, "m", tt.domain}, {b, "n", tt.domainOther}} {
+			if r := one.g.Check(now(), one.model, 0, 0); (r.Why == ratelimit.Cooling) != one.want {
+				t.Errorf("%v: model %s: %v", tt.scope, one.model, r.Why)
+			}
+			if _, r := one.g.Allow(now(), one.model, 0, 0); (r.Why == ratelimit.Cooling) != one.want {
+				t.Errorf("%v: model %s: %v", tt.scope, one.model, r.Why)
+			}
+		}
+	}
+}
+
+// The later of the two closures counts, and each has a probe and a ramp of its own.
+func TestOwnCooldownBesideTheDomains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := ratelimit.NewCooldowns()
+		a, b := ratelimit.NewGate("a", ratelimit.Rates{}, shared), ratelimit.NewGate("b", ratelimit.Rates{}, shared)
+		p, _ := a.Allow(now(), "m", 0, 0)
+		limit := ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeDomain, Wait: 10 * time.Second}
+		p.Verdict(now(), limit)
+		limit.Scope, limit.Wait = ratelimit.ScopeSubscription, 20*time.Second
+		p.Late(now(), limit)
+		p.Done(now(), 0, 0, true)
+		if c, ok := a.Cooldown(now()); !ok || c.Until.Sub(now()) != 20*time.Second {
+			t.Errorf("%+v, want what ends later", c)
+		}
+		if c, ok := b.Cooldown(now()); !ok || c.Until.Sub(now()) != 10*time.Second {
+			t.Errorf("%+v, want the domain's", c)
+		}
+		pass(10 * time.Second)
+		if r := a.Check(now(), "m", 0, 0); r.Why != ratelimit.Cooling || r.Until.Sub(now()) != 10*time.Second {
+			t.Errorf("%+v, want its own", r)
+		}
+		p, r := b.Allow(now(), "m", 0, 0)
+		if own, domain, _ := p.Probes(); r.Why != ratelimit.Open || own || !domain {
+			t.Fatalf("%+v: probes its own %v, its domain's %v", r, own, domain)
+		}
+		p.Verdict(now(), ok)
+		p.Done(now(), 0, 0, true)
+		pass(10 * time.Second)
+		p, r = a.Allow(now(), "m", 0, 0)
+		if own, domain, _ := p.Probes(); r.Why != ratelimit.Open || !own || domain {
+			t.Fatalf("%+v: probes its own %v, its domain's %v", r, own, domain)
+		}
+		if r := a.Check(now(), "n", 0, 0); r.Why != ratelimit.Probing {
+			t.Errorf("%+v, want one probe at a time", r)
+		}
+		if r := b.Check(now(), "m", 0, 0); r.Why != ratelimit.Open {
+			t.Errorf("%+v: the other one waits for a probe that is not its own", r)
+		}
+		p.Verdict(now(), ok)
+		p.Done(now(), 0, 0, true)
+
+		// A request that may go out for the one and not for the other leaves the probe
+		// to another.
+		p, _ = a.Allow(now(), "m", 0, 0)
+		limit.Scope, limit.Wait = ratelimit.ScopeDomain, 10*time.Second
+		p.Verdict(now(), limit)
+		limit.Scope, limit.Wait = ratelimit.ScopeSubscription, 20*time.Second
+		p.Late(now(), limit)
+		p.Done(now(), 0, 0, true)
+		pass(10 * time.Second)
+		if _, r := a.Allow(now(), "m", 0, 0); r.Why != ratelimit.Cooling {
+			t.Errorf("%+v, want its own cooldown", r)
+		}
+		p, r = b.Allow(now(), "m", 0, 0)
+		if _, domain, _ := p.Probes(); r.Why != ratelimit.Open || !domain {
+			t.Fatalf("%+v: probes %v", r, domain)
+		}
+		// Another process has it: that says nothing of a's own.
+		p.Elsewhere(ratelimit.ScopeDomain, now().Add(ratelimit.ProbePatience))
+		p.Cancel(now())
+		if r := b.Check(now(), "m", 0, 0); r.Why != ratelimit.Probing {
+			t.Errorf("%+v, want a probe elsewhere", r)
+		}
+		b.Ask()
+		if _, r := b.Allow(now(), "m", 0, 0); r.Why != ratelimit.Open {
+			t.Errorf("%+v: after news it is not asked again", r)
+		}
+	})
+}
+
+// Whose limits turn out to be shared bring what they know with them.
+func TestJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		alone, shared := ratelimit.NewCooldowns(), ratelimit.NewCooldowns()
+		a, b := ratelimit.NewGate("a", ratelimit.Rates{}, alone), ratelimit.NewGate("b", ratelimit.Rates{}, shared)
+		limit := ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeModel, Wait: time.Minute}
+		before, _ := a.Allow(now(), "m", 0, 0)
+		attempt(t, a, limit)
+		shared.Join(now(), alone)
+		a.Share(shared)
+		for _, g := range []*ratelimit.Gate{a, b} {
+			if r := g.Check(now(), "m", 0, 0); r.Why != ratelimit.Cooling {
+				t.Errorf("%v, want cooling", r.Why)
+			}
+		}
+		// What went out before is settled where it began, and closes where it is now.
+		limit.Scope, limit.Wait = ratelimit.ScopeDomain, time.Hour
+		before.Verdict(now(), limit)
+		before.Done(now(), 0, 0, true)
+		if r := b.Check(now(), "n", 0, 0); r.Why != ratelimit.Cooling {
+			t.Errorf("%v, want cooling", r.Why)
+		}
+		a.Share(ratelimit.NewCooldowns())
+		if r := a.Check(now(), "m", 0, 0); r.Why != ratelimit.Open {
+			t.Errorf("%v, want open: the limits were those of the domain that it has left", r.Why)
+		}
+	})
 }
 
 func TestRates(t *testing.T) {

@@ -30,13 +30,13 @@ func (s Signal) String() string { return signalNames[s] }
 // Scope is how far a Verdict reaches.
 type Scope uint8
 
-// The scopes, from narrow to wide. Subscriptions that share limits (Cooldowns)
-// are closed together, by ScopeModel and ScopeSubscription, too: a limit of one
-// key alone is rare, and one try more would cost a refusal.
+// The scopes, from narrow to wide. Limits belong to an account: those of a model,
+// too, are shared by all subscriptions of a domain. What is one key's or one
+// project's alone is ScopeSubscription.
 const (
 	ScopeRequest       Scope = iota // this request only: nothing is remembered
-	ScopeModel                      // one model on this subscription
-	ScopeSubscription               // the whole subscription: its key, project or workspace
+	ScopeModel                      // one model, for all subscriptions that share its account's limits
+	ScopeSubscription               // this subscription alone: its key, project or workspace
 	ScopeDomain                     // all subscriptions that share its account's limits
 	ScopeProviderModel              // one model at the provider, whoever asks
 	ScopeProvider                   // the whole provider

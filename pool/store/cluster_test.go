@@ -49,7 +49,7 @@ func TestLostNode(t *testing.T) {
 		var bindings []store.Binding
 		var requests []store.ShareRequest
 		for _, sub := range subs {
-			cool = append(cool, store.Cooldown{Subscription: sub, State: "cooling", Reason: "window", Wait: time.Minute})
+			cool = append(cool, store.Cooldown{Subscription: sub, Closure: store.ClosesDomain, State: "cooling", Reason: "window", Wait: time.Minute})
 			bindings = append(bindings, store.Binding{Session: sub, Subscription: sub}) // the same tag, so the same node
 			requests = append(requests, store.ShareRequest{Subscription: sub, Limit: 5, Want: 5})
 			_, _ = s.Reserve(ctx, sub, "session", 1, time.Minute)
@@ -104,7 +104,7 @@ func TestLostNode(t *testing.T) {
 	for len(events) > 0 {
 		<-events
 	}
-	if err := s.Cool(ctx, []store.Cooldown{{Subscription: subs[lost], State: "cooling", Reason: "window", Wait: time.Hour}}); err != nil {
+	if err := s.Cool(ctx, []store.Cooldown{{Subscription: subs[lost], Closure: store.ClosesDomain, State: "cooling", Reason: "window", Wait: time.Hour}}); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.After(15 * time.Second)

@@ -1,4 +1,4 @@
--- Ends all cooldowns of a subscription and of its models, for an operator.
+-- Ends all cooldowns in a subscription's state, for an operator.
 -- KEYS 1: the state (hash)
 -- ARGV 1: how long that is remembered at least, in ms, 2: channel, 3: subscription
 -- It is remembered for as long as the longest of them would have lasted: a process

@@ -1,8 +1,8 @@
--- Asks whether a subscription, or a model on it, may be used again: its cooldown
--- has ended for the one who asks.
--- KEYS 1: the state (hash)
+-- Asks whether what a cooldown closed may be used again: it has ended for the one
+-- who asks.
+-- KEYS 1: the state (hash) that its probes are agreed on in
 -- ARGV 1: process, 2: hold in ms, 3: pace of the ramp in ms, 4: its length in ms,
---      then what is asked for: '' the whole, or ':' and the model
+--      then what was closed, as in cool.lua
 -- Answers {'closed', ms} | {'probing', ms} | {'granted', ms} | {'open', ms since,
 -- ms until its turn, seat}. A probe is granted to one process at a time, until it
 -- tells how it went or the hold is over. After one that succeeded, each process
@@ -11,8 +11,8 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local closed, probing, open = 0, 0, true
 for i = 5, #ARGV do
-  local ends = tonumber(redis.call('HGET', KEYS[1], ARGV[i] == '' and 'cooldown_until' or 'cooldown' .. ARGV[i]) or 0)
-  closed = math.max(closed, ends - now)
+  local ends = string.match(redis.call('HGET', KEYS[1], 'cooldown' .. ARGV[i]) or '', '^%d+') or 0
+  closed = math.max(closed, tonumber(ends) - now)
   local holder, over = string.match(redis.call('HGET', KEYS[1], 'probe' .. ARGV[i]) or '', '^(%S+) (%d+)$')
   if holder and holder ~= ARGV[1] then probing = math.max(probing, over - now) end
   if redis.call('HEXISTS', KEYS[1], 'opened' .. ARGV[i]) == 0 then open = false end

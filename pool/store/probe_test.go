@@ -12,9 +12,21 @@ import (
 	"github.com/authpool/authpool/pool/store"
 )
 
+// closureOf is that of a model, or without one the whole domain's.
+func closureOf(model string) store.Closure {
+	if model == "" {
+		return store.ClosesDomain
+	}
+	return store.ModelClosure(model)
+}
+
 func probeOf(sub, process string, models ...string) store.Probe {
+	var closures []store.Closure
+	for _, model := range models {
+		closures = append(closures, closureOf(model))
+	}
 	return store.Probe{
-		Subscription: sub, Process: process, Models: models,
+		Subscription: sub, Process: process, Closures: closures,
 		Hold: 10 * time.Second, Pace: 250 * time.Millisecond, Ramp: 5 * time.Second,
 	}
 }
@@ -63,7 +75,7 @@ func TestProbe(t *testing.T) {
 	}
 	cool := func(model string, wait time.Duration) {
 		t.Helper()
-		if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Model: model, State: "cooling", Reason: "window", Wait: wait}}); err != nil {
+		if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Closure: closureOf(model), State: "cooling", Reason: "window", Wait: wait}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -79,20 +91,20 @@ func TestProbe(t *testing.T) {
 	ask("b", store.Proof{Word: store.ProbeTaken, Wait: 9 * time.Second}, "")
 
 	// One without a result, or whose process has died, makes room.
-	proved(t, s, store.Probed{Subscription: "one", Process: "b", Models: []string{""}}) // not b's
+	proved(t, s, store.Probed{Subscription: "one", Process: "b", Closures: []store.Closure{store.ClosesDomain}}) // not b's
 	ask("b", store.Proof{Word: store.ProbeTaken, Wait: 9 * time.Second}, "")
-	proved(t, s, store.Probed{Subscription: "one", Process: "a", Models: []string{""}})
+	proved(t, s, store.Probed{Subscription: "one", Process: "a", Closures: []store.Closure{store.ClosesDomain}})
 	ask("b", granted, "")
 	pass(10 * time.Second)
 	ask("c", granted, "")
 
 	// One that was refused closes anew, and holds nobody up after that.
 	cool("", 20*time.Second)
-	proved(t, s, store.Probed{Subscription: "one", Process: "c", Models: []string{""}, Succeeded: true}) // old news
+	proved(t, s, store.Probed{Subscription: "one", Process: "c", Closures: []store.Closure{store.ClosesDomain}, Succeeded: true}) // old news
 	ask("c", store.Proof{Word: store.ProbeClosed, Wait: 20 * time.Second}, "")
 	pass(20 * time.Second)
 	ask("d", granted, "")
-	proved(t, s, store.Probed{Subscription: "one", Process: "d", Models: []string{""}, Succeeded: true})
+	proved(t, s, store.Probed{Subscription: "one", Process: "d", Closures: []store.Closure{store.ClosesDomain}, Succeeded: true})
 
 	// After a success the others come one after the other, and once each.
 	open := func(since, wait time.Duration, seat int) store.Proof {
@@ -116,11 +128,41 @@ func TestProbe(t *testing.T) {
 	ask("h", granted, "", "m")
 }
 
+// The probe of a subscription's own cooldown is apart from its domain's, and what
+// people see stays while one of them goes on.
+func TestProbeOfOwnCooldown(t *testing.T) {
+	s, pass := timed(t)
+	ask := func(process string, c store.Closure, want store.ProbeWord) {
+		t.Helper()
+		p := probeOf("one", process)
+		p.Closures = []store.Closure{c}
+		if got := first(s.Probe(ctx, p)); got.Word != want {
+			t.Errorf("%s asks for %q: %+v, want %s", process, c, got, want)
+		}
+	}
+	err := s.Cool(ctx, []store.Cooldown{
+		{Subscription: "one", Closure: store.ClosesSubscription, State: "disabled", Reason: "spend_limit", Wait: time.Hour},
+		{Subscription: "one", Closure: store.ClosesDomain, State: "cooling", Reason: "window", Wait: time.Minute},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pass(time.Minute)
+	ask("a", store.ClosesDomain, store.ProbeGranted)
+	ask("a", store.ClosesSubscription, store.ProbeClosed)
+	proved(t, s, store.Probed{Subscription: "one", Process: "a", Closures: []store.Closure{store.ClosesDomain}, Succeeded: true})
+	ask("b", store.ClosesDomain, store.ProbeOpen)
+	ask("b", store.ClosesSubscription, store.ProbeClosed)
+	pass(time.Hour)
+	ask("b", store.ClosesSubscription, store.ProbeGranted)
+	ask("c", store.ClosesSubscription, store.ProbeTaken)
+}
+
 // A new cooldown ends what was known of an old one's probes.
 func TestCooldownForgetsProbes(t *testing.T) {
 	s, pass := timed(t)
-	proved(t, s, store.Probed{Subscription: "one", Process: "a", Models: []string{"m"}, Succeeded: true})
-	if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Model: "m", Wait: time.Minute}}); err != nil {
+	proved(t, s, store.Probed{Subscription: "one", Process: "a", Closures: []store.Closure{store.ModelClosure("m")}, Succeeded: true})
+	if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Closure: store.ModelClosure("m"), Wait: time.Minute}}); err != nil {
 		t.Fatal(err)
 	}
 	pass(time.Minute)
@@ -132,7 +174,7 @@ func TestCooldownForgetsProbes(t *testing.T) {
 func TestEnable(t *testing.T) {
 	each(t, func(t *testing.T, s *store.Store, client redis.UniversalClient) {
 		for _, model := range []string{"", "m"} {
-			if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Model: model, State: "cooling", Reason: "window", Wait: time.Hour}}); err != nil {
+			if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Closure: closureOf(model), State: "cooling", Reason: "window", Wait: time.Hour}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -148,7 +190,7 @@ func TestEnable(t *testing.T) {
 			t.Errorf("the key expires in %v", ttl)
 		}
 		// A cooldown that begins later counts.
-		if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", State: "cooling", Reason: "window", Wait: time.Minute}}); err != nil {
+		if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Closure: store.ClosesDomain, State: "cooling", Reason: "window", Wait: time.Minute}}); err != nil {
 			t.Fatal(err)
 		}
 		list, enabled, err = s.Cooldowns(ctx, []string{"one"})

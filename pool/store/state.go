@@ -33,15 +33,33 @@ var (
 	enableScript = redis.NewScript(enableSource)
 )
 
-// modelField is what a model's cooldown is called in the hash, before its name.
-const modelField = "cooldown:"
+// Closure is what a cooldown closes. It ends the names of the fields that are about
+// it.
+type Closure string
 
-// Cooldown is until when a subscription, or one model on it, is not offered.
+// The closures; the others are made by ModelClosure.
+const (
+	ClosesSubscription Closure = "_subscription" // the subscription alone
+	ClosesDomain       Closure = "_domain"       // all that share its limits
+)
+
+// ModelClosure is that of one model, for all that share the limits.
+func ModelClosure(model string) Closure { return Closure(":" + model) }
+
+// Model returns the model that is closed; empty where it is more than that.
+func (c Closure) Model() string {
+	if model, one := strings.CutPrefix(string(c), ":"); one {
+		return model
+	}
+	return ""
+}
+
+// Cooldown is until when a subscription is not offered.
 type Cooldown struct {
-	Subscription string
-	Model        string // empty: the whole subscription
-	State        string // "cooling" or "disabled", of the whole
-	Reason       string // of the whole
+	Subscription string // in whose state it is
+	Closure      Closure
+	State        string // "cooling" or "disabled"; not of a model
+	Reason       string // not of a model
 	Wait         time.Duration
 }
 
@@ -61,7 +79,7 @@ func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) (err error) {
 	for _, c := range cooldowns {
 		made := call{
 			[]string{s.subscriptionKey(c.Subscription, "state")},
-			[]any{c.Model, ms(c.Wait), c.State, c.Reason, s.channel(), c.Subscription, ms(proofKept)},
+			[]any{string(c.Closure), ms(c.Wait), c.State, c.Reason, s.channel(), c.Subscription, ms(proofKept)},
 		}
 		if c.Wait > longCooldown {
 			long = append(long, made)
@@ -118,32 +136,25 @@ func (s *Store) Cooldowns(ctx context.Context, subs []string) (list []Cooldown, 
 // values of the hash.
 func appendState(out []Cooldown, enabled []Enabled, sub string, reply []string) ([]Cooldown, []Enabled) {
 	now, _ := strconv.ParseInt(reply[0], 10, 64)
-	whole := Cooldown{Subscription: sub}
 	for i := 1; i+1 < len(reply); i += 2 {
-		field, value := reply[i], reply[i+1]
-		end, _ := strconv.ParseInt(value, 10, 64) // not an instant: 0, which has passed
+		closure, isCooldown := strings.CutPrefix(reply[i], "cooldown")
+		instant, rest, _ := strings.Cut(reply[i+1], " ")
+		end, _ := strconv.ParseInt(instant, 10, 64) // not an instant: 0, which has passed
 		wait := fromMS(end - now)
-		switch model, isModel := strings.CutPrefix(field, modelField); {
-		case field == "state":
-			whole.State = value
-		case field == "reason":
-			whole.Reason = value
-		case field == "enabled":
+		switch {
+		case reply[i] == "enabled":
 			enabled = append(enabled, Enabled{sub, max(-wait, 0)})
-		case field == "cooldown_until":
-			whole.Wait = wait
-		case isModel && wait > 0:
-			out = append(out, Cooldown{Subscription: sub, Model: model, Wait: wait})
+		case isCooldown && closure != "_until" && wait > 0: // that one is for people
+			c := Cooldown{Subscription: sub, Closure: Closure(closure), Wait: wait}
+			c.State, c.Reason, _ = strings.Cut(rest, " ")
+			out = append(out, c)
 		}
-	}
-	if whole.Wait > 0 {
-		out = append(out, whole)
 	}
 	return out, enabled
 }
 
-// Enable ends all cooldowns of a subscription and of its models, for all
-// processes, those too that hear of it later. It is safe when it returns.
+// Enable ends all cooldowns in a subscription's state, for all processes, those too
+// that hear of it later. It is safe when it returns.
 func (s *Store) Enable(ctx context.Context, sub string) error {
 	err := enableScript.Run(ctx, s.durable, []string{s.subscriptionKey(sub, "state")}, ms(proofKept), s.channel(), sub).Err()
 	if err != nil {
@@ -155,8 +166,8 @@ func (s *Store) Enable(ctx context.Context, sub string) error {
 // Probe is the wish to use a subscription again whose cooldown has ended.
 type Probe struct {
 	Subscription string
-	Process      string   // who asks
-	Models       []string // that are to be probed; an empty one is the whole
+	Process      string    // who asks
+	Closures     []Closure // that are to be probed
 	Hold         time.Duration
 	// After a probe that succeeded there may be one request under way for each
 	// Pace, and any number after Ramp.
@@ -186,7 +197,7 @@ type Proof struct {
 
 // Probe asks whether this process may probe.
 func (s *Store) Probe(ctx context.Context, p Probe) (Proof, error) {
-	args := append([]any{p.Process, ms(p.Hold), ms(p.Pace), ms(p.Ramp)}, suffixes(p.Models)...)
+	args := append([]any{p.Process, ms(p.Hold), ms(p.Pace), ms(p.Ramp)}, closures(p.Closures)...)
 	reply, err := probeScript.Run(ctx, s.client, []string{s.subscriptionKey(p.Subscription, "state")}, args...).Slice()
 	if err != nil {
 		return Proof{}, fmt.Errorf("cannot ask for the probe of subscription %q: %w", p.Subscription, err)
@@ -228,8 +239,8 @@ func readProof(reply []any) (p Proof, ok bool) {
 type Probed struct {
 	Subscription string
 	Process      string
-	Models       []string // as in Probe
-	Succeeded    bool     // else it ended without a result, or closed anew
+	Closures     []Closure // as in Probe
+	Succeeded    bool      // else it ended without a result, or closed anew
 }
 
 // Proved tells the other processes how probes went. A cooldown that began
@@ -243,7 +254,7 @@ func (s *Store) Proved(ctx context.Context, list []Probed) (err error) {
 		}
 		calls[i] = call{
 			[]string{s.subscriptionKey(p.Subscription, "state")},
-			append([]any{p.Process, succeeded, ms(proofKept), s.channel(), p.Subscription}, suffixes(p.Models)...),
+			append([]any{p.Process, succeeded, ms(proofKept), s.channel(), p.Subscription}, closures(p.Closures)...),
 		}
 	}
 	for i, cmd := range pipeline(ctx, s.client, provedScript, calls) {
@@ -254,13 +265,11 @@ func (s *Store) Proved(ctx context.Context, list []Probed) (err error) {
 	return err
 }
 
-// suffixes are how models are named in the fields of a state.
-func suffixes(models []string) []any {
-	out := make([]any, len(models))
-	for i, model := range models {
-		if out[i] = ""; model != "" {
-			out[i] = ":" + model
-		}
+// closures are the arguments of a script.
+func closures(list []Closure) []any {
+	out := make([]any, len(list))
+	for i, c := range list {
+		out[i] = string(c)
 	}
 	return out
 }

@@ -13,10 +13,13 @@
 //	authpool:{SUB}:slots          hash  <process> -> its share of limits.concurrent
 //	authpool:{SUB}:rates          hash  requests, input, output -> the buckets of limits per minute,
 //	                                    <process> -> what it holds of them
-//	authpool:{SUB}:state          hash  state, reason, cooldown_until, cooldown:<model>, and how they end:
-//	                                    probe[:<model>]   who finds out whether it is over, and until when
-//	                                    opened[:<model>]  when it was, the last turn on the ramp, how many had one, and who
-//	                                    enabled           when an operator ended all of them
+//	authpool:{SUB}:state          hash  state, reason, cooldown_until: for people, of the later one of
+//	                                    cooldown_subscription  of it alone, and
+//	                                    cooldown_domain        of all that share its limits; in both, state and reason too
+//	                                    cooldown:<model>       for all that share its limits
+//	                                    probe<…>               who finds out whether it is over, and until when
+//	                                    opened<…>              when it was, the last turn on the ramp, how many had one, and who
+//	                                    enabled                when an operator ended all of them
 //	authpool:session:{<session>}  hash  subscription, since, last, parent
 //	authpool:resource:{<id>}      hash  subscription, agent
 //	authpool:events               channel that tells about changed states and moved sessions

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -222,7 +223,7 @@ func TestCool(t *testing.T) {
 	s, pass := timed(t)
 	cool := func(model string, wait time.Duration) {
 		t.Helper()
-		c := store.Cooldown{Subscription: "one", Model: model, State: "cooling", Reason: "window", Wait: wait}
+		c := store.Cooldown{Subscription: "one", Closure: closureOf(model), State: "cooling", Reason: "window", Wait: wait}
 		if err := s.Cool(ctx, []store.Cooldown{c}); err != nil {
 			t.Fatal(err)
 		}
@@ -235,10 +236,10 @@ func TestCool(t *testing.T) {
 		}
 		got := map[string]time.Duration{}
 		for _, c := range list {
-			if c.Subscription != "one" || c.Model == "" && (c.State != "cooling" || c.Reason != "window") {
+			if c.Subscription != "one" || c.Closure == store.ClosesDomain && (c.State != "cooling" || c.Reason != "window") {
 				t.Errorf("%+v", c)
 			}
-			got[c.Model] = c.Wait
+			got[c.Closure.Model()] = c.Wait
 		}
 		want := maps.Clone(models)
 		if want == nil {
@@ -271,7 +272,7 @@ func TestCoolTakesOutWhatHasEnded(t *testing.T) {
 	each(t, func(t *testing.T, s *store.Store, client redis.UniversalClient) {
 		key := "authpool:{one}:state"
 		client.HSet(ctx, key, "state", "disabled", "reason", "credit", "cooldown_until", 1000, "cooldown:old", 1000)
-		if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Model: "new", Wait: time.Minute}}); err != nil {
+		if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Closure: store.ModelClosure("new"), Wait: time.Minute}}); err != nil {
 			t.Fatal(err)
 		}
 		got := client.HGetAll(ctx, key).Val()
@@ -281,6 +282,47 @@ func TestCoolTakesOutWhatHasEnded(t *testing.T) {
 		if ttl := client.PTTL(ctx, key).Val(); ttl <= 0 || ttl > time.Minute {
 			t.Errorf("the key expires in %v, want with the last cooldown", ttl)
 		}
+	})
+}
+
+// A subscription's own cooldown and its domain's are apart; people see the later one.
+func TestOwnCooldownBesideItsDomains(t *testing.T) {
+	each(t, func(t *testing.T, s *store.Store, client redis.UniversalClient) {
+		cool := func(c store.Closure, state, reason string, wait time.Duration) {
+			t.Helper()
+			if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Closure: c, State: state, Reason: reason, Wait: wait}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		shown := func(state, reason string, wait time.Duration) {
+			t.Helper()
+			got := client.HGetAll(ctx, "authpool:{one}:state").Val()
+			until, _ := strconv.ParseInt(got["cooldown_until"], 10, 64)
+			if left := time.Until(time.UnixMilli(until)); got["state"] != state || got["reason"] != reason || left > wait || left < wait-10*time.Minute {
+				t.Errorf("the state is %v, want %s %s for %v", got, state, reason, wait)
+			}
+		}
+		cool(store.ClosesDomain, "cooling", "window", time.Hour)
+		cool(store.ClosesSubscription, "disabled", "spend_limit", 3*time.Hour)
+		shown("disabled", "spend_limit", 3*time.Hour)
+		cool(store.ClosesDomain, "cooling", "throttled", 2*time.Hour)
+		shown("disabled", "spend_limit", 3*time.Hour)
+		list, _, err := s.Cooldowns(ctx, []string{"one"})
+		if err != nil || len(list) != 2 {
+			t.Fatalf("%+v, %v", list, err)
+		}
+		for _, c := range list {
+			want := store.Cooldown{Subscription: "one", Closure: store.ClosesDomain, State: "cooling", Reason: "throttled", Wait: 2 * time.Hour}
+			if c.Closure == store.ClosesSubscription {
+				want = store.Cooldown{Subscription: "one", Closure: c.Closure, State: "disabled", Reason: "spend_limit", Wait: 3 * time.Hour}
+			}
+			left := want.Wait - c.Wait
+			if want.Wait = c.Wait; c != want || left < 0 || left > 10*time.Minute {
+				t.Errorf("%+v, want %+v", c, want)
+			}
+		}
+		cool(store.ClosesDomain, "cooling", "window", 4*time.Hour)
+		shown("cooling", "window", 4*time.Hour)
 	})
 }
 
@@ -304,7 +346,7 @@ func TestWatch(t *testing.T) {
 			}
 		}
 		want(store.Event{}) // the connection is new
-		cool := store.Cooldown{Subscription: "one", State: "cooling", Reason: "window", Wait: time.Minute}
+		cool := store.Cooldown{Subscription: "one", Closure: store.ClosesDomain, State: "cooling", Reason: "window", Wait: time.Minute}
 		if err := s.Cool(ctx, []store.Cooldown{cool}); err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +370,7 @@ func TestLongCooldownsMustSurvive(t *testing.T) {
 			t.Fatal(err)
 		}
 		cooldown := func(wait time.Duration) []store.Cooldown {
-			return []store.Cooldown{{Subscription: "one", State: "cooling", Reason: "window", Wait: wait}}
+			return []store.Cooldown{{Subscription: "one", Closure: store.ClosesDomain, State: "cooling", Reason: "window", Wait: wait}}
 		}
 		s := store.New(client, closed, healthy{}, "authpool")
 		if err := s.Cool(ctx, cooldown(time.Minute)); err != nil {

@@ -38,10 +38,10 @@ func TestTrapScriptsMayRunAgain(t *testing.T) {
 			return s.DrawRates(ctx, "a", []store.RateDraw{{Subscription: "one", Draw: d}})[0].Err
 		},
 		"cool": func(s *store.Store) error {
-			return s.Cool(ctx, []store.Cooldown{{Subscription: "one", State: "cooling", Reason: "window", Wait: time.Hour}, {Subscription: "one", Model: "m", Wait: time.Minute}})
+			return s.Cool(ctx, []store.Cooldown{{Subscription: "one", Closure: store.ClosesDomain, State: "cooling", Reason: "window", Wait: time.Hour}, {Subscription: "one", Closure: store.ModelClosure("m"), Wait: time.Minute}})
 		},
 		"cool, after a success": func(s *store.Store) error {
-			return s.Cool(ctx, []store.Cooldown{{Subscription: "proved", State: "cooling", Reason: "window", Wait: time.Hour}})
+			return s.Cool(ctx, []store.Cooldown{{Subscription: "proved", Closure: store.ClosesDomain, State: "cooling", Reason: "window", Wait: time.Hour}})
 		},
 		"probe": func(s *store.Store) error { _, err := s.Probe(ctx, probeOf("one", "process-1", "", "m")); return err },
 		"probe, open": func(s *store.Store) error {
@@ -49,10 +49,10 @@ func TestTrapScriptsMayRunAgain(t *testing.T) {
 			return err
 		},
 		"proved": func(s *store.Store) error {
-			return s.Proved(ctx, []store.Probed{{Subscription: "asked", Process: "process-1", Models: []string{"", "m"}, Succeeded: true}})
+			return s.Proved(ctx, []store.Probed{{Subscription: "asked", Process: "process-1", Closures: []store.Closure{store.ClosesDomain, store.ModelClosure("m")}, Succeeded: true}})
 		},
 		"proved, no result": func(s *store.Store) error {
-			return s.Proved(ctx, []store.Probed{{Subscription: "asked", Process: "process-1", Models: []string{""}}})
+			return s.Proved(ctx, []store.Probed{{Subscription: "asked", Process: "process-1", Closures: []store.Closure{store.ClosesDomain}}})
 		},
 		"enable": func(s *store.Store) error { return s.Enable(ctx, "proved") },
 		"own": func(s *store.Store) error {
@@ -77,7 +77,7 @@ func TestTrapScriptsMayRunAgain(t *testing.T) {
 			first(s.Bind(ctx, s1, "", "one", "", time.Hour))
 			first(s.Shares(ctx, "process-1", []store.ShareRequest{{Subscription: "one", Limit: 10, InFlight: 1, Want: 4}}))
 			first(s.Probe(ctx, probeOf("asked", "process-1", "", "m")))
-			if err := s.Proved(ctx, []store.Probed{{Subscription: "proved", Process: "process-1", Models: []string{""}, Succeeded: true}}); err != nil {
+			if err := s.Proved(ctx, []store.Probed{{Subscription: "proved", Process: "process-1", Closures: []store.Closure{store.ClosesDomain}, Succeeded: true}}); err != nil {
 				t.Fatal(err)
 			}
 			before := contents(t, client)

@@ -105,6 +105,8 @@ func (r Row) Action() string {
 		closed = "closes nothing"
 	case ratelimit.ScopeModel:
 		closed = "closes the model for all that share the limit"
+	case ratelimit.ScopeSubscription:
+		closed = "closes this subscription alone"
 	default:
 		closed = "closes the subscription and all that share its limits"
 	}

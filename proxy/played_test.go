@@ -38,7 +38,7 @@ var playedAt = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // expectation is a line of testdata/played.txt, whose head explains the columns.
 type expectation struct {
 	example, seen, sent, next string
-	again, alone              string
+	again, alone, all         string
 }
 
 func expectations(t *testing.T) []expectation {
@@ -53,13 +53,13 @@ func expectations(t *testing.T) []expectation {
 			continue
 		}
 		fields := strings.Split(line, "|")
-		if len(fields) != 6 {
+		if len(fields) != 7 {
 			t.Fatalf("%d columns in %q", len(fields), line)
 		}
 		for i := range fields {
 			fields[i] = strings.TrimSpace(fields[i])
 		}
-		list = append(list, expectation{fields[0], fields[1], fields[2], fields[3], fields[4], fields[5]})
+		list = append(list, expectation{fields[0], fields[1], fields[2], fields[3], fields[4], fields[5], fields[6]})
 	}
 	return list
 }
@@ -78,8 +78,8 @@ func (e *expectation) file() string {
 	return "provider/testdata/signals/" + strings.TrimSuffix(e.example, "-beside") + ".http"
 }
 
-// TestPlayedAnswers plays every example: to the first of three subscriptions, and
-// to one that is alone.
+// TestPlayedAnswers plays every example: once to the first of three subscriptions,
+// once to one that is alone, and to whatever is sent to any of three.
 func TestPlayedAnswers(t *testing.T) {
 	for _, e := range expectations(t) {
 		t.Run(e.example, func(t *testing.T) {
@@ -92,6 +92,9 @@ func TestPlayedAnswers(t *testing.T) {
 			})
 			t.Run("alone", func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { playAlone(t, &e, raw) })
+			})
+			t.Run("all", func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { playToAll(t, &e, raw) })
 			})
 		})
 	}
@@ -125,7 +128,7 @@ func TestEveryExampleIsPlayed(t *testing.T) {
 // playAmongThree plays an example to x, the first choice. y shares its limits, z
 // does not.
 func playAmongThree(t *testing.T, e *expectation, raw []byte) {
-	s := newStage(t, e, raw, "x", "y", "z")
+	s := newStage(t, e, raw, 30*time.Second, 1, "x", "y", "z")
 	first := make(chan seen, 1)
 	go func() { first <- s.ask("m-1") }()
 	synctest.Wait() // it was refused, and waits or is being served elsewhere
@@ -136,7 +139,7 @@ func playAmongThree(t *testing.T, e *expectation, raw []byte) {
 	if s := got.String(); s != e.seen {
 		t.Errorf("the agent sees %q, want %q\n%s", s, e.seen, got.body)
 	}
-	if by := got.by; by == "x" && got.after == 0 && !strings.HasSuffix(string(raw), got.body) && !strings.Contains(got.body, "Hello") {
+	if got.by == "x" && !strings.Contains(got.body, "Hello") && !strings.HasSuffix(s.raw, got.body) {
 		t.Errorf("the agent sees another answer than the provider's: %q", got.body)
 	}
 	if sent := strings.Join(s.sent(got.request), " "); sent != e.sent {
@@ -170,31 +173,39 @@ func parseEnd(t *testing.T, text string) (least, most time.Duration) {
 
 // playAlone plays an example to a subscription that has nobody beside it.
 func playAlone(t *testing.T, e *expectation, raw []byte) {
-	s := newStage(t, e, raw, "x")
-	answer := s.ask("m-1")
-	if answer.by == "" && strings.HasSuffix(string(raw), answer.body) {
-		answer.by = "x" // nobody served: its failure is shown
-	}
-	got := answer.String()
-	want, jittered := strings.CutSuffix(e.alone, "+")
-	if jittered { // the number at its end may be up to ten seconds more
-		kind, seconds := got[:strings.LastIndexByte(got, ' ')+1], got[strings.LastIndexByte(got, ' ')+1:]
-		if n, err := strconv.Atoi(seconds); err == nil {
-			most, _ := strconv.Atoi(want[len(want)-len(seconds):])
-			if kind+strconv.Itoa(most) == want && n >= most && n <= most+10 {
-				return
-			}
-		}
-	}
-	if got != want {
+	s := newStage(t, e, raw, 30*time.Second, 1, "x")
+	if got := s.ask("m-1").String(); !same(got, e.alone) {
 		t.Errorf("alone: the agent sees %q, want %q", got, e.alone)
 	}
+}
+
+// playToAll plays an example to everybody. The request does not wait.
+func playToAll(t *testing.T, e *expectation, raw []byte) {
+	s := newStage(t, e, raw, 0, -1, "x", "y", "z")
+	seen := s.ask("m-1")
+	if got := seen.String() + " from " + strings.Join(s.sent(seen.request), " "); !same(got, e.all) {
+		t.Errorf("all: the agent sees %q, want %q", got, e.all)
+	}
+}
+
+// same compares what is seen with what is expected, in which N+ is a number of
+// seconds from N to N+10.
+func same(got, want string) bool {
+	had, expected := strings.Fields(got), strings.Fields(want)
+	return slices.EqualFunc(had, expected, func(had, want string) bool {
+		least, err := strconv.Atoi(strings.TrimSuffix(want, "+"))
+		if n, nerr := strconv.Atoi(had); strings.HasSuffix(want, "+") && err == nil && nerr == nil {
+			return least <= n && n <= least+10
+		}
+		return had == want
+	})
 }
 
 // stage is a proxy in front of the simulator, in a bubble.
 type stage struct {
 	t     *testing.T
 	e     *expectation
+	raw   string
 	rig   *rig
 	door  *memory // of the proxy
 	sim   *simulator.Simulator
@@ -208,10 +219,12 @@ type stage struct {
 // answerTime is how long good answers take: long enough to be under way together.
 const answerTime = 100 * time.Millisecond
 
-func newStage(t *testing.T, e *expectation, raw []byte, ids ...string) *stage {
+// newStage has the subscriptions ids; count requests (-1: all) that are sent to x,
+// or to anybody if it is all, are answered with raw. Requests wait for at most wait.
+func newStage(t *testing.T, e *expectation, raw []byte, wait time.Duration, count int, ids ...string) *stage {
 	t.Helper()
 	time.Sleep(time.Until(playedAt))
-	s := &stage{t: t, e: e, x: &changingKey{key: "x"}, begun: time.Now()}
+	s := &stage{t: t, e: e, raw: string(raw), x: &changingKey{key: "x"}, begun: time.Now()}
 	// fasthttp's worker pool sees only at its next wake-up that it was stopped.
 	t.Cleanup(func() { time.Sleep(11 * time.Second) })
 	name := e.provider()
@@ -227,10 +240,11 @@ func newStage(t *testing.T, e *expectation, raw []byte, ids ...string) *stage {
 	if good.Answer == "" {
 		good.Answer = chatGood
 	}
-	for _, in := range []simulator.Injection{
-		{Key: "x", Fault: simulator.Fault{Kind: simulator.RawAnswer, AnswerBase64: base64.StdEncoding.EncodeToString(raw)}},
-		{Fault: good},
-	} {
+	signal := simulator.Injection{Key: "x", Fault: simulator.Fault{Kind: simulator.RawAnswer, Count: count, AnswerBase64: base64.StdEncoding.EncodeToString(raw)}}
+	if count < 0 {
+		signal.Key = ""
+	}
+	for _, in := range []simulator.Injection{signal, {Fault: good}} {
 		if err := s.sim.Inject(in); err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +264,7 @@ func newStage(t *testing.T, e *expectation, raw []byte, ids ...string) *stage {
 	s.rig = newRig(t, "http://provider.test", 0, func(o *rigOptions) {
 		o.listener = s.door
 		o.transport.Dial = func(context.Context, string) (net.Conn, error) { return back.dial() }
-		o.pool.Wait = 30 * time.Second
+		o.pool.Wait = wait
 		family, err := provider.ParseFamily(name)
 		if name == "vertex" {
 			family = provider.Gemini
@@ -276,7 +290,7 @@ func newStage(t *testing.T, e *expectation, raw []byte, ids ...string) *stage {
 type seen struct {
 	request string // whose answer it is
 	status  int
-	by      string // the subscription that served, or "authpool"
+	by      string // the subscription that served, or "authpool", or "provider" for the failure of one that did not
 	after   time.Duration
 	retry   string
 	body    string
@@ -326,6 +340,9 @@ func (s *stage) ask(model string) seen {
 		if shape := cmp.Or(ownErrors[s.e.provider()], ownErrors["openai"]); !strings.HasPrefix(string(got), shape) {
 			s.t.Errorf("an error of authpool's own is %s, want it to begin with %s", got, shape)
 		}
+	}
+	if by == "" && strings.HasSuffix(s.raw, string(got)) {
+		by = "provider" // nobody served, and the last failure is shown
 	}
 	after := time.Since(begun)
 	if bytes.Contains(got, []byte("Hello")) {

@@ -9,8 +9,9 @@ import (
 
 // allowanceWait is how long a request waits for this process's part of a limit
 // per minute that the fleet has, rather than be served by another subscription.
-// The talk with Redis takes some milliseconds.
-const allowanceWait = 500 * time.Millisecond
+// The talk with Redis takes some milliseconds; it is shorter than briefWait, so
+// that who may not wait for a subscription can still go elsewhere.
+const allowanceWait = 1500 * time.Millisecond
 
 // soon tells whether the request should stay for what the fleet is being asked
 // for. patience is when it ends for a cooldown; zero: it begins now.

@@ -53,6 +53,7 @@ func (ex *exchange) obtain() *refusal {
 			return agentLeft
 		}
 		if out := ex.keptOut(v); out || v.Signal == ratelimit.OK || !ex.mayRepeat(v) {
+			ex.noteFinal(v, out)
 			ex.learn(v)
 			return ex.show(v)
 		}
@@ -85,12 +86,32 @@ func executed(v ratelimit.Verdict) bool {
 }
 
 // mayRepeat tells whether the request may go to another subscription.
-func (ex *exchange) mayRepeat(v ratelimit.Verdict) bool {
+func (ex *exchange) mayRepeat(v ratelimit.Verdict) bool { return ex.final(v) == "" }
+
+// final tells people why the request must not go to another subscription; empty: it
+// may.
+func (ex *exchange) final(v ratelimit.Verdict) string {
 	o := &ex.s.opts
-	return o.Attempts > 1 && ex.executed+1 < o.Attempts &&
-		ex.request.size <= o.ReplayLimit &&
-		time.Since(ex.start) < o.Deadline &&
-		provider.Repeatable(v, &ex.info, provider.Attempt{Failures: ex.executed})
+	switch {
+	case o.Attempts <= 1 || ex.executed+1 >= o.Attempts:
+		return "failover.attempts allows no more"
+	case ex.request.size > o.ReplayLimit:
+		return "its body is larger than failover.replay_body"
+	case time.Since(ex.start) >= o.Deadline:
+		return "failover.deadline has passed"
+	case provider.Repeatable(v, &ex.info, provider.Attempt{Failures: ex.executed}):
+		return ""
+	case !executed(v):
+		return "the answer is about this request, whoever serves it"
+	case ex.executed > 0:
+		return "it was sent again once, which is enough for a provider that fails"
+	case ex.info.RetryCount > 0:
+		return "the agent tries again itself, and both would multiply"
+	case ex.info.Unsafe:
+		return "the provider may have done it, and would do it twice"
+	default:
+		return "another subscription would not change that, or the provider is still at it"
+	}
 }
 
 // try sends the request once and reads its answer until it is known what it is

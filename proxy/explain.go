@@ -39,6 +39,18 @@ func (ex *exchange) noteAttempt(v ratelimit.Verdict) {
 	ex.story.Attempt(asked.Sub(ex.start), time.Since(asked), ex.status, v, ex.failure)
 }
 
+// noteFinal notes why the attempt that ended with v is the last one, if that is no
+// matter of course; out as keptOut tells it.
+func (ex *exchange) noteFinal(v ratelimit.Verdict, out bool) {
+	switch {
+	case v.Signal == ratelimit.OK:
+	case out:
+		ex.story.Final("the provider seems to refuse the address that requests come from")
+	default:
+		ex.story.Final(ex.final(v))
+	}
+}
+
 // remember keeps the exchange, which has ended, for people. The arguments are those
 // of log.
 func (ex *exchange) remember(status int, how, code, cause string) {

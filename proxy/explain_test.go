@@ -241,6 +241,16 @@ func TestExplained(t *testing.T) {
 		return w, ids
 	})
 
+	f("failing", func(t *testing.T) (*told, []string) {
+		status := 500
+		w := newTold(t, 3, func(_ string, w io.Writer) {
+			_, _ = io.WriteString(w, raw(status, "", `{"type":"error","error":{"type":"api_error","message":"no"}}`))
+		})
+		first := w.ask(ofSession("s1"), message)
+		status = 400
+		return w, []string{first, w.ask(ofSession("s2"), message)}
+	})
+
 	for _, list := range got {
 		for i := range list {
 			list[i].ID = fmt.Sprintf("019abcde-0000-7000-8000-%012d", i+1)

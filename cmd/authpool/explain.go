@@ -292,6 +292,9 @@ func attemptText(line func(string, ...any), a *explain.Attempt) {
 		text += " (" + a.Error + ")"
 	}
 	line("%s%s", text, rowText(&a.Verdict))
+	if a.Final != "" {
+		line("sent to nobody else: %s", a.Final)
+	}
 	if v := a.Late; v != nil {
 		line("then, behind content: %s%s", verdictText(v), rowText(v))
 	}

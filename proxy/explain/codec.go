@@ -161,7 +161,7 @@ func (c *codec) candidate(o *Candidate) {
 	}
 }
 
-// attempt leaves Late out.
+// attempt leaves Final and Late out.
 func (c *codec) attempt(a *Attempt) {
 	c.seconds(&a.At)
 	c.seconds(&a.Took)

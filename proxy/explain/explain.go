@@ -122,6 +122,7 @@ type Attempt struct {
 	Status int64 `json:"status"`
 	Verdict
 	Error string   `json:"error"` // why no whole answer came
+	Final string   `json:"final"` // why the request went to nobody else after it; empty: it did, or was served
 	Late  *Verdict `json:"late"`  // an error behind the answer's content; null: none
 }
 

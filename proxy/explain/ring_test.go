@@ -251,6 +251,7 @@ func TestVerdicts(t *testing.T) {
 	s.Choice(req, nil, nil)
 	s.Attempt(0, 0, 500, failed, errors.New(strings.Repeat("ä", maxText)))
 	s.Verdict(failed)
+	s.Final("enough")
 	s.Late(failed) // it was bad already
 	s.Choice(req, nil, errors.New("nobody"))
 	s.Late(failed) // and now nothing is under way
@@ -259,7 +260,7 @@ func TestVerdicts(t *testing.T) {
 	told := Verdict{Signal: "server_error", Reason: "upstream", Scope: "request", Row: "server-error"}
 	want := []Choice{
 		{Candidates: []Candidate{}, Attempt: &Attempt{Status: 200, Verdict: Verdict{Signal: "ok", Scope: "request", Row: "ok"}, Late: &told}},
-		{Candidates: []Candidate{}, Attempt: &Attempt{Status: 500, Verdict: told, Error: strings.Repeat("ä", maxText/2)}},
+		{Candidates: []Candidate{}, Attempt: &Attempt{Status: 500, Verdict: told, Error: strings.Repeat("ä", maxText/2), Final: "enough"}},
 		{Candidates: []Candidate{}, Refusal: "nobody"},
 	}
 	if diff := cmp.Diff(want, r.Choices); diff != "" {
@@ -272,7 +273,7 @@ func TestCodec(t *testing.T) {
 	roundTrip(t, (*codec).request, "ID", "Choices")
 	roundTrip(t, (*codec).choice, "Candidates", "Attempt")
 	roundTrip(t, (*codec).candidate)
-	roundTrip(t, (*codec).attempt, "Late")
+	roundTrip(t, (*codec).attempt, "Final", "Late")
 	roundTrip(t, (*codec).verdict)
 }
 

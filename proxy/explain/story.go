@@ -24,6 +24,7 @@ const (
 	noteAttempt
 	noteVerdict // replaces the attempt's
 	noteLate
+	noteFinal
 )
 
 const (
@@ -141,6 +142,13 @@ func (s *Story) Late(v ratelimit.Verdict) {
 	}
 }
 
+// Final notes why the last attempt was the last.
+func (s *Story) Final(why string) {
+	if s.attempt && !s.skipped {
+		s.begin(noteFinal).text(&why)
+	}
+}
+
 func (s *Story) noteVerdict(kind int64, v ratelimit.Verdict) {
 	var wait Seconds
 	told := verdictOf(v, &wait)
@@ -185,6 +193,8 @@ func read(record []byte) Request {
 		case noteLate:
 			last.Attempt.Late = new(Verdict)
 			c.verdict(last.Attempt.Late)
+		case noteFinal:
+			c.text(&last.Attempt.Final)
 		default:
 			panic("BUG: a note of a kind that is not written")
 		}

@@ -277,9 +277,25 @@ func candidateText(r *explain.Request, c *explain.Candidate) string {
 	}
 	text := "could serve"
 	if s := c.Score; s != nil {
-		text = fmt.Sprintf("score %.1f = 100 × %.3f × %.3f × %.3f × %.3f", s.Total, s.Availability, s.Headroom, s.Soundness, s.Idleness)
+		text = scoreText(s)
 	}
 	return strings.Join(nonEmpty(text, word(c.Priority != 0, fmt.Sprintf("priority %d", c.Priority)), word(c.Draining, "nearly used up")), ", ")
+}
+
+// scoreText is a score with those of its parts that lower it.
+func scoreText(s *explain.Score) string {
+	text := fmt.Sprintf("score %.1f", s.Total)
+	equals := " = 100 × "
+	for _, part := range [...]struct {
+		name  string
+		value float64
+	}{{"availability", s.Availability}, {"headroom", s.Headroom}, {"soundness", s.Soundness}, {"idleness", s.Idleness}} {
+		if part.value < 1 {
+			text += fmt.Sprintf("%s%s %.3f", equals, part.name, part.value)
+			equals = " × "
+		}
+	}
+	return text
 }
 
 func attemptText(line func(string, ...any), a *explain.Attempt) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -69,29 +70,78 @@ func TestAnthropicNode(t *testing.T) {
 	u.check(t, r, "team")
 }
 
-// TestFaultsBehindNodeSDK: the SDK, which does not repeat anything here, makes its
-// two turns whatever one of the subscriptions answers, and that is one request
-// more than without.
-func TestFaultsBehindNodeSDK(t *testing.T) {
-	want := startStage(t).node(t, "anthropic.mjs").Answers
-	for name, fault := range map[string]simulator.Fault{
-		"401":         {Kind: simulator.Status, Status: 401},
-		"429":         {Kind: simulator.RateLimit, RetryAfter: 600},
-		"529":         {Kind: simulator.Overloaded},
-		"error event": {Kind: simulator.ErrorEvent, After: 1}, // of the second turn, which is a stream
+// TestFaultsBehindNodeSDKs: an SDK, which does not repeat anything here, makes its
+// turns whatever one of the subscriptions answers, and that is one request more
+// than without. Only what breaks behind content is for the agent to repeat.
+func TestFaultsBehindNodeSDKs(t *testing.T) {
+	for _, sdk := range []struct {
+		script  string
+		turns   int
+		streams []int // which of its turns are streams
+	}{
+		{"anthropic.mjs", 2, []int{1}},
+		{"openai.mjs", 4, []int{1, 3}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			r := startStage(t)
-			if err := r.sim.Inject(simulator.Injection{Fault: fault}); err != nil {
-				t.Fatal(err)
+		want := startStage(t).node(t, sdk.script).Answers
+		check := func(t *testing.T, r *stage, upstream int) {
+			t.Helper()
+			if u := r.node(t, sdk.script); !slices.Equal(u.Answers, want) {
+				t.Errorf("got %q, want %q", u.Answers, want)
 			}
-			if u := r.node(t, "anthropic.mjs"); !slices.Equal(u.Answers, want) || u.Requests != 2 {
-				t.Errorf("got %q in %d requests, want %q", u.Answers, u.Requests, want)
+			if n := len(r.sim.Arrivals()); n != upstream {
+				t.Errorf("the provider was asked %d times, want %d", n, upstream)
 			}
-			if n := len(r.sim.Arrivals()); n != 3 {
-				t.Errorf("the provider was asked %d times, want 3", n)
+		}
+		for name, fault := range map[string]simulator.Fault{
+			"401":                {Kind: simulator.Status, Status: 401},
+			"429":                {Kind: simulator.RateLimit, RetryAfter: 600},
+			"429 without a time": {Kind: simulator.RateLimit},
+			"overload":           {Kind: simulator.Overloaded},
+			"500":                {Kind: simulator.Status, Status: 500},
+		} {
+			t.Run(sdk.script+"/"+name, func(t *testing.T) {
+				r := startStage(t)
+				r.inject(t, fault)
+				check(t, r, sdk.turns+1)
+			})
+		}
+		for _, at := range sdk.streams {
+			for name, kind := range map[string]simulator.Kind{"error event": simulator.ErrorEvent, "cut before content": simulator.EarlyCut} {
+				t.Run(fmt.Sprintf("%s/%s in turn %d", sdk.script, name, at), func(t *testing.T) {
+					r := startStage(t)
+					r.inject(t, simulator.Fault{Kind: kind, After: at})
+					check(t, r, sdk.turns+1)
+				})
 			}
-		})
+			t.Run(fmt.Sprintf("%s/cut behind content in turn %d", sdk.script, at), func(t *testing.T) {
+				r := startStage(t)
+				r.inject(t, simulator.Fault{Kind: simulator.Cut, After: at})
+				if u, err := r.tryNode(t, sdk.script); err == nil {
+					t.Errorf("the SDK takes %q for whole", u.Answers)
+				}
+				check(t, r, at+1+sdk.turns)
+			})
+			t.Run(fmt.Sprintf("%s/error event behind content in turn %d", sdk.script, at), func(t *testing.T) {
+				r := startStage(t)
+				r.inject(t, simulator.Fault{Kind: simulator.LateErrorEvent, After: at})
+				// authpool may see the error together with the first content, in time.
+				if u, err := r.tryNode(t, sdk.script); err == nil {
+					if n := len(r.sim.Arrivals()); n != sdk.turns+1 || !slices.Equal(u.Answers, want) {
+						t.Errorf("got %q in %d requests, want %q", u.Answers, n, want)
+					}
+					return
+				}
+				check(t, r, at+1+sdk.turns)
+			})
+		}
+	}
+}
+
+// inject has the simulator do something wrong.
+func (s *stage) inject(t *testing.T, fault simulator.Fault) {
+	t.Helper()
+	if err := s.sim.Inject(simulator.Injection{Fault: fault}); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -104,6 +154,16 @@ func TestOpenAINode(t *testing.T) {
 // node runs a program of testdata/clients with the environment that
 // `authpool env` prints, as an agent's shell has it.
 func (s *stage) node(t *testing.T, script string) used {
+	t.Helper()
+	u, err := s.tryNode(t, script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// tryNode is node where the program may fail.
+func (s *stage) tryNode(t *testing.T, script string) (u used, err error) {
 	t.Helper()
 	folder := filepath.Join("testdata", "clients")
 	_, noNode := exec.LookPath("node")
@@ -130,27 +190,28 @@ func (s *stage) node(t *testing.T, script string) used {
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, stderr.Bytes())
+		return u, fmt.Errorf("%s: %w\n%s", script, err, stderr.Bytes())
 	}
-	var u used
 	if err := json.Unmarshal(out, &u); err != nil {
 		t.Fatalf("%s printed %q: %v", script, out, err)
 	}
-	return u
+	return u, nil
 }
 
-// startStage runs an authpool with the subscriptions team and, for when it cannot
-// serve, reserve (anthropic), and lab (openai), until the test ends.
+// startStage runs an authpool with the subscriptions team (anthropic) and lab
+// (openai), each with a reserve for when it cannot serve, until the test ends.
 func startStage(t *testing.T) *stage {
 	t.Helper()
 	s, err := newStage(t.Context(), t.TempDir(), map[string]simulator.Key{
 		"team":    {Key: "sk-sim-canary-team", Provider: simulator.Anthropic},
 		"reserve": {Key: "sk-sim-canary-reserve", Provider: simulator.Anthropic},
 		"lab":     {Key: "sk-sim-canary-lab", Provider: simulator.OpenAI},
+		"annex":   {Key: "sk-sim-canary-annex", Provider: simulator.OpenAI},
 	}, `
   - {id: team, provider: anthropic, credential: {value: file:team.key}}
   - {id: reserve, provider: anthropic, priority: 2, credential: {value: file:reserve.key}}
   - {id: lab, provider: openai, credential: {value: file:lab.key}}
+  - {id: annex, provider: openai, priority: 2, credential: {value: file:annex.key}}
 `, 0, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)

@@ -125,6 +125,43 @@ func TestEveryExampleIsPlayed(t *testing.T) {
 	}
 }
 
+// TestPlayedOutcomesAreTheTables holds what people expect of each example against
+// what provider/SIGNALS.md says that authpool does.
+func TestPlayedOutcomesAreTheTables(t *testing.T) {
+	actions := map[string]string{}
+	for _, row := range provider.Rows() {
+		actions[row.Name] = row.Action()
+	}
+	for _, e := range expectations(t) {
+		row, _ := e.row()
+		does := func(words string) bool { return strings.Contains(actions[row], words) }
+		var next, again string
+		switch {
+		case does("gives it to the agent"), does("closes nothing"), does("breaker"):
+			next, again = "x x", "-"
+		case does("closes the model"):
+			next = "z x"
+		case does("until its credential changes"):
+			next, again = "y y", "key"
+		case does("this subscription alone"):
+			next = "y y"
+		case does("all that share its limits"):
+			next = "z z"
+		default:
+			t.Errorf("%s: what is %q?", row, actions[row])
+		}
+		if does(" for 1 h;") && !does("until then") {
+			again = "1h"
+		}
+		if e.next != next || again != "" && e.again != again {
+			t.Errorf("%s: played.txt has %q and %q, and SIGNALS.md %q", e.example, e.next, e.again, actions[row])
+		}
+		if toAgent := e.sent == "x"; toAgent != does("gives it to the agent") && e.provider() != "mistral" { // it makes a conversation, which is not repeated
+			t.Errorf("%s: sent to %s, and SIGNALS.md says %q", e.example, e.sent, actions[row])
+		}
+	}
+}
+
 // playAmongThree plays an example to x, the first choice. y shares its limits, z
 // does not.
 func playAmongThree(t *testing.T, e *expectation, raw []byte) {

@@ -164,7 +164,7 @@ func requestText(r *explain.Request) string {
 		choiceText(&b, i+1, r, &r.Choices[i])
 	}
 	if r.MoreChoices > 0 {
-		fmt.Fprintf(&b, "and %s more that were not kept\n", plural(r.MoreChoices, "choice"))
+		fmt.Fprintf(&b, "and %s more, not kept\n", plural(r.MoreChoices, "choice"))
 	}
 	return b.String()
 }
@@ -284,18 +284,19 @@ func candidateText(r *explain.Request, c *explain.Candidate) string {
 
 // scoreText is a score with those of its parts that lower it.
 func scoreText(s *explain.Score) string {
-	text := fmt.Sprintf("score %.1f", s.Total)
+	var text strings.Builder
+	fmt.Fprintf(&text, "score %.1f", s.Total)
 	equals := " = 100 × "
 	for _, part := range [...]struct {
 		name  string
 		value float64
 	}{{"availability", s.Availability}, {"headroom", s.Headroom}, {"soundness", s.Soundness}, {"idleness", s.Idleness}} {
 		if part.value < 1 {
-			text += fmt.Sprintf("%s%s %.3f", equals, part.name, part.value)
+			fmt.Fprintf(&text, "%s%s %.3f", equals, part.name, part.value)
 			equals = " × "
 		}
 	}
-	return text
+	return text.String()
 }
 
 func attemptText(line func(string, ...any), a *explain.Attempt) {

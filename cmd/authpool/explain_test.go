@@ -7,11 +7,33 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/authpool/authpool/proxy/explain"
 )
+
+// crowded has what is rare: a wait behind others, with an end that is known, many
+// candidates and choices, a choice without Redis, of a source that is not known here.
+var crowded = func() explain.Request {
+	began := time.Date(2026, 11, 22, 23, 59, 0, 0, time.UTC)
+	until := began.Add(30 * time.Hour)
+	return explain.Request{
+		ID: "019abcde-0000-7000-8000-000000000009", Start: began, Agent: "default", Provider: "openai", Endpoint: "responses",
+		Status: 200, End: "whole", Subscription: "team-a", Took: explain.Seconds(3 * time.Minute),
+		Tokens: explain.Tokens{Input: 1234, Output: 5, CacheWrite5m: 1, CacheWrite1h: 2},
+		Choices: []explain.Choice{{
+			Subscription: "team-a", Source: "new", ByHash: true, Omitted: 1234,
+			Candidates: []explain.Candidate{{Subscription: "team-a"}, {Subscription: "b", Obstacle: "metered", Reason: "rate", Until: &until}},
+			Wait:       &explain.Wait{For: explain.Seconds(time.Second), Ahead: 12, Own: 3, Subscription: "b", Reason: "rate", Until: &until},
+			Attempt:    &explain.Attempt{At: explain.Seconds(1234567), Verdict: explain.Verdict{Signal: "network", Reason: "reset", Scope: "subscription", Row: "network"}, Error: "it broke"},
+		}, {
+			Subscription: "b", Source: "lent", Owner: "b", Pinned: true,
+		}},
+		MoreChoices: 1,
+	}
+}()
 
 // TestRequestText puts in words what the proxy's own test remembers of requests
 // that go different ways.
@@ -24,6 +46,7 @@ func TestRequestText(t *testing.T) {
 	if err := json.Unmarshal(text, &told); err != nil {
 		t.Fatal(err)
 	}
+	told["waiting"] = append(told["waiting"], crowded)
 	var got strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(told)) {
 		got.WriteString("== " + name + "\n\n" + requestsTable(told[name]) + "\n")

@@ -41,15 +41,15 @@ func TestRatesAreTakenBeforeAndSettledAfter(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		refused(sized("a", 2400), 6*time.Second) // 600 of the 500 that are left
+		refused(sized("a", 2400), 9*time.Second) // 600 of the 500 that are left, and 50 are not to be taken
 		first.Verdict(ok)
 		first.Done(usage.Tokens{Input: 200, CacheRead: 5000, Output: 1}) // ten bytes a token; the cache is free
-		answer(sized("a", 8000), usage.Tokens{Input: 800, Output: 1})    // all that is left
+		answer(sized("a", 7500), usage.Tokens{Input: 750, Output: 1})    // all that is left
 		refused(sized("a", 1000), 6*time.Second)                         // 100
 		refused(sized("b", 1000), 15*time.Second)                        // another model: 250
 		pass(time.Minute)
 		answer(sized("a", 1000), usage.Tokens{Input: 1500, Output: 1}) // far more than was foretold: a debt
-		refused(sized("a", 0), 30*time.Second)
+		refused(sized("a", 0), 33*time.Second)
 		pass(2 * time.Minute)
 		// An agent that left and an answer without usage keep or give back as before.
 		l, err := p.Acquire(context.Background(), sized("b", 2000))

@@ -10,20 +10,25 @@ import (
 // bucket is one configured limit per minute: a token bucket that holds one
 // minute's worth and refills evenly. The caller holds the gate's lock, so that
 // asking all buckets and taking from all is one step.
-type bucket struct{ lim *rate.Limiter }
+type bucket struct {
+	lim *rate.Limiter
+	// rest is not for requests to take, but only for what they use beyond their
+	// estimates.
+	rest float64
+}
 
 // newBucket returns the bucket of a limit; zero or less is no limit.
-func newBucket(perMinute int) bucket {
+func newBucket(perMinute int, rest float64) bucket {
 	if perMinute <= 0 {
 		return bucket{}
 	}
-	return bucket{rate.NewLimiter(rate.Limit(float64(perMinute)/60), perMinute)}
+	return bucket{rate.NewLimiter(rate.Limit(float64(perMinute)/60), perMinute), rest}
 }
 
 // newPart returns the bucket of one process's part of a limit, which may be less
 // than one. It holds one at least, so that the process can go on.
-func newPart(perMinute float64) bucket {
-	return bucket{rate.NewLimiter(rate.Limit(perMinute/60), max(int(perMinute), 1))}
+func newPart(perMinute, rest float64) bucket {
+	return bucket{rate.NewLimiter(rate.Limit(perMinute/60), max(int(perMinute), 1)), rest}
 }
 
 // set makes the bucket hold n, which may be negative.
@@ -43,7 +48,7 @@ func (b bucket) free(now time.Time, n int64) time.Time {
 	if b.lim == nil {
 		return now
 	}
-	need := math.Min(float64(n), float64(b.lim.Burst()))
+	need := math.Min(float64(n)+b.rest, float64(b.lim.Burst()))
 	// A thousandth of a token is a rounding error, and waiting for it would
 	// give a wait of no time.
 	lack := need - b.lim.TokensAt(now)

@@ -351,10 +351,11 @@ func TestRates(t *testing.T) {
 			}
 		}
 		f(ratelimit.Rates{Requests: 60}, 0, 0, 60, time.Second)
-		f(ratelimit.Rates{InputTokens: 6000}, 1000, 0, 6, 10*time.Second)
-		f(ratelimit.Rates{OutputTokens: 6000}, 0, 3000, 2, 30*time.Second)
+		// Of tokens a twentieth is left for answers that come to more.
+		f(ratelimit.Rates{InputTokens: 6000}, 950, 0, 6, 9500*time.Millisecond)
+		f(ratelimit.Rates{OutputTokens: 6000}, 0, 2850, 2, 28500*time.Millisecond)
 		// The tightest of several counts.
-		f(ratelimit.Rates{Requests: 60, InputTokens: 6000}, 2000, 0, 3, 20*time.Second)
+		f(ratelimit.Rates{Requests: 60, InputTokens: 6000}, 1900, 0, 3, 19*time.Second)
 		// Larger than the limit: sent when the bucket is full, and the rest is
 		// a debt. A trap of x/time/rate, which never allows it.
 		f(ratelimit.Rates{InputTokens: 6000}, 15000, 0, 1, 150*time.Second)

@@ -34,10 +34,24 @@ func newRates(limits Rates) *rates {
 	r := &rates{limits: Amounts{int64(limits.Requests), int64(limits.InputTokens), int64(limits.OutputTokens)}}
 	for k, limit := range r.limits {
 		r.metered = r.metered || limit > 0
-		r.own[k] = newBucket(int(limit))
+		r.own[k] = newBucket(int(limit), restOf(k, float64(limit)))
 	}
 	return r
 }
+
+// restOf is the part of a limit that is left for answers which come to more
+// tokens than was foretold: the provider counts them, while this side believes
+// in the estimate until they have ended. It costs nothing but a later begin: what
+// is left stays left.
+func restOf(k int, limit float64) float64 {
+	if k == 0 {
+		return 0 // a request is one request
+	}
+	return limit / restPart
+}
+
+// restPart is 1 for that part; rates.lua has the same.
+const restPart = 20
 
 // needs is what one request takes.
 func needs(input, output int64) Amounts { return Amounts{1, max(input, 0), max(output, 0)} }
@@ -117,7 +131,7 @@ func (r *rates) alone(now time.Time) bool {
 	for k, limit := range r.limits {
 		if limit > 0 {
 			part := float64(limit) / float64(f.others+1)
-			r.own[k] = newPart(part)
+			r.own[k] = newPart(part, restOf(k, part))
 			r.own[k].set(now, float64(f.held(k))+f.left(now, k, limit)/float64(f.others+1))
 		}
 	}
@@ -287,7 +301,7 @@ func (a *allowance) refusal(now time.Time, limits, need Amounts) Refusal {
 			continue
 		}
 		lacks = true
-		if missing := lack - a.left(now, k, limit); missing > 1e-3 {
+		if missing := lack + restOf(k, float64(limit)) - a.left(now, k, limit); missing > 1e-3 {
 			until = later(until, now.Add(time.Duration(missing/float64(limit)*float64(time.Minute))+time.Millisecond))
 		}
 	}

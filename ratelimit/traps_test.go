@@ -54,7 +54,7 @@ func TestTrapReserveN(t *testing.T) {
 // whole, and giving back more than was taken does not fill it over the brim.
 func TestTrapBucketBooksEverything(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	b := newBucket(60)
+	b := newBucket(60, 0)
 	for _, step := range []struct {
 		take int64
 		used float64

@@ -72,7 +72,9 @@ for k = 1, 3 do
     c.lack = math.max(0, c.need - c.held)
     -- Half of what comes in is kept for the one that waits longest, so that one
     -- that needs much gets it some time.
-    local free = c.level
+    -- The last of the tokens is left for answers that come to more than was foretold.
+    c.rest = k > 1 and c.limit * unit / 20 or 0
+    local free = c.level - c.rest
     if oldest then
       free = free - math.min(oldest[3 * k + 3] * unit, (now - oldest[3]) * c.limit / 2)
     end
@@ -81,7 +83,7 @@ for k = 1, 3 do
     local brim = not oldest and c.level >= most and most >= c.limit * unit * 3 / 4
     if c.lack > 0 and c.lack * unit > free and not brim then
       granted = false
-      wait = math.max(wait, math.ceil(((c.lack + before) * unit - c.level) / c.limit), 1)
+      wait = math.max(wait, math.ceil(((c.lack + before) * unit + c.rest - c.level) / c.limit), 1)
     end
   else
     c.lack = 0
@@ -94,7 +96,7 @@ for k, c in ipairs(kinds) do
     if granted and not repeated then
       c.held, c.level, c.lack = c.held + c.lack, c.level - c.lack * unit, 0
       -- Of what nobody needs, an equal part for each that asks.
-      local spare = math.floor((c.level - c.lacks * unit) / unit / (waiting + 1))
+      local spare = math.floor((c.level - c.rest - c.lacks * unit) / unit / (waiting + 1))
       local more = math.max(0, math.min(c.want - c.held, spare))
       c.held, c.level = c.held + more, c.level - more * unit
     end

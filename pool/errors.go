@@ -38,7 +38,7 @@ const (
 	ReasonBreaker     = "breaker"     // its endpoint is broken
 	ReasonDown        = "down"        // the provider's base URL serves nobody
 	ReasonBudget      = "budget"      // a configured budget is used up
-	ReasonRate        = "rate"        // a configured limit per minute is used up
+	ReasonRate        = "rate"        // a limit per minute is used up, a configured one or the provider's
 	ReasonConcurrency = "concurrency" // limits.concurrent is reached
 	ReasonSessions    = "sessions"    // limits.sessions is reached
 	ReasonDisabled    = "disabled"    // switched off, or the credential is not accepted

@@ -15,7 +15,7 @@ const (
 	Probing             // that end has come, and one request is finding out
 	Ramping             // it is over, and opens for one request after the other
 	Broken              // the breaker is open
-	Metered             // a configured limit per minute is used up
+	Metered             // a limit per minute is used up, a configured one or, as its answers say, the provider's
 	Busy                // the provider has no capacity for the model, whoever asks
 	Down                // the provider's base URL serves nobody
 	whyCount = iota
@@ -67,6 +67,7 @@ type Gate struct {
 	breaker *breaker
 	windows windows
 	rates   *rates
+	told    told
 }
 
 // NewGate returns the open gate of subscription id. Gates of one domain share
@@ -122,7 +123,11 @@ func (g *Gate) Check(now time.Time, model string, input, output int64) Refusal {
 	if r := g.breaker.check(now); r.Why != Open {
 		return r
 	}
-	return g.rates.check(now, needs(input, output))
+	need := needs(input, output)
+	if r := g.rates.check(now, need); r.Why != Open {
+		return r
+	}
+	return g.told.check(now, model, need)
 }
 
 // Pass is the permission for one attempt. It belongs to one owner, who calls
@@ -136,6 +141,7 @@ type Pass struct {
 	turn      turn        // of those
 	own       turn        // of the subscription's own
 	need      Amounts
+	told      *toldTurn // nil: nothing was known of the model
 }
 
 // Allow lets an attempt through, with estimates of its tokens (0 is allowed),
@@ -145,13 +151,19 @@ func (g *Gate) Allow(now time.Time, model string, input, output int64) (Pass, Re
 	if r := g.rates.take(now, need); r.Why != Open {
 		return Pass{}, r
 	}
-	done, r := g.breaker.allow(now)
+	mark, r := g.told.take(now, model, need)
 	if r.Why != Open {
 		g.rates.giveBack(now, need)
 		return Pass{}, r
 	}
+	done, r := g.breaker.allow(now)
+	if r.Why != Open {
+		g.rates.giveBack(now, need)
+		g.told.giveBack(mark, need)
+		return Pass{}, r
+	}
 	// Last, so that a probe is only taken by a request that really goes out.
-	p := Pass{gate: g, model: model, at: now, done: done, cooldowns: g.Cooldowns(), need: need}
+	p := Pass{gate: g, model: model, at: now, done: done, cooldowns: g.Cooldowns(), need: need, told: mark}
 	if p.turn, r = p.cooldowns.allow(now, model); r.Why == Open {
 		p.own, r = g.own.allow(now, "")
 	}
@@ -175,6 +187,7 @@ func (g *Gate) Allow(now time.Time, model string, input, output int64) (Pass, Re
 func (p *Pass) Verdict(now time.Time, v Verdict) Change {
 	g := p.gate
 	g.windows.remember(v.Windows)
+	g.told.hear(p, v.Windows)
 	var outcome error
 	var change Change
 	switch v.Signal {
@@ -305,7 +318,9 @@ func (p *Pass) Done(now time.Time, input, output int64, settled bool) {
 	p.gate.own.leave(p.own)
 	if settled {
 		used := needs(input, output)
-		p.gate.rates.giveBack(now, Amounts{0, p.need[1] - used[1], p.need[2] - used[2]})
+		rest := Amounts{0, p.need[1] - used[1], p.need[2] - used[2]}
+		p.gate.rates.giveBack(now, rest)
+		p.gate.told.giveBack(p.told, rest)
 	}
 }
 
@@ -314,6 +329,7 @@ func (p *Pass) Done(now time.Time, input, output int64, settled bool) {
 func (p *Pass) Cancel(now time.Time) {
 	p.Done(now, 0, 0, true)
 	p.gate.rates.giveBack(now, Amounts{1, 0, 0})
+	p.gate.told.giveBack(p.told, Amounts{1, 0, 0})
 }
 
 // Trust closes the breaker: the base URL is known to work again.

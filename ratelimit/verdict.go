@@ -95,7 +95,8 @@ type Window struct {
 	Kind        string    // "provider" for a usage window, "bucket" for a per-minute limit
 	Utilization float64   // spent fraction, 0..1 and sometimes above
 	Status      string    // "allowed", "allowed_warning", "rejected" or ""
-	Reset       time.Time // zero when not told
+	Reset       time.Time // zero when not told; of a bucket, when it is full
+	Size, Left  float64   // of a bucket: what it holds when it is full, and now; zero when not told
 	Seen        time.Time // when the answer was received
 	// Claim is the provider's word for this window where it names it as the one
 	// that decides ("five_hour"); else "".

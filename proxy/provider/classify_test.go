@@ -703,8 +703,8 @@ func TestClassifyWindows(t *testing.T) {
 			"anthropic-ratelimit-requests-limit", "50", "anthropic-ratelimit-requests-remaining", "40", "anthropic-ratelimit-requests-reset", "2026-11-22T12:00:30Z",
 			"Anthropic-RateLimit-Input-Tokens-Limit", "40000", "Anthropic-RateLimit-Input-Tokens-Remaining", "0", "Anthropic-RateLimit-Input-Tokens-Reset", "2026-11-22T12:01:00Z",
 		}, []ratelimit.Window{
-			{Name: "requests", Kind: "bucket", Utilization: 0.2, Reset: at(30 * time.Second), Seen: now},
-			{Name: "input_tokens", Kind: "bucket", Utilization: 1, Reset: at(time.Minute), Seen: now},
+			{Name: "requests", Kind: "bucket", Utilization: 0.2, Reset: at(30 * time.Second), Size: 50, Left: 40, Seen: now},
+			{Name: "input_tokens", Kind: "bucket", Utilization: 1, Reset: at(time.Minute), Size: 40_000, Seen: now},
 		}},
 		{"Anthropic subscription", []string{
 			"anthropic-ratelimit-unified-status", "allowed_warning", "anthropic-ratelimit-unified-reset", "1795352400", "anthropic-ratelimit-unified-fallback", "available",
@@ -719,14 +719,14 @@ func TestClassifyWindows(t *testing.T) {
 			"x-ratelimit-limit-requests", "500", "x-ratelimit-remaining-requests", "250", "x-ratelimit-reset-requests", "120ms",
 			"x-ratelimit-remaining-tokens", "10", // without a limit there is no fraction
 		}, []ratelimit.Window{
-			{Name: "requests", Kind: "bucket", Utilization: 0.5, Reset: at(120 * time.Millisecond), Seen: now},
+			{Name: "requests", Kind: "bucket", Utilization: 0.5, Reset: at(120 * time.Millisecond), Size: 500, Left: 250, Seen: now},
 		}},
 		{"Azure's -1", []string{"x-ratelimit-limit-tokens", "-1", "x-ratelimit-remaining-tokens", "-1", "x-ratelimit-reset-tokens", "0"}, nil},
 		{"zero limit", []string{"x-ratelimit-limit-tokens", "0", "x-ratelimit-remaining-tokens", "0"}, nil},
 		{
 			"more left than the limit",
 			[]string{"x-ratelimit-limit-tokens", "100", "x-ratelimit-remaining-tokens", "150"},
-			[]ratelimit.Window{{Name: "tokens", Kind: "bucket", Seen: now}},
+			[]ratelimit.Window{{Name: "tokens", Kind: "bucket", Size: 100, Left: 150, Seen: now}},
 		},
 		{"nonsense", []string{"anthropic-ratelimit-unified-5h-utilization", "NaN", "x-codex-primary-used-percent", "-3", "x-ratelimit-", "1", "anthropic-ratelimit-", "x"}, nil},
 		{"Codex", []string{

@@ -332,6 +332,8 @@ func (l *limits) windows(dst []ratelimit.Window, now time.Time) []ratelimit.Wind
 		window := ratelimit.Window{Name: w.window(), Kind: "provider", Utilization: used, Status: status(w.status), Seen: now}
 		if w.kind == bucketLimit {
 			window.Kind = "bucket"
+			window.Size, _ = fraction(w.size)
+			window.Left, _ = fraction(w.remaining)
 		} else if claim, of := claimed(l.unifiedClaim); of == window.Name {
 			window.Claim = claim
 		}

@@ -47,15 +47,14 @@ type spoken struct {
 	err     error
 }
 
-var agents = []agent{
-	{
-		name: "claude-code", provider: simulator.Anthropic, path: "/v1/messages",
-		program: "@anthropic-ai/claude-code/cli-wrapper.cjs",
-		first:   []string{"--output-format", "stream-json", "--verbose", "-p"},
-		resume:  []string{"--output-format", "stream-json", "--verbose", "-c", "-p"},
-		read:    readClaude,
-	},
-	codex,
+var agents = []agent{claude, codex}
+
+var claude = agent{
+	name: "claude-code", provider: simulator.Anthropic, path: "/v1/messages",
+	program: "@anthropic-ai/claude-code/cli-wrapper.cjs",
+	first:   []string{"--output-format", "stream-json", "--verbose", "-p"},
+	resume:  []string{"--output-format", "stream-json", "--verbose", "-c", "-p"},
+	read:    readClaude,
 }
 
 // codex sends back, from its second turn on, reasoning that only the organisation which made it can read.
@@ -217,6 +216,16 @@ func recorded(t *testing.T, p *provider) (url string, newest func() []byte) {
 // turn runs one turn and returns what the agent said of it. The agent must end well.
 func (d *desk) turn(t *testing.T, prompt string) spoken {
 	t.Helper()
+	s, err := d.tryTurn(t, prompt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// tryTurn is turn where the agent may fail.
+func (d *desk) tryTurn(t *testing.T, prompt string) (spoken, error) {
+	t.Helper()
 	args := d.resume
 	if d.newThread {
 		args, d.newThread = d.first, false
@@ -243,15 +252,15 @@ func (d *desk) turn(t *testing.T, prompt string) spoken {
 			t.Errorf("%s printed %q: %v", d.name, lines.Bytes(), err)
 		}
 	}
-	if err := errors.Join(err, lines.Err(), s.err); err != nil {
-		t.Fatalf("%s: %v\n%s%s", d.name, err, stdout.Bytes(), stderr.Bytes())
+	if err = errors.Join(err, lines.Err(), s.err); err != nil {
+		err = fmt.Errorf("%s: %w\n%s%s", d.name, err, stdout.Bytes(), stderr.Bytes())
 	}
 	for _, sub := range pairs {
 		if bytes.Contains(stdout.Bytes(), []byte(sub.key)) || bytes.Contains(stderr.Bytes(), []byte(sub.key)) {
 			t.Errorf("%s shows the credential of %s", d.name, sub.id)
 		}
 	}
-	return s
+	return s, err
 }
 
 // expectNoCredential fails the test when the agent has kept a credential.
@@ -274,9 +283,9 @@ func (d *desk) expectNoCredential(t *testing.T) {
 	}
 }
 
-// expect checks what came since the last call: how many requests the agent made that were answered well, and how many
-// others, how often the provider was asked, and that the agent has the whole of the provider's last answer.
-func (d *desk) expect(t *testing.T, s spoken, good, bad, upstream int) []simulator.Arrival {
+// expectRequests checks what came since the last call: how many requests the agent made that were answered well, and
+// how many others, and how often the provider was asked.
+func (d *desk) expectRequests(t *testing.T, good, bad, upstream int) []simulator.Arrival {
 	t.Helper()
 	d.good += good
 	d.bad += bad
@@ -287,9 +296,6 @@ func (d *desk) expect(t *testing.T, s spoken, good, bad, upstream int) []simulat
 		return nil
 	})
 	arrivals := d.p.Arrivals()[d.arrivals:]
-	if want := d.answerTo(t, d.asked(), arrivals[len(arrivals)-1].Key); strings.TrimSpace(s.text) != want || want == "" {
-		t.Errorf("%s has the answer %q, the provider gave %q", d.name, s.text, want)
-	}
 	d.arrivals += len(arrivals)
 	if len(arrivals) != upstream {
 		t.Errorf("%s: the provider was asked %d times, want %d: %v", d.name, len(arrivals), upstream, arrivals)
@@ -298,6 +304,16 @@ func (d *desk) expect(t *testing.T, s spoken, good, bad, upstream int) []simulat
 		if a.Path != d.path {
 			t.Errorf("%s asked for %s %s beside its turn", d.name, a.Method, a.Path)
 		}
+	}
+	return arrivals
+}
+
+// expect is expectRequests, and checks that the agent has the whole of the provider's last answer.
+func (d *desk) expect(t *testing.T, s spoken, good, bad, upstream int) []simulator.Arrival {
+	t.Helper()
+	arrivals := d.expectRequests(t, good, bad, upstream)
+	if want := d.answerTo(t, d.asked(), arrivals[len(arrivals)-1].Key); strings.TrimSpace(s.text) != want || want == "" {
+		t.Errorf("%s has the answer %q, the provider gave %q", d.name, s.text, want)
 	}
 	return arrivals
 }
@@ -471,6 +487,70 @@ func TestSealedConversationOfAgents(t *testing.T) {
 				}
 			}
 			d.expectCounted(t, s.session, tt.cut)
+		})
+	}
+}
+
+// TestLimitedConversationOfAgents: Claude Code's conversation goes on elsewhere, and stays there. Codex's cannot: it
+// is told until when, and leaves it at that.
+func TestLimitedConversationOfAgents(t *testing.T) {
+	t.Parallel()
+	limit := simulator.Injection{Fault: simulator.Fault{Kind: simulator.RateLimit, RetryAfter: 600}}
+	t.Run("claude-code", func(t *testing.T) {
+		t.Parallel()
+		d := startDesk(t, claude, codexConfig)
+		d.expect(t, d.turn(t, "What is a pool?"), 1, 0, 1)
+		if err := d.p.Inject(limit); err != nil {
+			t.Fatal(err)
+		}
+		moved := d.expect(t, d.turn(t, "And what is a river?"), 1, 0, 2)
+		s := d.turn(t, "And a lake?")
+		if stays := d.expect(t, s, 1, 0, 1); stays[0].Key != moved[1].Key {
+			t.Errorf("moved to %s, then served by %s", moved[1].Key, stays[0].Key)
+		}
+		d.expectCounted(t, s.session, 0)
+	})
+	t.Run("codex", func(t *testing.T) {
+		t.Parallel()
+		d := startDesk(t, codex, codexConfig)
+		s := d.turn(t, "What is a pool?")
+		d.expect(t, s, 1, 0, 1)
+		if err := d.p.Inject(limit); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.tryTurn(t, "And what is a river?"); err == nil || !strings.Contains(err.Error(), "usage limit. Try again at") {
+			t.Errorf("it says %v, not until when it is limited", err)
+		}
+		d.expectRequests(t, 0, 1, 1)
+		d.expectCounted(t, s.session, 0)
+	})
+}
+
+// TestAllLimitedBehindAgents: an agent does not notice that all are limited for a moment. When they are for long it is
+// told at once, and does not try again and again.
+func TestAllLimitedBehindAgents(t *testing.T) {
+	t.Parallel()
+	for _, g := range agents {
+		t.Run("for a moment/"+g.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDesk(t, g, codexConfig)
+			if err := d.p.Inject(simulator.Injection{Fault: simulator.Fault{Kind: simulator.RateLimit, RetryAfter: 3, Count: 2}}); err != nil {
+				t.Fatal(err)
+			}
+			s := d.turn(t, "What is a pool?")
+			d.expect(t, s, 1, 0, 3)
+			d.expectCounted(t, s.session, 0)
+		})
+		t.Run("for long/"+g.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDesk(t, g, codexConfig)
+			if err := d.p.Inject(simulator.Injection{Fault: simulator.Fault{Kind: simulator.RateLimit, RetryAfter: 600, Count: -1}}); err != nil {
+				t.Fatal(err)
+			}
+			if s, err := d.tryTurn(t, "What is a pool?"); err == nil {
+				t.Errorf("it takes %q for an answer", s.text)
+			}
+			d.expectRequests(t, 0, 1, 2)
 		})
 	}
 }

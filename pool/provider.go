@@ -23,6 +23,13 @@ func (g *group) closed(req *Request, now time.Time) refusal {
 	return gateRefusal(r)
 }
 
+// Holds tells that the request would not go out now, whatever subscription is free,
+// because its provider serves nobody: Acquire would have it wait for the next probe.
+func (p *Pool) Holds(req *Request) bool {
+	g := p.groups[req.Provider]
+	return g != nil && g.closed(req, time.Now()).obstacle != none
+}
+
 // within is the refusal r of one subscription where the whole provider refuses,
 // too: the later end counts.
 func (r refusal) within(whole refusal) refusal {

@@ -198,7 +198,7 @@ func TestFullOverloadIsWaitedOut(t *testing.T) {
 // overload makes so many overloads that a model is closed.
 func overload(t *testing.T, p *pool.Pool, told time.Duration) {
 	t.Helper()
-	for i := range 8 {
+	for i := range 5 {
 		serve(t, p, ask(fmt.Sprint("o", i)), noCapacity(told))
 	}
 }

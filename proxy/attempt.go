@@ -30,13 +30,13 @@ import (
 // subscriptions and by the deadline instead: an agent must not see a limit
 // while somebody else can serve. With one attempt there is no failover at all.
 func (ex *exchange) obtain() *refusal {
-	if no := ex.repeated(); no != nil {
+	preq := ex.poolRequest()
+	if no := ex.repeated(&preq); no != nil {
 		return no
 	}
 	if no := ex.brake(); no != nil {
 		return no
 	}
-	preq := ex.poolRequest()
 	preq.Trace = traces.Get().(*pool.Trace)
 	defer traces.Put(preq.Trace)
 	for {
@@ -337,7 +337,7 @@ func (ex *exchange) noLease(err error) *refusal {
 	// A provider that fails says so itself; and it knows best why it refused what
 	// closes nobody.
 	if k := ex.kept; k != nil && (executed(k.verdict) || closesNothing(k.verdict)) {
-		if executed(k.verdict) {
+		if executed(k.verdict) && ex.attempts > 0 {
 			ex.s.tries.failed(ex.tryKey(), k, time.Now())
 		}
 		r := ex.failing(k)

@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"bufio"
+	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -9,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/authpool/authpool/pool"
@@ -177,4 +181,94 @@ func TestDeadBaseURL(t *testing.T) {
 			t.Errorf("the breaker of %s is %s", s.ID, s.Breaker)
 		}
 	}
+}
+
+// TestCodexAgainstAnOverload: codex' thirty tries, each timed by the answer to the
+// one before, against a provider that has no capacity for two minutes, with and
+// without waiting in the queue.
+func TestCodexAgainstAnOverload(t *testing.T) {
+	for _, wait := range []time.Duration{0, 30 * time.Second} {
+		t.Run(wait.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begun := time.Now()
+				m := newMemoryRig(t, 3, func(o *rigOptions) { o.pool.Wait = wait }, func(c *upstreamConn) {
+					if time.Since(begun) < 2*time.Minute {
+						c.json(503, "", `{"error":{"message":"overloaded","type":"server_error","code":"server_is_overloaded"}}`)
+						return
+					}
+					c.json(200, "", answer)
+				})
+				tries, status := 0, 0
+				for round := 0; round < 6 && status != 200; round++ {
+					for _, pause := range []time.Duration{200, 400, 800, 1600, 1200} {
+						tries++
+						resp, _ := m.send("/v1/chat/completions", "X-Authpool-Session: codex\r\n", chat)
+						if status = resp.StatusCode; status == 200 {
+							break
+						}
+						if status != 503 {
+							t.Errorf("try %d: %d", tries, status)
+						}
+						time.Sleep(pause * time.Millisecond)
+					}
+				}
+				sent := len(m.up.requests())
+				t.Logf("%d tries in %v; %d requests were sent; the last answer was %d", tries, time.Since(begun), sent, status)
+				if wait == 0 && (sent > 10 || sent < triesFree) {
+					t.Errorf("%d requests were sent within 25 s", sent)
+				}
+				if wait > 0 && sent > 15 {
+					t.Errorf("%d requests were sent within two minutes", sent)
+				}
+				if wait > 0 && status != 200 {
+					t.Errorf("with the queue codex did not outlast two minutes: %d", status)
+				}
+			})
+		})
+	}
+}
+
+// memoryRig is a rig without sockets, for tests in a bubble.
+type memoryRig struct {
+	*rig
+	up   *fakeUpstream
+	door *memory
+}
+
+func newMemoryRig(t *testing.T, n int, change func(*rigOptions), serve func(c *upstreamConn)) *memoryRig {
+	t.Helper()
+	// fasthttp's worker pool sees only at its next wake-up that it was stopped.
+	t.Cleanup(func() { time.Sleep(11 * time.Second) })
+	back := newMemory()
+	m := &memoryRig{up: newUpstreamAt(t, back, serve), door: newMemory()}
+	m.rig = newRig(t, "http://provider.test", n, func(o *rigOptions) {
+		o.listener = m.door
+		o.transport.Dial = func(context.Context, string) (net.Conn, error) { return back.dial() }
+		if change != nil {
+			change(o)
+		}
+	})
+	return m
+}
+
+// send makes one request and returns the whole answer.
+func (m *memoryRig) send(path, headers, body string) (*http.Response, string) {
+	m.t.Helper()
+	c, err := m.door.dial()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	go func() {
+		_, _ = fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n%sContent-Length: %d\r\n\r\n%s", path, testToken, headers, len(body), body)
+	}()
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return resp, string(text)
 }

@@ -61,6 +61,12 @@ func newUpstream(t testing.TB, serve func(c *upstreamConn)) *fakeUpstream {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newUpstreamAt(t, ln, serve)
+}
+
+// newUpstreamAt is newUpstream that listens at ln.
+func newUpstreamAt(t testing.TB, ln net.Listener, serve func(c *upstreamConn)) *fakeUpstream {
+	t.Helper()
 	u := &fakeUpstream{t: t, ln: ln, serv: serve, conns: map[net.Conn]bool{}, stop: make(chan struct{})}
 	u.wg.Add(1)
 	go u.run()

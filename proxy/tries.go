@@ -8,6 +8,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/ratelimit"
 )
 
@@ -152,21 +153,26 @@ func (ex *exchange) tryKey() tryKey {
 }
 
 // repeated finds out whether this is one more try of what has failed before. It
-// returns the answer when the provider is to be left in peace.
-func (ex *exchange) repeated() *refusal {
+// returns the answer when the provider is to be left in peace; but where the pool
+// sees to that, it is better to wait there.
+func (ex *exchange) repeated(req *pool.Request) *refusal {
 	failures, k := ex.s.tries.again(ex.tryKey(), ex.start)
 	ex.info.RetryCount = max(ex.info.RetryCount, failures)
 	if k == nil {
 		return nil
 	}
-	triesDamped.Inc()
-	ex.story.damped = true
 	if k.head != nil {
 		// Others may be shown it at the same time.
 		head := &fasthttp.ResponseHeader{}
 		k.head.CopyTo(head)
 		k = &kept{verdict: k.verdict, status: k.status, head: head, body: k.body}
 	}
+	if ex.s.deps.Pool.Holds(req) {
+		ex.kept = k // to be shown should waiting not help
+		return nil
+	}
+	triesDamped.Inc()
+	ex.story.damped = true
 	return ex.failing(k)
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"io"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -116,33 +115,31 @@ func TestTriesAreForgotten(t *testing.T) {
 // TestTriesAreNotMultiplied: thirty tries of one conversation, as fast as they
 // can be made.
 func TestTriesAreNotMultiplied(t *testing.T) {
-	var healthy atomic.Bool
-	up := newUpstream(t, func(c *upstreamConn) {
-		if !healthy.Load() {
-			c.json(529, "request-id: req_9\r\n", busy)
-			return
+	synctest.Test(t, func(t *testing.T) {
+		var healthy atomic.Bool
+		m := newMemoryRig(t, 3, nil, func(c *upstreamConn) {
+			if !healthy.Load() {
+				c.json(529, "request-id: req_9\r\n", busy)
+				return
+			}
+			c.json(200, "", answer)
+		})
+		try := func(session string) (int, string, string) {
+			resp, body := m.send("/v1/messages", "X-Authpool-Session: "+session+"\r\nx-stainless-retry-count: 0\r\n", message)
+			return resp.StatusCode, resp.Header.Get("Request-Id"), body
 		}
-		c.json(200, "", answer)
+		for range 30 {
+			if status, id, body := try("one"); status != 529 || id != "req_9" || body != busy {
+				t.Fatalf("%d %q: %s, want the provider's own error", status, id, body)
+			}
+		}
+		if n := len(m.up.requests()); n > 10 || n < triesFree {
+			t.Errorf("30 tries reached the provider %d times", n)
+		}
+		healthy.Store(true)
+		time.Sleep(2 * time.Second) // by then one may find out
+		if status, _, body := try("another"); status != 200 {
+			t.Errorf("another conversation: %d %s", status, body)
+		}
 	})
-	r := newRig(t, up.url(), 3)
-	try := func(session string) (int, string, string) {
-		resp := r.send("POST", "/v1/messages", "X-Authpool-Session: "+session+"\r\nx-stainless-retry-count: 0\r\n", message)
-		body, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, resp.Header.Get("Request-Id"), string(body)
-	}
-	for range 30 {
-		if status, id, body := try("one"); status != 529 || id != "req_9" || body != busy {
-			t.Fatalf("%d %q: %s, want the provider's own error", status, id, body)
-		}
-	}
-	if n := len(up.requests()); n > 10 || n < triesFree {
-		t.Errorf("30 tries reached the provider %d times", n)
-	}
-	healthy.Store(true)
-	if status, _, body := try("another"); status != 200 {
-		t.Errorf("another conversation: %d %s", status, body)
-	}
 }

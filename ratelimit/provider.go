@@ -15,9 +15,10 @@ import (
 // An overload that comes and goes must close nothing, since most are served: a
 // few failures in a row count only where failures prevail.
 const (
-	// busyRow overloads in a row close a model where overloads prevail: by chance
-	// they come once in 15,000 answers where three in ten are one.
-	busyRow = 8
+	// tripRow failures in a row close it where nothing else was seen within the
+	// window, and mixedRow where failures prevail: by chance that many come once in
+	// 15,000 answers where three in ten fail.
+	mixedRow = 8
 	// aloneRow failures in a row close whatever came before them within the window:
 	// by chance that happens once in 3·10¹⁰ answers where three in ten are a failure.
 	aloneRow = 20
@@ -291,7 +292,7 @@ func (p *Provider) suspectModel(now time.Time, model string) {
 		}
 	}
 	if len(p.models) < suspectsMost {
-		p.models[strings.Clone(model)] = p.newSuspect(Busy, busyRow) // the name may lie in a request's buffer
+		p.models[strings.Clone(model)] = p.newSuspect(Busy) // the name may lie in a request's buffer
 		p.count.Add(1)
 	}
 }
@@ -299,14 +300,15 @@ func (p *Provider) suspectModel(now time.Time, model string) {
 // suspectEndpoint begins to look at the base URL.
 func (p *Provider) suspectEndpoint() {
 	if p.endpoint == nil {
-		p.endpoint = p.newSuspect(Down, tripRow)
+		p.endpoint = p.newSuspect(Down)
 		p.count.Add(1)
 	}
 }
 
-func (p *Provider) newSuspect(why Why, row uint32) *suspect {
+func (p *Provider) newSuspect(why Why) *suspect {
 	return &suspect{why: why, breaker: makeBreaker(p.name, openFirst, p.wait, func(c gobreaker.Counts) bool {
-		return c.ConsecutiveFailures >= aloneRow || mostFail(c, tripLeast) || c.ConsecutiveFailures >= row && mostFail(c, row)
+		return c.ConsecutiveFailures >= aloneRow || mostFail(c, tripLeast) ||
+			c.ConsecutiveFailures >= mixedRow && mostFail(c, mixedRow) || c.ConsecutiveFailures >= tripRow && c.TotalSuccesses == 0
 	})}
 }
 

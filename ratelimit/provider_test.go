@@ -61,12 +61,14 @@ func TestProviderTrips(t *testing.T) {
 		verdicts []Verdict
 		closes   Why
 	}{
-		{"overloads in a row", repeat(busyRow, noCapacity), Busy},
-		{"one less", repeat(busyRow-1, noCapacity), Open},
-		{"with limits in between", repeat(busyRow, noCapacity, limited), Busy},
+		{"overloads in a row", repeat(tripRow, noCapacity), Busy},
+		{"one less", repeat(tripRow-1, noCapacity), Open},
+		{"with limits in between", repeat(tripRow, noCapacity, limited), Busy},
+		{"as many after some that were served", append(repeat(1, noCapacity, good), repeat(mixedRow-1, noCapacity)...), Open},
+		{"more after some that were served", append(repeat(1, noCapacity, good), repeat(mixedRow, noCapacity)...), Busy},
 		{"three of five", repeat(10, noCapacity, good, noCapacity, good, noCapacity), Busy},
 		{"half", repeat(100, noCapacity, good), Open},
-		{"a row after many that were served", append(append(repeat(1, noCapacity), repeat(50, good)...), repeat(busyRow, noCapacity)...), Open},
+		{"a row after many that were served", append(append(repeat(1, noCapacity), repeat(50, good)...), repeat(mixedRow, noCapacity)...), Open},
 		{"a long row after many that were served", append(append(repeat(1, noCapacity), repeat(200, good)...), repeat(aloneRow, noCapacity)...), Busy},
 		{"no connection", repeat(tripRow, unreached), Down},
 		{"answers in between", repeat(100, unreached, limited), Open},
@@ -103,7 +105,7 @@ func TestProviderIgnoresLateOverloads(t *testing.T) {
 			q, _ := p.Allow(time.Now(), Asked{"m", true})
 			late = append(late, q)
 		}
-		for range busyRow {
+		for range tripRow {
 			judge(p, "m", noCapacity)
 		}
 		time.Sleep(2 * openFirst)

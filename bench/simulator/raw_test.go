@@ -80,9 +80,10 @@ func TestRawAnswerIsPlayedByteForByte(t *testing.T) {
 func TestKeysOfOtherProviders(t *testing.T) {
 	t.Parallel()
 	s := run(t, simulator.Options{Keys: []simulator.Key{{Key: "k1", Provider: "groq"}}})
-	for key, want := range map[string]int{"k1": http.StatusNotFound, "k2": http.StatusUnauthorized} {
-		if resp := s.post(t, "/openai/v1/chat/completions", chat, "Authorization", "Bearer "+key); resp.StatusCode != want {
-			t.Errorf("%s: %s, want %d", key, resp.Status, want)
+	for key, want := range map[string]string{"k1": `404 Not Found: nothing but faults is simulated of provider \"groq\"`, "k2": "401 Unauthorized: Incorrect API key"} {
+		status, sign, _ := strings.Cut(want, ": ")
+		if resp := s.post(t, "/openai/v1/chat/completions", chat, "Authorization", "Bearer "+key); resp.Status != status || !strings.Contains(text(t, resp.Body), sign) {
+			t.Errorf("%s: %s, want %s", key, resp.Status, want)
 		}
 	}
 	if err := s.Inject(simulator.Injection{Key: "k1", Fault: simulator.Fault{Kind: simulator.RateLimit, RetryAfter: 3}}); err != nil {

@@ -391,6 +391,9 @@ func (s *Simulator) unknown(w http.ResponseWriter, r *http.Request, q *request) 
 	if q.provider == OpenAI {
 		f.message = fmt.Sprintf("Invalid URL (%s %s)", r.Method, r.URL.Path)
 	}
+	if p := q.account.provider; !slices.Contains(simulated, p) {
+		f.message = fmt.Sprintf("simulator: nothing but faults is simulated of provider %q", p)
+	}
 	s.fail(w, r, q.provider, q.id, f)
 }
 

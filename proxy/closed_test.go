@@ -91,6 +91,12 @@ func TestOverloadIsNotSent(t *testing.T) {
 			if status, _, body := r.post(tt.path, tt.other); status != 200 {
 				t.Errorf("another model: %d %s", status, body)
 			}
+			if tt.path == "/v1/messages" {
+				// No model runs for a count of tokens. It is answered, well or not.
+				if status, h, _ := r.post(tt.path+"/count_tokens", message); h.Get("X-Authpool-Error") != "" || len(up.requests()) < sent+2 {
+					t.Errorf("a count of tokens was not sent: %d %v", status, h)
+				}
+			}
 			for _, s := range r.pool.Status() {
 				if s.State != pool.StateReady {
 					t.Errorf("%s is %s (%s)", s.ID, s.State, s.Reason)

@@ -1,7 +1,8 @@
 // Package ratelimit decides whether a subscription may be used, and until when
 // not. It knows signals, tokens and time, and nothing of HTTP.
 //
-// Start at Verdict (what an answer meant) and Gate (what follows from it).
+// Start at Verdict (what an answer meant), Gate (what follows from it for a
+// subscription) and Provider (for all that ask the same provider).
 package ratelimit
 
 import "time"

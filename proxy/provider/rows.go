@@ -125,7 +125,7 @@ func (r Row) Action() string {
 		}
 		return closed + " until then, else for 1 h" + elsewhere
 	case ratelimit.Overloaded:
-		return "closes nothing; repeats once where that does no harm"
+		return "closes no subscription; repeats once where that does no harm; where nearly all are refused, the model's requests wait and one at a time finds out"
 	case ratelimit.Auth:
 		switch r.Verdict.Scope {
 		case ratelimit.ScopeProvider:

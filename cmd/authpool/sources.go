@@ -43,6 +43,12 @@ func (s *sources) Status(ctx context.Context) (admin.Status, error) {
 			Refused: journal.Refused, Refusing: journal.Refusing,
 		},
 	}
+	if w := journal.Oldest; w != nil {
+		status.Journal.OldestPending = &admin.OldestPending{Subscription: w.Subscription, Time: w.Time}
+		if w.Err != nil {
+			status.Journal.OldestPending.Error = w.Err.Error()
+		}
+	}
 	now := time.Now()
 	counted := s.counted(ctx, now, members)
 	for _, m := range members {

@@ -145,6 +145,7 @@ func statusTable(status admin.Status, now time.Time, draw pen) string {
 	}
 	fmt.Fprintf(&out, "Redis %s: %s %s waiting in the journal\n", status.Redis.Mode, redis, plural(int64(status.Redis.JournalPending), "event"))
 	out.WriteString(journalLine(status.Journal))
+	out.WriteString(waitingLine(status.Journal.OldestPending, now))
 	return out.String()
 }
 
@@ -161,6 +162,19 @@ func journalLine(j admin.Journal) string {
 	}
 	if j.Refusing {
 		line += ", and NEW USAGE IS LOST"
+	}
+	return line + "\n"
+}
+
+// waitingLine names the usage that has not reached Redis for a minute, which is long
+// when Redis is there; else it is empty.
+func waitingLine(w *admin.OldestPending, now time.Time) string {
+	if w == nil || now.Sub(w.Time) < time.Minute {
+		return ""
+	}
+	line := "Journal: usage of " + w.Subscription + " waits for " + until(now, w.Time)
+	if w.Error != "" {
+		line += ": " + w.Error
 	}
 	return line + "\n"
 }

@@ -99,6 +99,25 @@ Journal: 11 MiB of 1 GiB taken
 	}
 }
 
+func TestWaitingLine(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	f := func(w *admin.OldestPending, want string) {
+		t.Helper()
+		if got := waitingLine(w, now); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	f(nil, "")
+	f(&admin.OldestPending{Subscription: "team-a", Time: now.Add(-59 * time.Second), Error: "TRYAGAIN"}, "")
+	f(&admin.OldestPending{Subscription: "team-a", Time: now.Add(-90 * time.Minute)}, "Journal: usage of team-a waits for 1h30m\n")
+	f(&admin.OldestPending{Subscription: "team-a", Time: now.Add(-time.Minute), Error: "TRYAGAIN"}, "Journal: usage of team-a waits for 1m00s: TRYAGAIN\n")
+
+	status := admin.Status{Journal: admin.Journal{OldestPending: &admin.OldestPending{Subscription: "team-a", Time: now.Add(-time.Hour)}}}
+	if got := statusTable(status, now, asciiPen); !strings.Contains(got, "usage of team-a waits for 1h00m") {
+		t.Errorf("the status does not tell what waits:\n%s", got)
+	}
+}
+
 func TestJournalLine(t *testing.T) {
 	f := func(j admin.Journal, want string) {
 		t.Helper()

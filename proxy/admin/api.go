@@ -177,6 +177,16 @@ type Journal struct {
 	MaxBytes int64 `json:"max_bytes"`  // of Held; beyond it usage is refused
 	Refused  int64 `json:"refused"`    // answers whose usage was not recorded since the start
 	Refusing bool  `json:"refusing"`   // the newest answer's was not
+	// OldestPending is the oldest event that is not in Redis yet, null when there is
+	// none. Usage that waits for long keeps newer usage from being let go.
+	OldestPending *OldestPending `json:"oldest_pending"`
+}
+
+// OldestPending is an event that is not in Redis yet.
+type OldestPending struct {
+	Subscription string    `json:"subscription"`
+	Time         time.Time `json:"time"`
+	Error        string    `json:"error"` // why it could not be counted when that was last tried; "" when it was not
 }
 
 // UsageRow is one line of UsagePath's answer and of `authpool usage --json`.
@@ -216,6 +226,9 @@ func (s *Status) normalise() {
 	}
 	for i := range s.Subscriptions {
 		s.Subscriptions[i].normalise()
+	}
+	if w := s.Journal.OldestPending; w != nil {
+		s.Journal.OldestPending = &OldestPending{w.Subscription, utc(w.Time), w.Error}
 	}
 }
 

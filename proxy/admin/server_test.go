@@ -169,8 +169,11 @@ func fullStatus() admin.Status {
 			},
 			{ID: "team-b", Provider: "openai", State: "ready", Health: 100, Breaker: "closed"},
 		},
-		Redis:   admin.Redis{Mode: "embedded", OK: true, JournalPending: 4},
-		Journal: admin.Journal{Bytes: 5, Held: 4, MaxBytes: 1 << 30, Refused: 6, Refusing: true},
+		Redis: admin.Redis{Mode: "embedded", OK: true, JournalPending: 4},
+		Journal: admin.Journal{
+			Bytes: 5, Held: 4, MaxBytes: 1 << 30, Refused: 6, Refusing: true,
+			OldestPending: &admin.OldestPending{Subscription: "team-a", Time: until, Error: "TRYAGAIN"},
+		},
 	}
 }
 

@@ -9,11 +9,14 @@ type feed struct {
 	subscription string
 	writer       string
 	base         int64
-	lives        Lives // after the journal's numbers
-	acked        int64 // the last number known to be counted
-	ackedTime    int64 // time of that event, epoch ms
-	oldest       int64 // time of the first event after it, epoch ms; 0: none is known
-	met          bool  // Redis has answered since the process started
+	lives        Lives     // after the journal's numbers
+	acked        int64     // the last number known to be counted
+	ackedTime    int64     // time of that event, epoch ms
+	oldest       int64     // time of the first event after it, epoch ms; 0: none is known
+	stalled      time.Time // since when nothing is counted, though something waits
+	stalledAt    int64     // acked then
+	waiting      bool      // and that was told
+	met          bool      // Redis has answered since the process started
 
 	// window holds the events after acked that are in memory, and places where
 	// they stand in the journal.

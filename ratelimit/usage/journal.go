@@ -170,6 +170,7 @@ func openJournal(dir string, opts JournalOptions) (*Journal, error) {
 	if err := j.fillReserve(); err != nil && !noSpace(err) {
 		return nil, err
 	}
+	notify(j.dirty) // what is there already may be read once it is surely on the disk
 	go j.syncLoop()
 	// A full journal must not keep authpool from starting: what was begun before it
 	// was full may be ended.

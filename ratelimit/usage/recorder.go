@@ -79,7 +79,7 @@ type Recorder struct {
 	store   Applier
 	opts    RecorderOptions
 	acked   atomic.Int64 // sum over the feeds
-	oldest  atomic.Int64 // time of the oldest event in the windows, epoch ms; 0: none
+	oldest  atomic.Pointer[Waiting]
 	refused atomic.Int64 // events that could not be recorded
 	refusal atomic.Pointer[error]
 	flushes chan *flush
@@ -94,7 +94,8 @@ type Recorder struct {
 	reader   reader
 	windowed int // events in all windows
 	away     backoff
-	unsaved  bool // acked moved since progress was saved
+	awayErr  error // while Redis is away, what it or the network says
+	unsaved  bool  // acked moved since progress was saved
 	saved    time.Time
 	press    bool             // the journal needs room now
 	applied  map[string]int64 // by subscription, as progress on disk says
@@ -300,7 +301,7 @@ func (r *Recorder) dispatch(rec record, at position, now time.Time) {
 		return
 	case f.behind:
 		return // read again later, from resume
-	case f.retry.wait > 0:
+	case f.retry.wait > 0 && f.oldest != 0:
 		f.passOver(at)
 		return
 	}
@@ -308,6 +309,11 @@ func (r *Recorder) dispatch(rec record, at position, now time.Time) {
 	if err != nil {
 		r.alarm("disk", fmt.Errorf("cannot read event %d of %s: %w", rec.number, f.subscription, err))
 		return // the next one sees the hole
+	}
+	if f.retry.wait > 0 {
+		f.oldest = e.Time
+		f.passOver(at)
+		return
 	}
 	if rec.number > f.expected() {
 		if len(f.window) > 0 {
@@ -530,19 +536,17 @@ func (r *Recorder) settle(sent []*feed, now time.Time) {
 			r.verify()
 		}
 		r.away.reset()
+		r.awayErr = nil
 	} else {
 		r.away.fail(now)
+		r.awayErr = sent[0].err
 	}
-	var acked, oldest int64
+	var acked int64
 	r.windowed = 0
 	for _, f := range r.order {
 		acked += f.acked
 		r.windowed += len(f.window)
-		if f.oldest != 0 && (oldest == 0 || f.oldest < oldest) {
-			oldest = f.oldest
-		}
 	}
-	r.oldest.Store(oldest)
 	if r.acked.Swap(acked) != acked {
 		r.unsaved = true
 	}
@@ -585,6 +589,7 @@ func (r *Recorder) tidy(ctx context.Context, now time.Time) {
 		r.watchRoom(now)
 	}
 	pending.Set(float64(r.Pending()))
+	r.watchWaiting(now)
 }
 
 // overdue tells whether it is time to tidy.
@@ -707,7 +712,7 @@ var (
 	})
 	alarms = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authpool_usage_alarms_total",
-		Help: "Findings that usage was or may be counted wrongly, by kind: fenced, restored, lost, disk, full.",
+		Help: "Findings that usage was or may be counted wrongly, by kind: fenced, restored, lost, disk, full, waiting (it is only late).",
 	}, []string{"kind"})
 	pending = promauto.NewGauge(prometheus.GaugeOpts{
 		Name: "authpool_usage_journal_pending",

@@ -43,7 +43,7 @@ func TestRoom(t *testing.T) {
 		taken, err := addUntil(func(s usage.JournalState) bool { return s.Bytes >= usage.MinJournal*7/10 })
 		a.want(t)
 		if s := r.Journal(); err != nil || s.Held != s.Bytes || s.Max != usage.MinJournal || s.Pending != taken || s.Refusing ||
-			s.OldestPending.UnixMilli() != began.UnixMilli() {
+			s.Oldest == nil || s.Oldest.Time.UnixMilli() != began.UnixMilli() {
 			t.Fatalf("at seven tenths: %+v, %v", s, err)
 		}
 		n, err := addUntil(func(s usage.JournalState) bool { return s.Bytes >= usage.MinJournal*9/10 })
@@ -59,7 +59,7 @@ func TestRoom(t *testing.T) {
 			t.Fatalf("full: %+v, %v", s, err)
 		}
 		<-time.After(time.Hour)
-		a.want(t, usage.ErrNearlyFull, usage.ErrJournalFull)
+		a.want(t, usage.ErrNearlyFull, usage.ErrJournalFull, usage.ErrWaiting)
 
 		l.mu.Lock()
 		l.fail = func() failure { return works }
@@ -71,11 +71,11 @@ func TestRoom(t *testing.T) {
 		}
 		flush(t, r)
 		<-time.After(2 * time.Second)
-		a.want(t, usage.ErrNearlyFull, usage.ErrJournalFull, usage.ErrGap)
-		if s := a.list[2].Error(); !strings.HasPrefix(s, "7 answers since ") {
+		a.want(t, usage.ErrNearlyFull, usage.ErrJournalFull, usage.ErrWaiting, usage.ErrGap)
+		if s := a.list[3].Error(); !strings.HasPrefix(s, "7 answers since ") {
 			t.Errorf("the alarm says %q", s)
 		}
-		if s := r.Journal(); s.Refusing || s.Refused != 7 || s.Pending != 0 || !s.OldestPending.IsZero() || s.Held != 0 {
+		if s := r.Journal(); s.Refusing || s.Refused != 7 || s.Pending != 0 || s.Oldest != nil || s.Held != 0 {
 			t.Errorf("afterwards: %+v", s)
 		}
 		if got := int64(len(l.state["team-a"].ids)); got != taken+1 {
@@ -89,7 +89,7 @@ func TestRoom(t *testing.T) {
 		if _, err := addUntil(func(s usage.JournalState) bool { return s.Refused == 8 }); !errors.Is(err, usage.ErrJournalFull) {
 			t.Errorf("full again: %v", err)
 		}
-		a.want(t, usage.ErrNearlyFull, usage.ErrJournalFull, usage.ErrGap, usage.ErrNearlyFull, usage.ErrJournalFull)
+		a.want(t, usage.ErrNearlyFull, usage.ErrJournalFull, usage.ErrWaiting, usage.ErrGap, usage.ErrNearlyFull, usage.ErrJournalFull)
 		l.mu.Lock()
 		l.fail = func() failure { return works }
 		l.mu.Unlock()

@@ -3,6 +3,7 @@ package usage
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,6 +25,11 @@ var (
 	ErrNearlyFull = errors.New("the usage journal is nearly full: look why usage does not reach Redis, or allow it more in journal.max")
 	// ErrGap ends a time in which usage was refused; it tells how much.
 	ErrGap = errors.New("usage is recorded again, but that of some answers was not")
+	// ErrWaiting: usage of a subscription waits, and for five minutes nothing of it
+	// could be counted. It comes once, with what Redis says, and once for all of them
+	// while Redis is away. What waits is not lost, but it keeps what is newer in the
+	// journal, of all subscriptions, from making room.
+	ErrWaiting = errors.New("usage waits in the journal and does not reach Redis")
 )
 
 // JournalState is what there is to say about the room for usage.
@@ -41,9 +47,15 @@ type JournalState struct {
 	Refusing bool
 	// Pending is how many events are not known to be in Redis.
 	Pending int64
-	// OldestPending is the time of the oldest of them, a second old at most;
-	// zero when there is none.
-	OldestPending time.Time
+	// Oldest is the oldest of them, a second old at most; nil when there is none.
+	Oldest *Waiting
+}
+
+// Waiting is an event that is not known to be in Redis.
+type Waiting struct {
+	Subscription string
+	Time         time.Time // the event's
+	Err          error     // why it was not counted when that was last tried; nil when it was not
 }
 
 // Journal tells how the journal stands. It is safe for concurrent use and waits
@@ -55,8 +67,8 @@ func (r *Recorder) Journal() JournalState {
 		Pending: r.Pending(),
 	}
 	s.Bytes = r.journal.size()
-	if oldest := r.oldest.Load(); oldest != 0 && s.Pending > 0 {
-		s.OldestPending = time.UnixMilli(oldest)
+	if s.Pending > 0 {
+		s.Oldest = r.oldest.Load()
 	}
 	return s
 }
@@ -109,6 +121,58 @@ func (r *Recorder) watchRoom(now time.Time) {
 	w.refused = n
 }
 
+// longWait is when ErrWaiting is raised: later than a Redis that is restarted, or
+// fails over, or moves a slot, needs to take usage again.
+const longWait = 5 * time.Minute
+
+// watchWaiting takes note of the oldest event, and raises the alarm about those that
+// wait for long. It is called about once a second.
+func (r *Recorder) watchWaiting(now time.Time) {
+	told := slices.ContainsFunc(r.order, func(f *feed) bool { return f.waiting })
+	var oldest *feed
+	for _, f := range r.order {
+		if f.oldest == 0 || f.acked != f.stalledAt || f.stalled.IsZero() {
+			f.stalledAt, f.stalled, f.waiting = f.acked, now, false
+		}
+		if f.oldest == 0 {
+			continue
+		}
+		if oldest == nil || f.oldest < oldest.oldest {
+			oldest = f
+		}
+		if f.waiting || now.Sub(f.stalled) < longWait {
+			continue
+		}
+		if told && r.awayErr != nil {
+			f.stalled = now // one alarm is enough for a Redis that is away
+			continue
+		}
+		f.waiting, told = true, true
+		w := r.waitingOf(f)
+		err := fmt.Errorf("%s since %s: %w", w.Subscription, w.Time.UTC().Format(time.RFC3339), ErrWaiting)
+		if w.Err != nil {
+			err = fmt.Errorf("%w: %w", err, w.Err)
+		}
+		r.alarm("waiting", err)
+	}
+	if oldest == nil {
+		r.oldest.Store(nil)
+		journalOldest.Set(0)
+		return
+	}
+	w := r.waitingOf(oldest)
+	r.oldest.Store(w)
+	journalOldest.Set(max(now.Sub(w.Time), 0).Seconds())
+}
+
+func (r *Recorder) waitingOf(f *feed) *Waiting {
+	w := &Waiting{Subscription: f.subscription, Time: time.UnixMilli(f.oldest), Err: f.err}
+	if w.Err == nil {
+		w.Err = r.awayErr // f waits for its turn
+	}
+	return w
+}
+
 var (
 	refused = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_usage_refused_total",
@@ -121,6 +185,10 @@ var (
 	journalHeld = promauto.NewGauge(prometheus.GaugeOpts{
 		Name: "authpool_usage_journal_held_bytes",
 		Help: "Size of what the journal cannot let go, because it is not counted in Redis yet.",
+	})
+	journalOldest = promauto.NewGauge(prometheus.GaugeOpts{
+		Name: "authpool_usage_journal_oldest_seconds",
+		Help: "Age of the oldest event in the journal that is not known to be in Redis; 0 when there is none.",
 	})
 	journalMax = promauto.NewGauge(prometheus.GaugeOpts{
 		Name: "authpool_usage_journal_max_bytes",

@@ -100,6 +100,15 @@ func TestTrace(t *testing.T) {
 		sub("one", limits(pool.Limits{Sessions: 1})), sub("two", priority(1)))
 	f("nobody fits", "one unfit(model)", pool.Options{}, nil, ask("s", note, model("other")), sub("one", models("claude-*")))
 	f("nobody in time", "one cooling(throttled) for 1h0m0s", pool.Options{Wait: time.Minute}, closed(time.Hour), ask("another", note), sub("one"))
+	f("the model is overloaded", "home one, one overloaded(capacity) for 30s", pool.Options{}, func(p *pool.Pool) {
+		serve(t, p, ask("s"), ok)
+		for range 10 {
+			if l, err := p.Acquire(context.Background(), ask("s")); err == nil {
+				l.Verdict(noCapacity(30 * time.Second))
+				l.Done(usage.Tokens{})
+			}
+		}
+	}, ask("s", note), sub("one"))
 	f("no such provider", "", pool.Options{}, nil, ask("s", note, func(r *pool.Request) { r.Provider = "other" }), sub("one"))
 }
 

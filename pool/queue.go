@@ -361,6 +361,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 	var home *member
 	if s != nil {
 		home = s.home()
+		req.Trace.sticks(home)
 	}
 	if req.Pinned && home != nil {
 		pin = home.conf.domain()

@@ -171,7 +171,7 @@ func (p *Pool) stay(ctx context.Context, home *member, req *Request, s *session,
 func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, home *member, source Source, patience, now time.Time) *Lease {
 	pin := ""
 	if req.Pinned && home != nil {
-		pin = home.conf.domain()
+		pin = home.domainName()
 	}
 	binds := s != nil && source != SourceElsewhere
 	var room [8]*member

@@ -2,6 +2,10 @@ package pool_test
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -166,4 +170,237 @@ func TestOneProbeForEachClosure(t *testing.T) {
 			}, sub("a1", domain("org")), sub("a2", domain("org")))
 		})
 	}
+}
+
+// of is a verdict whose answer names an organisation.
+func of(organisation string, v ratelimit.Verdict) ratelimit.Verdict {
+	v.Organisation = []byte(organisation)
+	return v
+}
+
+// only is the request's wish to be served by one of the subscriptions a, b and c.
+func only(id string) func(*pool.Request) {
+	return tried(slices.DeleteFunc([]string{"a", "b", "c"}, func(s string) bool { return s == id })...)
+}
+
+// domains are who shares limits with whom, as people see it.
+func domains(p *pool.Pool) (list []string) {
+	for _, s := range p.Status() {
+		list = append(list, s.Domain)
+	}
+	return list
+}
+
+// What answers name is a domain, as if it were configured: also the very answer that
+// closes it, and for what was closed before it was known.
+func TestLearnedDomain(t *testing.T) {
+	three := []pool.Subscription{sub("a"), sub("b", priority(1)), sub("c", priority(2))}
+	for name, f := range map[string]func(t *testing.T, p *pool.Pool){
+		"known before": func(t *testing.T, p *pool.Pool) {
+			serve(t, p, ask("1", only("a")), of("org", ok))
+			serve(t, p, ask("2", only("b")), of("org", ok))
+			serve(t, p, ask("3"), of("org", limited(time.Hour)))
+		},
+		"named by the refusal": func(t *testing.T, p *pool.Pool) {
+			serve(t, p, ask("1", only("b")), of("org", ok))
+			serve(t, p, ask("2"), of("org", limited(time.Hour)))
+		},
+		"known afterwards": func(t *testing.T, p *pool.Pool) {
+			serve(t, p, ask("1"), limited(time.Hour))
+			serve(t, p, ask("2", only("b")), of("org", ok))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := start(pool.Options{}, three...)
+				defer p.Close()
+				held, err := p.Acquire(context.Background(), ask("0", only("a")))
+				if err != nil {
+					t.Fatal(err)
+				}
+				f(t, p)
+				held.Verdict(of("org", ok))
+				held.Done(usage.Tokens{})
+				if id, _ := serve(t, p, ask("s"), ok); id != "c" {
+					t.Errorf("with the organisation limited: %s, want c", id)
+				}
+				if got := domains(p); !slices.Equal(got, []string{"org", "org", ""}) {
+					t.Errorf("domains %q", got)
+				}
+				// Its end is one for both, with one probe.
+				pass(time.Hour + time.Minute)
+				probe, err := p.Acquire(context.Background(), ask("t", only("b")))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if u := unavailable(t, p, ask("u", only("a"))); u.FirstSubscription != "a" {
+					t.Errorf("%+v", u)
+				}
+				probe.Verdict(of("org", ok))
+				probe.Done(usage.Tokens{})
+				serve(t, p, ask("u", only("a")), of("org", ok))
+			})
+		})
+	}
+}
+
+// What is one key's alone stays its own in a learned domain.
+func TestLearnedDomainAndALimitOfOneKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("a"), sub("b", priority(1)), sub("c", priority(2)))
+		defer p.Close()
+		serve(t, p, ask("1", only("b")), of("org", ok))
+		serve(t, p, ask("2"), of("org", spent(time.Hour)))
+		if id, _ := serve(t, p, ask("s"), of("org", ok)); id != "b" {
+			t.Errorf("after a limit of one key: %s, want b of the same organisation", id)
+		}
+	})
+}
+
+// A key of another organisation takes its subscription there, and leaves behind what
+// the former one has used up.
+func TestSubscriptionOfAnotherOrganisation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("a"), sub("b", priority(1)), sub("c", priority(2)))
+		defer p.Close()
+		for _, id := range []string{"a", "b"} {
+			serve(t, p, ask("1", only(id)), of("org-1", ok))
+		}
+		serve(t, p, ask("2", only("c")), of("org-2", ok))
+		late, err := p.Acquire(context.Background(), ask("3", only("b")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(t, p, ask("4"), of("org-1", limited(time.Hour)))
+		late.Verdict(of("org-2", ok)) // its key was replaced
+		late.Done(usage.Tokens{})
+		if got := domains(p); !slices.Equal(got, []string{"org-1", "org-2", "org-2"}) {
+			t.Errorf("domains %q", got)
+		}
+		if id, _ := serve(t, p, ask("s"), of("org-2", ok)); id != "b" {
+			t.Errorf("%s, want b, which has left the limited organisation", id)
+		}
+		serve(t, p, ask("s"), of("org-2", limited(time.Hour)))
+		if u := unavailable(t, p, ask("t")); u.Count != 3 {
+			t.Errorf("%+v, want all three closed", u)
+		}
+	})
+}
+
+// What the configuration says wins, and those it says nothing of go with it; the
+// operator is told once where answers say otherwise.
+func TestConfiguredDomainsWin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		p := pool.New(pool.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))},
+			[]pool.Subscription{sub("a", domain("x")), sub("b", domain("x")), sub("c", domain("y")), sub("d")}, nil)
+		p.Start(context.Background())
+		defer p.Close()
+		all := []string{"a", "b", "c", "d"}
+		say := func(id, organisation string) {
+			t.Helper()
+			rest := slices.DeleteFunc(slices.Clone(all), func(s string) bool { return s == id })
+			serve(t, p, ask(id, tried(rest...)), of(organisation, ok))
+		}
+		told := func(text string) int { return strings.Count(log.String(), text) }
+		say("d", "org-1")
+		if got := domains(p); !slices.Equal(got, []string{"x", "x", "y", "org-1"}) {
+			t.Errorf("domains %q", got)
+		}
+		say("a", "org-1")
+		if got := domains(p); !slices.Equal(got, []string{"x", "x", "y", "x"}) {
+			t.Errorf("domains %q, want d where its organisation is", got)
+		}
+		if log.Len() > 0 {
+			t.Errorf("it was said: %s", log.String())
+		}
+		for range 3 {
+			say("b", "org-1")
+			say("b", "org-2")
+			say("c", "org-1")
+		}
+		if told("the subscriptions of one domain are of two organisations") != 1 || told("two domains are one organisation") != 1 {
+			t.Errorf("it was said: %s", log.String())
+		}
+		if got := domains(p); !slices.Equal(got, []string{"x", "x", "y", "x"}) {
+			t.Errorf("domains %q, want what is configured", got)
+		}
+	})
+}
+
+// State that only an organisation understands stays in it, on any of its keys.
+func TestPinnedStaysInItsLearnedDomain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("a"), sub("b", priority(2)), sub("c", priority(1)))
+		defer p.Close()
+		serve(t, p, ask("other", only("b")), of("org", ok))
+		serve(t, p, ask("s"), of("org", ok))
+		if id, _ := serve(t, p, ask("s", pinned, tried("a")), ok); id != "b" {
+			t.Errorf("repeated on %s, want b of the same organisation", id)
+		}
+		if u := unavailable(t, p, ask("s", pinned, tried("a", "b"))); u.Count != 2 {
+			t.Errorf("%+v, want two that fit", u)
+		}
+	})
+}
+
+// Names of providers that are no organisations change nothing.
+func TestOrganisationThatIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("a"))
+		defer p.Close()
+		for _, name := range []string{"", "two words", "umlaut-ä", strings.Repeat("x", 129)} {
+			serve(t, p, ask("s"), of(name, ok))
+			if got := domains(p); got[0] != "" {
+				t.Errorf("%q is a domain", got[0])
+			}
+		}
+	})
+}
+
+// What one process learns is known to the others, closes for them, and is there
+// for those that start later, also after Redis has lost it.
+func TestFleetSharesLearnedDomains(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		subs := []pool.Subscription{sub("a"), sub("b", priority(1)), sub("c", priority(2))}
+		pools, _ := fleet(t, client, 2, pool.Options{}, subs...)
+		want := []string{"org", "org", ""}
+		serve(t, pools[0], ask("1", only("a")), of("org", ok))
+		serve(t, pools[1], ask("2", only("b")), of("org", ok))
+		for i, p := range pools {
+			eventually(t, 20*time.Second, fmt.Sprintf("process %d knows of both", i), func() bool { return slices.Equal(domains(p), want) })
+		}
+		serve(t, pools[0], ask("s"), of("org", limited(time.Hour)))
+		eventually(t, 20*time.Second, "the other process knows that both are closed", func() bool {
+			s := pools[1].Status()
+			return s[0].State == pool.StateCooling && s[1].State == pool.StateCooling
+		})
+		if id, _ := serve(t, pools[1], ask("t"), ok); id != "c" {
+			t.Errorf("the other process uses %s, want c", id)
+		}
+		late, _ := fleet(t, client, 1, pool.Options{}, subs...)
+		if got := domains(late[0]); !slices.Equal(got, want) {
+			t.Errorf("domains of a process that starts later: %q", got)
+		}
+		if s := late[0].Status()[1]; s.State != pool.StateCooling {
+			t.Errorf("a process that starts later sees b %s", s.State)
+		}
+	})
+}
+
+// Redis may lose what the fleet knows: who knows it tells it again.
+func TestFleetTellsOrganisationsAgain(t *testing.T) {
+	together(t, 2, pool.Options{}, func(t *testing.T, fleet []*sidecar) {
+		serve(t, fleet[0].pool, ask("s"), of("org", ok))
+		pass(time.Second)
+		if got := domains(fleet[1].pool); got[0] != "org" {
+			t.Fatalf("domain %q", got[0])
+		}
+		key := "authpool:{a}:organisation"
+		fleet[0].client.Del(context.Background(), key)
+		pass(time.Minute)
+		if got := fleet[0].client.HGet(context.Background(), key, "organisation").Val(); got != "org" {
+			t.Errorf("after a minute Redis has %q", got)
+		}
+	}, sub("a"))
 }

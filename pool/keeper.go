@@ -31,14 +31,16 @@ type keeper struct {
 	pool *Pool
 	kick chan struct{} // holds one: there is something to do at once
 
-	mu       sync.Mutex
-	changed  []*session            // to be extended and kept; each is here once
-	pending  map[*session]struct{} // hold a reservation, and no answer has come
-	cools    map[coolKey]coolValue // to be shared
-	releases []release             // places to be given back
-	proofs   []store.Probed        // how probes went, to be told
-	stale    map[string]struct{}   // subscriptions whose state is to be read
-	allStale bool
+	mu      sync.Mutex
+	changed []*session            // to be extended and kept; each is here once
+	pending map[*session]struct{} // hold a reservation, and no answer has come
+	cools   map[coolKey]coolValue // to be shared
+	// organisations of subscriptions, by their id, that the others are to be told of.
+	organisations map[string]string
+	releases      []release           // places to be given back
+	proofs        []store.Probed      // how probes went, to be told
+	stale         map[string]struct{} // subscriptions whose state is to be read
+	allStale      bool
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -56,7 +58,9 @@ func newKeeper(p *Pool) *keeper {
 		kick:    make(chan struct{}, 1),
 		pending: make(map[*session]struct{}),
 		cools:   make(map[coolKey]coolValue),
-		stale:   make(map[string]struct{}),
+
+		organisations: make(map[string]string),
+		stale:         make(map[string]struct{}),
 	}
 }
 
@@ -169,6 +173,7 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 func (k *keeper) write(ctx context.Context, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
 	defer cancel()
+	k.writeOrganisations(ctx) // first: what closed a former one goes with it
 	k.writeCools(ctx, now)
 	k.writeProofs(ctx)
 	k.writeReleases(ctx)

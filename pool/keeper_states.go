@@ -51,9 +51,9 @@ func (k *keeper) cool(m *member, c ratelimit.Change) {
 		}
 	}
 	add(key)
-	if key.closure != store.ClosesSubscription && m.lead != m.conf.ID {
+	if lead := m.domain.Load().lead; key.closure != store.ClosesSubscription && lead != m.conf.ID {
 		// Where its probe is agreed on, it must be known too.
-		add(coolKey{m.lead, key.closure})
+		add(coolKey{lead, key.closure})
 	}
 	k.mu.Unlock()
 	k.wake()
@@ -64,7 +64,7 @@ func (k *keeper) uncool(m *member, began time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for key, v := range k.cools {
-		if k.pool.byID[key.subscription].lead == m.lead && !v.since.After(began) {
+		if other := k.pool.byID[key.subscription]; other.conf.Provider == m.conf.Provider && other.domainName() == m.domainName() && !v.since.After(began) {
 			delete(k.cools, key)
 		}
 	}
@@ -148,10 +148,17 @@ func (k *keeper) readSome(ctx context.Context, ids []string, now time.Time) bool
 	p := k.pool
 	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
 	defer cancel()
-	list, enabled, err := p.bindings.Cooldowns(ctx, ids)
-	for _, e := range enabled {
-		answered := time.Now()
-		p.enable(p.byID[e.Subscription], answered, answered.Add(-e.Ago))
+	states, err := p.bindings.States(ctx, ids)
+	answered := time.Now()
+	var list []store.Cooldown
+	for _, s := range states {
+		m := p.byID[s.Subscription]
+		// First, since it says whose the cooldowns are.
+		k.readOrganisation(m, s.Organisation, now)
+		if s.Enabled {
+			p.enable(m, answered, answered.Add(-s.EnabledAgo))
+		}
+		list = append(list, s.Cooldowns...)
 	}
 	for _, c := range list {
 		signal := ratelimit.Limited

@@ -62,6 +62,9 @@ func (l *Lease) Credential(ctx context.Context) (credential.Credential, error) {
 // After Done it does nothing.
 func (l *Lease) Verdict(v ratelimit.Verdict) {
 	p, m, now := l.pool, l.member, time.Now()
+	if len(v.Organisation) > 0 && !m.isOf(v.Organisation) {
+		p.learn(m, v.Organisation, now) // first: it says whose limit it is
+	}
 	l.mu.Lock()
 	if l.done || l.judged {
 		l.mu.Unlock()

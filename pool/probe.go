@@ -39,7 +39,7 @@ func (m *member) probesOf(pass *ratelimit.Pass, model string) (list []probe) {
 		shared = append(shared, store.ModelClosure(model))
 	}
 	if shared != nil {
-		list = append(list, probe{ratelimit.ScopeDomain, m.lead, shared})
+		list = append(list, probe{ratelimit.ScopeDomain, m.domain.Load().lead, shared})
 	}
 	return list
 }
@@ -140,7 +140,7 @@ func (p *Pool) Enable(ctx context.Context, id string) error {
 	now := time.Now()
 	var all []*member
 	for _, other := range p.groups[m.conf.Provider].members {
-		if other.lead == m.lead {
+		if other.domainName() == m.domainName() {
 			all = append(all, other)
 			p.enable(other, now, now)
 		}

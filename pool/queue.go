@@ -364,7 +364,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 		req.Trace.sticks(home)
 	}
 	if req.Pinned && home != nil {
-		pin = home.conf.domain()
+		pin = home.domainName()
 	}
 	whole := g.closed(req, now)
 	for _, m := range g.members {

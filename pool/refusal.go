@@ -121,7 +121,7 @@ func (m *member) permits(req *Request, pin string) refusal {
 		if m.conf.ID != req.Owner {
 			return refusal{obstacle: unfit, reason: unfitOwner}
 		}
-	} else if pin != "" && m.conf.domain() != pin {
+	} else if pin != "" && m.domainName() != pin {
 		return refusal{obstacle: unfit, reason: unfitDomain}
 	}
 	if slices.Contains(req.Tried, m.conf.ID) {

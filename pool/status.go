@@ -23,6 +23,7 @@ const (
 type Status struct {
 	ID             string
 	Provider       string
+	Domain         string // with whom it shares its limits: as configured, or the organisation that answers named; else empty
 	State          State
 	Reason         string               // why it is not ready; empty when it is
 	Health         int                  // 0..100, rounded Score.Health
@@ -77,6 +78,7 @@ func (p *Pool) Status() []Status {
 		s := Status{
 			ID:             m.conf.ID,
 			Provider:       m.conf.Provider,
+			Domain:         m.domainLabel(),
 			Health:         int(math.Round(score.Health)),
 			Score:          score,
 			CooldownModels: m.gate.Cooldowns().Models(now),

@@ -35,7 +35,7 @@ type Limits struct {
 type Subscription struct {
 	ID         string
 	Provider   string
-	Domain     string   // subscriptions with the same one share limits; empty: its own
+	Domain     string   // subscriptions with the same one share limits; empty: those of its organisation do, once answers name it
 	Priority   int      // lower is used first
 	Weight     int      // share among equals; less than 1 counts as 1
 	Models     []string // globs of the models that it may serve; empty: all
@@ -56,10 +56,13 @@ const (
 // member is a subscription's live state in the pool. Everything in it but conf
 // changes while requests run.
 type member struct {
-	conf  *Subscription
-	gate  *ratelimit.Gate
+	conf *Subscription
+	gate *ratelimit.Gate
+
+	domain       atomic.Pointer[domain] // who share its limits; set before the pool is used
+	organisation atomic.Pointer[string] // that its answers named; nil: none is known
+
 	whole *ratelimit.Provider // its provider's, of all who are there
-	lead  string              // the subscription of its domain in whose state probes are agreed on
 	share share               // requests of this process that are under way
 	count atomic.Int64        // sessions that hold a place, as Redis last told
 
@@ -79,14 +82,14 @@ type member struct {
 	free     time.Time            // and when the first place ends
 }
 
-func newMember(conf *Subscription, cooldowns *ratelimit.Cooldowns, whole bool) *member {
+func newMember(conf *Subscription, whole bool) *member {
 	m := &member{
 		conf: conf,
 		gate: ratelimit.NewGate(conf.ID, ratelimit.Rates{
 			Requests:     conf.Limits.RequestsPerMinute,
 			InputTokens:  conf.Limits.InputTokensPerMinute,
 			OutputTokens: conf.Limits.OutputTokensPerMinute,
-		}, cooldowns),
+		}, ratelimit.NewCooldowns()),
 		share:       share{limit: conf.Limits.Concurrent, whole: whole},
 		budgets:     newBudgets(conf.Budgets),
 		places:      make(map[string]time.Time),
@@ -96,14 +99,6 @@ func newMember(conf *Subscription, cooldowns *ratelimit.Cooldowns, whole bool) *
 		m.acquired[i] = acquired.WithLabelValues(conf.ID, string(source))
 	}
 	return m
-}
-
-// domain is the name of those who share the member's limits.
-func (c *Subscription) domain() string {
-	if c.Domain == "" {
-		return "\x00" + c.ID // no configured domain can be called so
-	}
-	return c.Domain
 }
 
 func (c *Subscription) weight() int { return max(c.Weight, 1) }
@@ -216,7 +211,7 @@ func (m *member) prune(now time.Time) {
 // remember keeps what a bad answer said, for the error that the agent gets when
 // nobody can serve.
 func (m *member) remember(v ratelimit.Verdict) {
-	v.Windows = nil // they belong to the answer's buffers
+	v.Windows, v.Organisation = nil, nil // they belong to the answer's buffers
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.last = &v

@@ -225,7 +225,7 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 func (ex *exchange) answerFacts() provider.Answer {
 	return provider.Answer{
 		Provider: ex.provider.Name, Family: ex.provider.Family, Endpoint: ex.info.Endpoint, Status: ex.status,
-		Headers: ex.call.Header.All(), Windows: ex.windows[:0],
+		Headers: ex.call.Header.All(), Windows: ex.windows[:0], Organisation: ex.organisation[:0],
 	}
 }
 

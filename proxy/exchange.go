@@ -43,19 +43,20 @@ type exchange struct {
 	foreign  string // the subscription that was refused last for where the request comes from
 
 	// The attempt.
-	lease       *pool.Lease
-	call        upstream.Call
-	calling     bool // call holds an answer
-	failure     error
-	judged      bool // the lease has its verdict
-	judgedLate  bool // and knows of an error behind the content
-	status      int
-	stream      bool // the answer is an event stream
-	headVerdict ratelimit.Verdict
-	headBuf     []byte
-	windows     []ratelimit.Window // memory for the classifier's
-	errorText   errorBody
-	disguise    disguised
+	lease        *pool.Lease
+	call         upstream.Call
+	calling      bool // call holds an answer
+	failure      error
+	judged       bool // the lease has its verdict
+	judgedLate   bool // and knows of an error behind the content
+	status       int
+	stream       bool // the answer is an event stream
+	headVerdict  ratelimit.Verdict
+	headBuf      []byte
+	windows      []ratelimit.Window // memory for the classifier's
+	organisation []byte             // the same
+	errorText    errorBody
+	disguise     disguised
 
 	// The answer on its way back.
 	meter     meter.Meter
@@ -127,7 +128,8 @@ func (ex *exchange) end() {
 	ex.info, ex.request = provider.Call{}, upstreamRequest{}
 	ex.attempts, ex.executed, ex.refused, ex.kept, ex.foreign = 0, 0, 0, nil, ""
 	ex.lease, ex.failure, ex.judged, ex.status, ex.stream = nil, nil, false, 0, false
-	ex.windows, ex.headVerdict = ex.headVerdict.Windows[:0], ratelimit.Verdict{}
+	ex.windows, ex.organisation = ex.headVerdict.Windows[:0], ex.headVerdict.Organisation[:0]
+	ex.headVerdict = ratelimit.Verdict{}
 	ex.held, ex.tail = ex.held[:0], ex.tail[:0]
 	ex.judgedLate, ex.opened, ex.informed, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, false, false, nil
 	ex.items, ex.tokens, ex.estimated, ex.making = 0, usage.Tokens{}, false, false

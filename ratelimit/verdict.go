@@ -84,6 +84,10 @@ type Verdict struct {
 	Wait time.Duration
 	// Row names the row of the classifier's table that decided.
 	Row string
+	// Organisation is the provider's name of the account that the credential is of, as
+	// the answer's headers tell it, also a good one's; empty when they do not. Its
+	// bytes belong to the answer.
+	Organisation []byte
 	// Windows are the limit windows that the answer's headers tell, also on a
 	// good answer. Often empty.
 	Windows []Window

@@ -55,7 +55,7 @@ func TestLostNode(t *testing.T) {
 			_, _ = s.Reserve(ctx, sub, "session", 1, time.Minute)
 		}
 		err1 := s.Cool(ctx, cool)
-		list, _, err2 := s.Cooldowns(ctx, subs)
+		list, err2 := cooldownsOf(s, subs...)
 		for _, c := range list {
 			cooldowns = append(cooldowns, c.Subscription)
 		}

@@ -181,9 +181,10 @@ func TestEnable(t *testing.T) {
 		if err := s.Enable(ctx, "one"); err != nil {
 			t.Fatal(err)
 		}
-		list, enabled, err := s.Cooldowns(ctx, []string{"none", "one"})
-		if err != nil || len(list) != 0 || len(enabled) != 1 || enabled[0].Subscription != "one" || enabled[0].Ago < 0 || enabled[0].Ago > 10*time.Second {
-			t.Errorf("%+v, %+v, %v", list, enabled, err)
+		states, err := s.States(ctx, []string{"none", "one"})
+		if err != nil || len(states) != 2 || states[0].Enabled || !states[1].Enabled || states[1].Cooldowns != nil ||
+			states[1].EnabledAgo < 0 || states[1].EnabledAgo > 10*time.Second {
+			t.Errorf("%+v, %v", states, err)
 		}
 		// Whoever is away hears of it for as long as it would have lasted.
 		if ttl := client.PTTL(ctx, "authpool:{one}:state").Val(); ttl < 59*time.Minute || ttl > time.Hour {
@@ -193,9 +194,9 @@ func TestEnable(t *testing.T) {
 		if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Closure: store.ClosesDomain, State: "cooling", Reason: "window", Wait: time.Minute}}); err != nil {
 			t.Fatal(err)
 		}
-		list, enabled, err = s.Cooldowns(ctx, []string{"one"})
-		if err != nil || len(list) != 1 || len(enabled) != 1 {
-			t.Errorf("%+v, %+v, %v", list, enabled, err)
+		states, err = s.States(ctx, []string{"one"})
+		if err != nil || len(states) != 1 || !states[0].Enabled || len(states[0].Cooldowns) != 1 {
+			t.Errorf("%+v, %v", states, err)
 		}
 	})
 }

@@ -103,54 +103,58 @@ func (s *Store) Cool(ctx context.Context, cooldowns []Cooldown) (err error) {
 	return err
 }
 
-// Enabled says that an operator has ended the cooldowns of a subscription that
-// began that long ago, or before.
-type Enabled struct {
+// State is what the fleet knows of a subscription.
+type State struct {
 	Subscription string
-	Ago          time.Duration
+	Organisation string     // that its answers named; empty: none is known
+	Cooldowns    []Cooldown // that have not ended, their Wait counted from when Redis answered
+	// Enabled says that an operator has ended the cooldowns that began that long ago,
+	// or before.
+	Enabled    bool
+	EnabledAgo time.Duration
 }
 
-// Cooldowns returns those of the given subscriptions that have not ended, their
-// Wait counted from when Redis answered, and what operators have ended. With an
-// error, which is that of the first, those of some subscriptions are missing.
-func (s *Store) Cooldowns(ctx context.Context, subs []string) (list []Cooldown, enabled []Enabled, err error) {
+// States returns those of the given subscriptions. With an error, which is that of
+// the first, those of some are missing.
+func (s *Store) States(ctx context.Context, subs []string) (list []State, err error) {
 	calls := make([]call, len(subs))
 	for i, sub := range subs {
-		calls[i] = call{keys: []string{s.subscriptionKey(sub, "state")}}
+		calls[i] = call{keys: []string{s.subscriptionKey(sub, "state"), s.subscriptionKey(sub, "organisation")}}
 	}
 	for i, cmd := range pipeline(ctx, s.client, stateScript, calls) {
 		reply, failed := cmd.StringSlice()
-		if failed == nil && len(reply)%2 != 1 {
+		if failed == nil && (len(reply)%2 != 0 || len(reply) == 0) {
 			failed = fmt.Errorf("%w: %q", errReply, reply)
 		}
 		if failed == nil {
-			list, enabled = appendState(list, enabled, subs[i], reply)
+			list = append(list, readState(subs[i], reply))
 		} else if err == nil {
 			err = fmt.Errorf("cannot read the state of subscription %q: %w", subs[i], failed)
 		}
 	}
-	return list, enabled, err
+	return list, err
 }
 
-// appendState reads one reply of the script: Redis' time, then fields and
-// values of the hash.
-func appendState(out []Cooldown, enabled []Enabled, sub string, reply []string) ([]Cooldown, []Enabled) {
+// readState reads one reply of the script: Redis' time, the organisation, then
+// fields and values of the hash.
+func readState(sub string, reply []string) State {
+	s := State{Subscription: sub, Organisation: reply[1]}
 	now, _ := strconv.ParseInt(reply[0], 10, 64)
-	for i := 1; i+1 < len(reply); i += 2 {
+	for i := 2; i+1 < len(reply); i += 2 {
 		closure, isCooldown := strings.CutPrefix(reply[i], "cooldown")
 		instant, rest, _ := strings.Cut(reply[i+1], " ")
 		end, _ := strconv.ParseInt(instant, 10, 64) // not an instant: 0, which has passed
 		wait := fromMS(end - now)
 		switch {
 		case reply[i] == "enabled":
-			enabled = append(enabled, Enabled{sub, max(-wait, 0)})
+			s.Enabled, s.EnabledAgo = true, max(-wait, 0)
 		case isCooldown && closure != "_until" && wait > 0: // that one is for people
 			c := Cooldown{Subscription: sub, Closure: Closure(closure), Wait: wait}
 			c.State, c.Reason, _ = strings.Cut(rest, " ")
-			out = append(out, c)
+			s.Cooldowns = append(s.Cooldowns, c)
 		}
 	}
-	return out, enabled
+	return s
 }
 
 // Enable ends all cooldowns in a subscription's state, for all processes, those too

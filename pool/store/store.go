@@ -20,6 +20,7 @@
 //	                                    probe<…>               who finds out whether it is over, and until when
 //	                                    opened<…>              when it was, the last turn on the ramp, how many had one, and who
 //	                                    enabled                when an operator ended all of them
+//	authpool:{SUB}:organisation   hash  organisation: that its provider's answers named, since
 //	authpool:session:{<session>}  hash  subscription, since, last, parent
 //	authpool:resource:{<id>}      hash  subscription, agent
 //	authpool:events               channel that tells about changed states and moved sessions

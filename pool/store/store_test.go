@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -219,6 +218,15 @@ func TestParallelBindsMakeOneBinding(t *testing.T) {
 	})
 }
 
+// cooldownsOf are those in the states of the subscriptions.
+func cooldownsOf(s *store.Store, subs ...string) (list []store.Cooldown, err error) {
+	states, err := s.States(ctx, subs)
+	for _, one := range states {
+		list = append(list, one.Cooldowns...)
+	}
+	return list, err
+}
+
 func TestCool(t *testing.T) {
 	s, pass := timed(t)
 	cool := func(model string, wait time.Duration) {
@@ -230,7 +238,7 @@ func TestCool(t *testing.T) {
 	}
 	check := func(whole time.Duration, models map[string]time.Duration) {
 		t.Helper()
-		list, _, err := s.Cooldowns(ctx, []string{"none", "one"})
+		list, err := cooldownsOf(s, "none", "one")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,47 +290,6 @@ func TestCoolTakesOutWhatHasEnded(t *testing.T) {
 		if ttl := client.PTTL(ctx, key).Val(); ttl <= 0 || ttl > time.Minute {
 			t.Errorf("the key expires in %v, want with the last cooldown", ttl)
 		}
-	})
-}
-
-// A subscription's own cooldown and its domain's are apart; people see the later one.
-func TestOwnCooldownBesideItsDomains(t *testing.T) {
-	each(t, func(t *testing.T, s *store.Store, client redis.UniversalClient) {
-		cool := func(c store.Closure, state, reason string, wait time.Duration) {
-			t.Helper()
-			if err := s.Cool(ctx, []store.Cooldown{{Subscription: "one", Closure: c, State: state, Reason: reason, Wait: wait}}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		shown := func(state, reason string, wait time.Duration) {
-			t.Helper()
-			got := client.HGetAll(ctx, "authpool:{one}:state").Val()
-			until, _ := strconv.ParseInt(got["cooldown_until"], 10, 64)
-			if left := time.Until(time.UnixMilli(until)); got["state"] != state || got["reason"] != reason || left > wait || left < wait-10*time.Minute {
-				t.Errorf("the state is %v, want %s %s for %v", got, state, reason, wait)
-			}
-		}
-		cool(store.ClosesDomain, "cooling", "window", time.Hour)
-		cool(store.ClosesSubscription, "disabled", "spend_limit", 3*time.Hour)
-		shown("disabled", "spend_limit", 3*time.Hour)
-		cool(store.ClosesDomain, "cooling", "throttled", 2*time.Hour)
-		shown("disabled", "spend_limit", 3*time.Hour)
-		list, _, err := s.Cooldowns(ctx, []string{"one"})
-		if err != nil || len(list) != 2 {
-			t.Fatalf("%+v, %v", list, err)
-		}
-		for _, c := range list {
-			want := store.Cooldown{Subscription: "one", Closure: store.ClosesDomain, State: "cooling", Reason: "throttled", Wait: 2 * time.Hour}
-			if c.Closure == store.ClosesSubscription {
-				want = store.Cooldown{Subscription: "one", Closure: c.Closure, State: "disabled", Reason: "spend_limit", Wait: 3 * time.Hour}
-			}
-			left := want.Wait - c.Wait
-			if want.Wait = c.Wait; c != want || left < 0 || left > 10*time.Minute {
-				t.Errorf("%+v, want %+v", c, want)
-			}
-		}
-		cool(store.ClosesDomain, "cooling", "window", 4*time.Hour)
-		shown("cooling", "window", 4*time.Hour)
 	})
 }
 
@@ -502,7 +469,7 @@ func TestSharesNeverExceedTheLimit(t *testing.T) {
 func TestScriptsAreLoadedAgainAfterAFlush(t *testing.T) {
 	each(t, func(t *testing.T, s *store.Store, client redis.UniversalClient) {
 		for range 2 {
-			if _, _, err := s.Cooldowns(ctx, []string{"one"}); err != nil {
+			if _, err := s.States(ctx, []string{"one"}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := s.Reserve(ctx, "one", "s", 1, time.Second); err != nil {

@@ -54,6 +54,9 @@ func TestTrapScriptsMayRunAgain(t *testing.T) {
 		"proved, no result": func(s *store.Store) error {
 			return s.Proved(ctx, []store.Probed{{Subscription: "asked", Process: "process-1", Closures: []store.Closure{store.ClosesDomain}}})
 		},
+		"belong": func(s *store.Store) error {
+			return s.Belong(ctx, []store.Belonging{{Subscription: "proved", Organisation: "org-1"}})
+		},
 		"enable": func(s *store.Store) error { return s.Enable(ctx, "proved") },
 		"own": func(s *store.Store) error {
 			return s.Own(ctx, []store.Made{made("resp_1", "one", "a", time.Hour), made("file-1", "two", "a", 400*24*time.Hour)})

@@ -45,8 +45,10 @@ func TestClassifyHardlyAllocatesForAGoodAnswer(t *testing.T) {
 	headers := pairs("Content-Type", "application/json", "Request-Id", "req_1",
 		"Date", "Sun, 22 Nov 2026 12:00:00 GMT", "anthropic-ratelimit-unified-status", "allowed",
 		"anthropic-ratelimit-unified-5h-status", "allowed", "anthropic-ratelimit-unified-5h-utilization", "0.25", "anthropic-ratelimit-unified-5h-reset", "1795352400",
-		"anthropic-ratelimit-requests-limit", "50", "anthropic-ratelimit-requests-remaining", "49", "anthropic-ratelimit-requests-reset", "2026-11-22T12:00:30Z")
-	answer := provider.Answer{Family: provider.Anthropic, Status: 200, Headers: headers, Windows: windows}
+		"anthropic-ratelimit-requests-limit", "50", "anthropic-ratelimit-requests-remaining", "49", "anthropic-ratelimit-requests-reset", "2026-11-22T12:00:30Z",
+		"anthropic-organization-id", "0f5c5c1e-7a52-4a6c-9f5e-3a9f3c1d2b4a")
+	organisation := make([]byte, 0, 64)
+	answer := provider.Answer{Family: provider.Anthropic, Status: 200, Headers: headers, Windows: windows, Organisation: organisation}
 	base := testing.AllocsPerRun(100, func() {
 		for range headers {
 			continue

@@ -24,8 +24,10 @@ type Answer struct {
 	// Failure is an error that came inside a stream; then Status is that of
 	// the stream's head.
 	Failure *Failure
-	// Windows is memory for Verdict.Windows, to be used again; may be nil.
-	Windows []ratelimit.Window
+	// Windows is memory for Verdict.Windows, to be used again, and Organisation for
+	// Verdict.Organisation; may be nil.
+	Windows      []ratelimit.Window
+	Organisation []byte
 }
 
 // Failure is an error inside a stream, as its event tells it.
@@ -55,6 +57,7 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 		}
 	}
 	windows := s.windows(a.Windows[:0], now)
+	organisation := append(a.Organisation[:0], s.organisation...)
 	switch {
 	case a.Failure != nil:
 		s.typ, s.code, s.message = a.Failure.Type, a.Failure.Code, a.Failure.Message
@@ -65,7 +68,7 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 	case a.Status < 400:
 		is, _ := ErrorBegins(a.Body)
 		if a.Status < 200 || a.Status > 299 || !is {
-			return ratelimit.Verdict{Row: "ok", Windows: windows}
+			return ratelimit.Verdict{Row: "ok", Windows: windows, Organisation: organisation}
 		}
 		s.readError(a.Body)
 		s.Status = s.statusOfError()
@@ -78,7 +81,7 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 		if rows[i].when(s) {
 			v := rows[i].verdict
 			v.Row = rows[i].name
-			v.Windows = windows
+			v.Windows, v.Organisation = windows, organisation
 			v.Wait = -1
 			if rows[i].end != nil {
 				v.Wait = rows[i].end.wait(s)

@@ -691,6 +691,38 @@ func TestClassifyReadsTruncatedBodies(t *testing.T) {
 	}
 }
 
+// Good answers and bad ones name the organisation, in whatever case; the verdict's is
+// a copy.
+func TestClassifyOrganisation(t *testing.T) {
+	for _, tt := range []struct {
+		header, want string
+	}{
+		{"anthropic-organization-id", "0f5c-1"},
+		{"Anthropic-Organization-Id", "0f5c-1"},
+		{"OPENAI-ORGANIZATION", "org-abc"},
+		{"openai-project", ""},
+		{"anthropic-organization", ""},
+		{"x-organization-id", ""},
+	} {
+		for _, status := range []int{200, 204, 301, 400, 401, 429, 529} {
+			value := []byte("0f5c-1")
+			if strings.EqualFold(tt.header, "openai-organization") {
+				value = []byte("org-abc")
+			}
+			a := provider.Answer{Status: status, Headers: func(yield func(name, value []byte) bool) { yield([]byte(tt.header), value) }}
+			v := provider.Classify(a, now)
+			clear(value)
+			if string(v.Organisation) != tt.want {
+				t.Errorf("%d, %s: %q, want %q", status, tt.header, v.Organisation, tt.want)
+			}
+		}
+	}
+	a := provider.Answer{Status: 200, Headers: pairs("openai-organization", "org-abc"), Failure: &provider.Failure{Type: "rate_limit_exceeded"}}
+	if v := provider.Classify(a, now); string(v.Organisation) != "org-abc" || v.Signal != ratelimit.Limited {
+		t.Errorf("an error inside a stream: %+v", v)
+	}
+}
+
 func TestClassifyWindows(t *testing.T) {
 	at := now.Add
 	tests := []struct {

@@ -31,6 +31,8 @@ type limits struct {
 
 	amazonType []byte // the name of Amazon's exception
 
+	organisation []byte // the account that the credential is of
+
 	html       bool // the body is a page for people
 	challenged bool // Cloudflare wants to know whether it talks to a browser
 }
@@ -92,6 +94,8 @@ func (l *limits) read(name, value []byte) {
 		if bucket, what, ok := cutLast(key, '-'); ok {
 			l.readBucket(bucket, what, value)
 		}
+	case string(key) == "anthropic-organization-id", string(key) == "openai-organization":
+		l.organisation = l.keep(value)
 	case key[0] == 'x' && bytes.HasPrefix(key, []byte("x-ratelimit-")):
 		// OpenAI puts what it is first, and what it is of last.
 		what, bucket, ok := bytes.Cut(key[len("x-ratelimit-"):], []byte{'-'})

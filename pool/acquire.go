@@ -76,7 +76,7 @@ func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
 		return nil, req.owned(&NoSubscriptionError{Provider: req.Provider})
 	}
 	now := time.Now()
-	if g.metered && req.Bytes > 0 && req.EstimatedInput == 0 && req.EstimatedOutput == 0 {
+	if g.metered.Load() && req.Bytes > 0 && req.EstimatedInput == 0 && req.EstimatedOutput == 0 {
 		req.EstimatedInput, req.EstimatedOutput = p.estimates.of(req.Model, req.Bytes)
 	}
 	var s *session

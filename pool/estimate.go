@@ -3,6 +3,8 @@ package pool
 import (
 	"strings"
 	"sync"
+
+	"github.com/authpool/authpool/ratelimit"
 )
 
 // What is believed of a model that has not answered yet: four bytes of a body
@@ -19,6 +21,16 @@ const (
 	// estimatesMost bounds the models that are remembered; agents name them.
 	estimatesMost = 256
 )
+
+// meter has the tokens of the requests to come foretold from the answer on that
+// tells of a limit per minute on tokens of which less than half is left.
+func (g *group) meter(windows []ratelimit.Window) {
+	for i := range windows {
+		if w := &windows[i]; w.Kind == "bucket" && w.Name != "requests" && w.Left < w.Size/2 && !g.metered.Load() {
+			g.metered.Store(true)
+		}
+	}
+}
 
 // estimates foretells the tokens of requests from the size of their bodies, model
 // by model, as the answers teach. What a provider does not count against its

@@ -79,6 +79,7 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	l.probes = nil
 	l.mu.Unlock()
 
+	p.groups[m.conf.Provider].meter(v.Windows)
 	p.hear(m, news, asked, v)
 	p.keeper.proved(q, v.Signal == ratelimit.OK)
 	if v.Signal != ratelimit.OK {
@@ -138,7 +139,7 @@ func (l *Lease) Done(t usage.Tokens) {
 	// leave it out. A served answer without usage keeps its estimate.
 	l.whole.Done(now)
 	l.pass.Done(now, t.Prompt()-t.CacheRead, t.Output, !l.served || t.Total() > 0)
-	teaches := l.served && t.Total() > 0 && l.pool.groups[l.member.conf.Provider].metered
+	teaches := l.served && t.Total() > 0 && l.pool.groups[l.member.conf.Provider].metered.Load()
 	l.mu.Unlock()
 	if teaches {
 		l.pool.estimates.learn(l.model, l.bytes, t.Prompt()-t.CacheRead, t.Output)

@@ -94,8 +94,7 @@ type Bindings interface {
 	Shares(ctx context.Context, process string, requests []store.ShareRequest) ([]store.Share, error)
 	DrawRates(ctx context.Context, process string, draws []store.RateDraw) []store.RateDrawn
 	Cool(ctx context.Context, cooldowns []store.Cooldown) error
-	States(ctx context.Context, subs []string) ([]store.State, error)
-	Belong(ctx context.Context, list []store.Belonging) error
+	Cooldowns(ctx context.Context, subs []string) ([]store.Cooldown, []store.Enabled, error)
 	Probe(ctx context.Context, p store.Probe) (store.Proof, error)
 	Proved(ctx context.Context, list []store.Probed) error
 	Enable(ctx context.Context, sub string) error
@@ -119,7 +118,6 @@ type Pool struct {
 	turns                      chan struct{} // of those who talk to Redis about bindings
 
 	resources *resources
-	arranging sync.Mutex // held while members go to other domains
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -129,16 +127,10 @@ type Pool struct {
 type group struct {
 	provider string
 	members  []*member
-	metered  bool // one of them has limits on tokens
+	metered  atomic.Bool // one of them has limits on tokens: how many a request takes is worth a guess
 	whole    *ratelimit.Provider
 	queue    queue
-
-	// Guarded by Pool.arranging. A domain's name says nothing across providers: their
-	// limits are their own.
-	domains map[string]*domain
-	warned  map[string]bool // of what the operator was told; bounded by the configured domains
-
-	held atomic.Int32 // of those who wait, how many do for the provider as a whole
+	held     atomic.Int32 // of those who wait, how many do for the provider as a whole
 }
 
 // New returns a pool of the subscriptions. bindings may be nil: then nothing is
@@ -156,16 +148,26 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 	p.sessionBrakes = brakes{who: "session", limit: opts.SessionBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
 	p.agentBrakes = brakes{who: "agent", limit: opts.AgentBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
 	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)
+	// A domain's name says nothing across providers: their limits are their own.
+	domains := make(map[[2]string]*ratelimit.Cooldowns)
+	leads := make(map[*ratelimit.Cooldowns]string)
 	whole := bindings == nil || opts.Whole
 	for i := range subs {
 		conf := subs[i]
 		if p.byID[conf.ID] != nil {
 			panic("BUG: two subscriptions are called " + conf.ID)
 		}
-		m := newMember(&conf, whole)
+		domain := [2]string{conf.Provider, conf.domain()}
+		cooldowns := domains[domain]
+		if cooldowns == nil {
+			cooldowns = ratelimit.NewCooldowns()
+			domains[domain], leads[cooldowns] = cooldowns, conf.ID
+		}
+		m := newMember(&conf, cooldowns, whole)
 		if !whole {
 			m.gate.LeaseRates(p.alone)
 		}
+		m.lead = leads[cooldowns]
 		p.members = append(p.members, m)
 		p.byID[conf.ID] = m
 		g := p.groups[conf.Provider]
@@ -176,10 +178,9 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		}
 		g.members = append(g.members, m)
 		m.whole = g.whole
-		g.metered = g.metered || conf.Limits.InputTokensPerMinute > 0 || conf.Limits.OutputTokensPerMinute > 0
-	}
-	for _, g := range p.groups {
-		g.arrange(nil, time.Now())
+		if conf.Limits.InputTokensPerMinute > 0 || conf.Limits.OutputTokensPerMinute > 0 {
+			g.metered.Store(true)
+		}
 	}
 	p.resources = newResources(p)
 	p.keeper = newKeeper(p)

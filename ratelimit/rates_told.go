@@ -132,7 +132,7 @@ func (t *told) refusal(now time.Time, model string, need Amounts) (*toldModel, R
 		}
 		known = true
 		left := min(b.left+max(now.Sub(b.seen).Seconds(), 0)*b.pace, b.size) - float64(m.sent[k]-b.sent)
-		if lack := min(max(float64(n), 1), b.size) - left; lack > 1e-3 {
+		if lack := min(max(float64(n), 1)+restOf(k, b.size), b.size) - left; lack > 1e-3 {
 			wait := time.Duration(min(lack/b.pace, toldMost.Seconds())*float64(time.Second)) + time.Millisecond
 			until = later(until, earlier(now.Add(wait), b.until))
 		}
@@ -196,7 +196,7 @@ func (w *Window) bucket(tokens bool) (b toldBucket, ok bool) {
 	}
 	left := w.Left
 	if tokens && w.Size >= 10*toldRound && math.Mod(left, toldRound) == 0 {
-		left = min(left+toldRound-1, w.Size) // 0 is no proof
+		left = min(left+toldRound/2, w.Size) // 0 is no proof
 	}
 	return toldBucket{
 		left: left, size: w.Size, pace: pace,

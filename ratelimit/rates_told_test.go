@@ -54,12 +54,13 @@ func TestProvidersWordKeepsWaiting(t *testing.T) {
 		{"enough", left("requests", 50, 1, noon, 59*time.Second), 0, 0},
 		{"none left", left("requests", 50, 0, noon, time.Minute), 0, 1200 * time.Millisecond},
 		{"none left, and it is slow", left("requests", 1, 0, noon, time.Minute), 0, time.Minute},
-		{"tokens", left("input_tokens", 40_000, 1000, noon, 58500*time.Millisecond), 11_999, 15 * time.Second},
-		{"tokens, of both kinds", left("tokens", 6000, 500, noon, 55*time.Second), 1500, 10 * time.Second},
+		{"tokens", left("input_tokens", 40_000, 1000, noon, 58500*time.Millisecond), 9500, 15 * time.Second},
+		{"tokens, of both kinds", left("tokens", 6000, 500, noon, 55*time.Second), 1200, 10 * time.Second},
 		{"more than there can be", left("tokens", 6000, 3, noon, 59970*time.Millisecond), 90_000, 59970 * time.Millisecond},
-		// Anthropic rounds to thousands.
-		{"0 is no proof", left("input_tokens", 40_000, 0, noon, time.Minute), 900, 0},
-		{"0 is one where nobody rounds", left("input_tokens", 4000, 0, noon, time.Minute), 900, 13500 * time.Millisecond},
+		// Anthropic rounds to thousands. Of tokens a twentieth is left, as of a
+		// configured limit.
+		{"0 is no proof", left("input_tokens", 40_000, 0, noon, time.Minute), 900, 3600 * time.Millisecond},
+		{"0 is one where nobody rounds", left("input_tokens", 4000, 0, noon, time.Minute), 700, 13500 * time.Millisecond},
 		// Hours and days only steer.
 		{"a day's requests", left("requests", 1000, 0, noon, 24*time.Hour), 0, 0},
 		{"a day's requests, an answer ago", left("requests", 1000, 999, noon, 86400*time.Millisecond), 0, 0},

@@ -29,7 +29,8 @@ const (
 	// openTold bounds what the provider can say.
 	openTold = time.Minute
 	// calmAfter is how long after its last failure nobody looks any more.
-	calmAfter = tripWindow
+	calmAfter  = tripWindow
+	pruneEvery = calmAfter / 6
 	// slowStep is how often twice as many requests may wait for their first word
 	// after it has opened, and slowTime is when there may be any number.
 	slowStep = 500 * time.Millisecond
@@ -57,6 +58,7 @@ type Provider struct {
 	mu       sync.Mutex
 	endpoint *suspect
 	models   map[string]*suspect
+	pruned   time.Time      // when what is calm was looked for
 	jitter   func() float64 // uniform in [0,1)
 }
 
@@ -166,17 +168,19 @@ func (s *suspect) calm(now time.Time) bool {
 	return s.breaker.is(gobreaker.StateClosed) && now.Sub(s.failed) >= calmAfter
 }
 
-// forget drops a suspect.
-func (p *Provider) forget(s *suspect, model string) {
-	switch s {
-	case p.endpoint:
+// prune stops looking at what is calm, also where nobody asks for it any more.
+func (p *Provider) prune(now time.Time) {
+	p.pruned = now
+	if p.endpoint != nil && p.endpoint.calm(now) {
 		p.endpoint = nil
-	case p.models[model]:
-		delete(p.models, model)
-	default:
-		return
+		p.count.Add(-1)
 	}
-	p.count.Add(-1)
+	for model, s := range p.models {
+		if s.calm(now) {
+			delete(p.models, model)
+			p.count.Add(-1)
+		}
+	}
 }
 
 // ProviderPass is the permission for one attempt. Its owner calls Verdict at most
@@ -206,12 +210,12 @@ func (p *Provider) Allow(now time.Time, a Asked) (ProviderPass, Refusal) {
 	pass.tickets = new([2]ticket)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if now.Sub(p.pruned) >= pruneEvery {
+		p.prune(now)
+	}
 	list := p.suspects(a)
-	for i, s := range list {
-		if s != nil && s.calm(now) {
-			p.forget(s, a.Model)
-			list[i] = nil
-		} else if r := s.refusal(now); r.Why != Open {
+	for _, s := range list {
+		if r := s.refusal(now); r.Why != Open {
 			return ProviderPass{}, r
 		}
 	}
@@ -285,11 +289,7 @@ func (p *Provider) suspectModel(now time.Time, model string) {
 		return
 	}
 	if len(p.models) >= suspectsMost {
-		for other, s := range p.models {
-			if s.calm(now) {
-				p.forget(s, other)
-			}
-		}
+		p.prune(now)
 	}
 	if len(p.models) < suspectsMost {
 		p.models[strings.Clone(model)] = p.newSuspect(Busy) // the name may lie in a request's buffer

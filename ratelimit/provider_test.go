@@ -37,7 +37,7 @@ func TestProviderForgets(t *testing.T) {
 			t.Errorf("after a minute %d models are looked at (%d), want the new one", len(p.models), p.count.Load())
 		}
 		time.Sleep(calmAfter)
-		judge(p, "new", Verdict{Signal: OK})
+		judge(p, "other", Verdict{Signal: OK})
 		if len(p.models) != 0 || p.count.Load() != 0 {
 			t.Errorf("after another minute %d models are looked at (%d)", len(p.models), p.count.Load())
 		}

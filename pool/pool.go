@@ -94,7 +94,8 @@ type Bindings interface {
 	Shares(ctx context.Context, process string, requests []store.ShareRequest) ([]store.Share, error)
 	DrawRates(ctx context.Context, process string, draws []store.RateDraw) []store.RateDrawn
 	Cool(ctx context.Context, cooldowns []store.Cooldown) error
-	Cooldowns(ctx context.Context, subs []string) ([]store.Cooldown, []store.Enabled, error)
+	States(ctx context.Context, subs []string) ([]store.State, error)
+	Belong(ctx context.Context, list []store.Belonging) error
 	Probe(ctx context.Context, p store.Probe) (store.Proof, error)
 	Proved(ctx context.Context, list []store.Probed) error
 	Enable(ctx context.Context, sub string) error
@@ -118,6 +119,7 @@ type Pool struct {
 	turns                      chan struct{} // of those who talk to Redis about bindings
 
 	resources *resources
+	arranging sync.Mutex // held while members go to other domains
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -130,7 +132,13 @@ type group struct {
 	metered  atomic.Bool // one of them has limits on tokens: how many a request takes is worth a guess
 	whole    *ratelimit.Provider
 	queue    queue
-	held     atomic.Int32 // of those who wait, how many do for the provider as a whole
+
+	// Guarded by Pool.arranging. A domain's name says nothing across providers: their
+	// limits are their own.
+	domains map[string]*domain
+	warned  map[string]bool // of what the operator was told; bounded by the configured domains
+
+	held atomic.Int32 // of those who wait, how many do for the provider as a whole
 }
 
 // New returns a pool of the subscriptions. bindings may be nil: then nothing is
@@ -148,26 +156,16 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 	p.sessionBrakes = brakes{who: "session", limit: opts.SessionBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
 	p.agentBrakes = brakes{who: "agent", limit: opts.AgentBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
 	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)
-	// A domain's name says nothing across providers: their limits are their own.
-	domains := make(map[[2]string]*ratelimit.Cooldowns)
-	leads := make(map[*ratelimit.Cooldowns]string)
 	whole := bindings == nil || opts.Whole
 	for i := range subs {
 		conf := subs[i]
 		if p.byID[conf.ID] != nil {
 			panic("BUG: two subscriptions are called " + conf.ID)
 		}
-		domain := [2]string{conf.Provider, conf.domain()}
-		cooldowns := domains[domain]
-		if cooldowns == nil {
-			cooldowns = ratelimit.NewCooldowns()
-			domains[domain], leads[cooldowns] = cooldowns, conf.ID
-		}
-		m := newMember(&conf, cooldowns, whole)
+		m := newMember(&conf, whole)
 		if !whole {
 			m.gate.LeaseRates(p.alone)
 		}
-		m.lead = leads[cooldowns]
 		p.members = append(p.members, m)
 		p.byID[conf.ID] = m
 		g := p.groups[conf.Provider]
@@ -181,6 +179,9 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		if conf.Limits.InputTokensPerMinute > 0 || conf.Limits.OutputTokensPerMinute > 0 {
 			g.metered.Store(true)
 		}
+	}
+	for _, g := range p.groups {
+		g.arrange(nil, time.Now())
 	}
 	p.resources = newResources(p)
 	p.keeper = newKeeper(p)

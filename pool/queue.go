@@ -381,6 +381,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 				r = refusal{obstacle: full, until: free, reason: ReasonSessions}
 			} else {
 				r = refusal{obstacle: saturated, reason: ReasonConcurrency}
+				o.share = o.share || p.shared() // it may have come this instant
 			}
 		}
 		req.Trace.refused(m, r)

@@ -74,3 +74,29 @@ func TestTrapBucketBooksEverything(t *testing.T) {
 		t.Error("a whole bucket was taken, and there is more")
 	}
 }
+
+// Requests read the clock before they get the lock, so their times come out of
+// order. A Limiter that is asked for an earlier time credits what came in since
+// once more; the bucket does not.
+func TestTrapTimeGoesBack(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	lim, b := rate.NewLimiter(1, 60), newBucket(60, 0)
+	lim.ReserveN(now, 60)
+	b.take(now, 60)
+	for range 10 {
+		for _, d := range []time.Duration{time.Second, 0} {
+			lim.ReserveN(now.Add(d), 0)
+			b.take(now.Add(d), 0)
+			if free := b.free(now, 0); free.After(now) {
+				t.Fatalf("nothing is free only at %v, asked at %v", free, now)
+			}
+		}
+	}
+	now = now.Add(time.Second)
+	if got := lim.TokensAt(now); got < 10 {
+		t.Errorf("after a second of one token each it has %v: bucket.at is not needed any more", got)
+	}
+	if got := 60 * (1 - b.used(now)); math.Abs(got-1) > 1e-9 {
+		t.Errorf("after a second of one token each the bucket has %v, want 1", got)
+	}
+}

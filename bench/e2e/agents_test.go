@@ -129,6 +129,7 @@ type desk struct {
 	good, bad int           // requests of the agent so far, by how they were answered
 	arrivals  int           // that the provider has seen so far
 	newThread bool
+	limit     time.Duration // of a turn
 }
 
 // codexConfig is what the README tells users of Codex to write.
@@ -150,7 +151,7 @@ func startDesk(t *testing.T, g agent, config string) *desk {
 		}
 		t.Skip("the agents are missing: make agents")
 	}
-	d := &desk{agent: g, home: t.TempDir(), newThread: true}
+	d := &desk{agent: g, home: t.TempDir(), newThread: true, limit: time.Minute}
 	d.p = startProvider(t, simulator.Options{Keys: keysOf(pairs), Watch: []string{"apa_"}})
 	var front string
 	front, d.asked = recorded(t, d.p)
@@ -230,7 +231,7 @@ func (d *desk) tryTurn(t *testing.T, prompt string) (spoken, error) {
 	if d.newThread {
 		args, d.newThread = d.first, false
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), d.limit)
 	defer cancel()
 	script, err := filepath.Abs(filepath.Join(agentFolder, "node_modules", filepath.FromSlash(d.program)))
 	if err != nil {
@@ -551,6 +552,28 @@ func TestAllLimitedBehindAgents(t *testing.T) {
 				t.Errorf("it takes %q for an answer", s.text)
 			}
 			d.expectRequests(t, 0, 1, 2)
+		})
+	}
+}
+
+// TestOverloadOfAllBehindAgents: a provider that has no capacity for anybody is asked at most ten times in 25 seconds,
+// in which Codex would ask it 30 times by itself.
+func TestOverloadOfAllBehindAgents(t *testing.T) {
+	t.Parallel()
+	for _, g := range agents {
+		t.Run(g.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDesk(t, g, codexConfig)
+			d.limit = 25 * time.Second
+			if err := d.p.Inject(simulator.Injection{Fault: simulator.Fault{Kind: simulator.Status, Status: 529, Count: -1}}); err != nil {
+				t.Fatal(err)
+			}
+			if s, err := d.tryTurn(t, "What is a pool?"); err == nil {
+				t.Errorf("it takes %q for an answer", s.text)
+			}
+			if n := len(d.p.Arrivals()); n < 2 || n > 10 {
+				t.Errorf("the provider was asked %d times, want 2 to 10: %s", n, keysAsked(d.p, 0))
+			}
 		})
 	}
 }

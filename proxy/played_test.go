@@ -126,38 +126,33 @@ func TestEveryExampleIsPlayed(t *testing.T) {
 }
 
 // TestPlayedOutcomesAreTheTables holds what people expect of each example against
-// what provider/SIGNALS.md says that authpool does.
+// the scope that its row has in provider/SIGNALS.md.
 func TestPlayedOutcomesAreTheTables(t *testing.T) {
-	actions := map[string]string{}
+	table := map[string]provider.Row{}
 	for _, row := range provider.Rows() {
-		actions[row.Name] = row.Action()
+		table[row.Name] = row
+	}
+	closes := map[ratelimit.Scope]string{
+		ratelimit.ScopeModel: "z x", ratelimit.ScopeSubscription: "y y", ratelimit.ScopeDomain: "z z",
 	}
 	for _, e := range expectations(t) {
-		row, _ := e.row()
-		does := func(words string) bool { return strings.Contains(actions[row], words) }
-		var next, again string
-		switch {
-		case does("gives it to the agent"), does("closes nothing"), does("breaker"):
-			next, again = "x x", "-"
-		case does("closes the model"):
-			next = "z x"
-		case does("until its credential changes"):
-			next, again = "y y", "key"
-		case does("this subscription alone"):
-			next = "y y"
-		case does("all that share its limits"):
-			next = "z z"
+		name, _ := e.row()
+		row := table[name]
+		next := "x x" // most signals close nobody
+		switch row.Verdict.Signal {
+		case ratelimit.Limited, ratelimit.Quota, ratelimit.Auth:
+			next = cmp.Or(closes[row.Verdict.Scope], next)
 		default:
-			t.Errorf("%s: what is %q?", row, actions[row])
 		}
-		if does(" for 1 h;") && !does("until then") {
-			again = "1h"
+		if e.next != next || next == "x x" && e.again != "-" {
+			t.Errorf("%s: played.txt has %q and %q, and the row the scope %s", e.example, e.next, e.again, row.Verdict.Scope)
 		}
-		if e.next != next || again != "" && e.again != again {
-			t.Errorf("%s: played.txt has %q and %q, and SIGNALS.md %q", e.example, e.next, e.again, actions[row])
+		if isKey := row.Verdict.Signal == ratelimit.Auth && row.Verdict.Scope == ratelimit.ScopeSubscription; isKey != (e.again == "key") {
+			t.Errorf("%s: played.txt has %q, and SIGNALS.md %q", e.example, e.again, row.Action())
 		}
-		if toAgent := e.sent == "x"; toAgent != does("gives it to the agent") && e.provider() != "mistral" { // it makes a conversation, which is not repeated
-			t.Errorf("%s: sent to %s, and SIGNALS.md says %q", e.example, e.sent, actions[row])
+		// What makes a conversation, as mistral's example would, is not repeated.
+		if toAgent := row.Action() == "gives it to the agent"; toAgent != (e.sent == "x") && e.provider() != "mistral" {
+			t.Errorf("%s: sent to %s, and SIGNALS.md says %q", e.example, e.sent, row.Action())
 		}
 	}
 }
@@ -225,6 +220,51 @@ func playToAll(t *testing.T, e *expectation, raw []byte) {
 	}
 }
 
+// TestPlayedOverloads plays every overload to whatever is sent for one model: soon
+// nothing more goes out for it, to no subscription, while other models are served.
+func TestPlayedOverloads(t *testing.T) {
+	overloads := map[string]bool{}
+	for _, row := range provider.Rows() {
+		overloads[row.Name] = row.Verdict.Signal == ratelimit.Overloaded
+	}
+	for _, e := range expectations(t) {
+		if row, _ := e.row(); !overloads[row] {
+			continue
+		}
+		t.Run(e.example, func(t *testing.T) {
+			raw, err := os.ReadFile(e.file())
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage(t, &e, raw, 0, -1, "x", "y", "z")
+				for range 10 {
+					s.ask("m-1")
+				}
+				const most = 6 // five failures in a row, and the second try of the last of these requests
+				if n := len(s.sim.Arrivals()); n > most {
+					t.Errorf("ten requests sent %d, want %d at most", n, most)
+				}
+				if last := s.ask("m-1"); last.by != "authpool" || last.retry == "" || last.status < 500 {
+					t.Errorf("with the model overloaded the agent sees %s", last)
+				}
+				s.sim.ClearFaults()
+				s.answersWell(t)
+				if other := s.ask("m-2"); other.status != http.StatusOK {
+					t.Errorf("another model's request sees %s", other)
+				}
+				if again := s.ask("m-1"); again.by != "authpool" {
+					t.Errorf("before its first probe the model is served: %s", again)
+				}
+				time.Sleep(30 * time.Second)
+				if by := s.together(1); by["x"] != 1 {
+					t.Errorf("after the overload requests go to %v, want x", by)
+				}
+			})
+		})
+	}
+}
+
 // same compares what is seen with what is expected, in which N+ is a number of
 // seconds from N to N+10.
 func same(got, want string) bool {
@@ -273,19 +313,14 @@ func newStage(t *testing.T, e *expectation, raw []byte, wait time.Duration, coun
 	if s.sim, err = simulator.New(simulator.Options{Keys: keys}); err != nil {
 		t.Fatal(err)
 	}
-	good := simulator.Fault{Kind: simulator.RawAnswer, Count: -1, Answer: goodAnswers[name], DelayMS: int(answerTime / time.Millisecond)}
-	if good.Answer == "" {
-		good.Answer = chatGood
-	}
 	signal := simulator.Injection{Key: "x", Fault: simulator.Fault{Kind: simulator.RawAnswer, Count: count, AnswerBase64: base64.StdEncoding.EncodeToString(raw)}}
 	if count < 0 {
 		signal.Key = ""
 	}
-	for _, in := range []simulator.Injection{signal, {Fault: good}} {
-		if err := s.sim.Inject(in); err != nil {
-			t.Fatal(err)
-		}
+	if err := s.sim.Inject(signal); err != nil {
+		t.Fatal(err)
 	}
+	s.answersWell(t)
 	back := newMemory()
 	done := make(chan error, 1)
 	go func() { done <- s.sim.Serve(back) }()
@@ -321,6 +356,17 @@ func newStage(t *testing.T, e *expectation, raw []byte, wait time.Duration, coun
 		}
 	})
 	return s
+}
+
+// answersWell has the simulator answer well whatever no fault before it answers.
+func (s *stage) answersWell(t *testing.T) {
+	t.Helper()
+	answer := cmp.Or(goodAnswers[s.e.provider()], chatGood)
+	if err := s.sim.Inject(simulator.Injection{Fault: simulator.Fault{
+		Kind: simulator.RawAnswer, Count: -1, Answer: answer, DelayMS: int(answerTime / time.Millisecond),
+	}}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // seen is what an agent gets.

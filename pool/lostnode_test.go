@@ -41,12 +41,14 @@ func TestLostNodeOfACluster(t *testing.T) {
 		id, _ := serve(t, p, ask(fmt.Sprint("s", i)), ok)
 		used[id]++
 	}
-	if took := time.Since(start); took > 2*time.Second {
+	// None waits for the node's time-out, were it only a second; the machine may be slow.
+	if took := time.Since(start); took > sessions*time.Second/2 {
 		t.Errorf("%d new sessions beside a frozen node took %v", sessions, took)
 	}
-	if used["one"] == 0 || used[other] == 0 || !db.Healthy() {
-		t.Errorf("the sessions went to %v; healthy %t", used, db.Healthy())
+	if used["one"] == 0 || used[other] == 0 {
+		t.Errorf("the sessions went to %v", used)
 	}
+	eventually(t, 20*time.Second, "what lies on the other nodes is healthy", db.Healthy)
 	lost.Resume()
 	eventually(t, 20*time.Second, "all places and bindings are in Redis", func() bool {
 		ctx := context.Background()

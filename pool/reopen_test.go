@@ -39,6 +39,9 @@ var errCut = errors.New("the wire is cut")
 func newSidecar(mini *miniredis.Miniredis, opts pool.Options, subs ...pool.Subscription) *sidecar {
 	s := &sidecar{}
 	s.client = redis.NewClient(&redis.Options{
+		// Never dialled. A name here, as the default is one, might be looked up, and
+		// look-ups are shared with what runs outside of the bubble.
+		Addr:     "127.0.0.1:6379",
 		Protocol: 2, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DisableIdentity: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		Dialer: func(context.Context, string, string) (net.Conn, error) {

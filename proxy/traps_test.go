@@ -511,7 +511,7 @@ func TestTrapProbeIsSettledAtItsFirstContent(t *testing.T) {
 				}
 			}
 			start := time.Now()
-			if status, _, body := r.post("/v1/messages", message); status != 200 || time.Since(start) > time.Second {
+			if status, _, body := r.post("/v1/messages", message); status != 200 || time.Since(start) > 20*time.Second {
 				t.Errorf("beside the probe's stream: %d after %v: %s", status, time.Since(start), body)
 			}
 			close(goOn)

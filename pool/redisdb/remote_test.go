@@ -16,7 +16,7 @@ import (
 
 // soon is far above what a call may take that does not wait, and far below any
 // time-out of the library that it could have waited for.
-const soon = time.Second
+const soon = 2500 * time.Millisecond
 
 func TestServerStopsAndComesBack(t *testing.T) {
 	server := redistest.NewServer(t)

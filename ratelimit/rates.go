@@ -189,7 +189,7 @@ const (
 	rateNeed = 2 * time.Second
 	// rateSilence is when a question without an answer means that there is no
 	// fleet.
-	rateSilence = time.Second
+	rateSilence = 1500 * time.Millisecond
 	// rateSoon is when a request asks again that waits for an answer.
 	rateSoon = 100 * time.Millisecond
 )

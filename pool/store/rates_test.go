@@ -196,7 +196,7 @@ func (p *sharer) clock() time.Time { return p.now.Add(p.skew) }
 
 // allow lets one request try.
 func (p *sharer) allow(n ratelimit.Amounts) (ratelimit.Pass, bool) {
-	p.apart = p.apart || p.absent || !p.silent.IsZero() && p.now.Sub(p.silent) > time.Second
+	p.apart = p.apart || p.absent || !p.silent.IsZero() && p.now.Sub(p.silent) > 1500*time.Millisecond
 	pass, r := p.gate.Allow(p.clock(), "m", n[1], n[2])
 	if r.Why == ratelimit.Open {
 		p.book(n)

@@ -123,6 +123,7 @@ func subscriptionOf(m pool.Status) admin.Subscription {
 		State:          string(m.State),
 		Reason:         m.Reason,
 		Health:         m.Health,
+		Domain:         m.Domain,
 		CooldownUntil:  moment(m.CooldownUntil),
 		CooldownModels: m.CooldownModels,
 		Breaker:        m.Breaker,

@@ -43,6 +43,7 @@ type Status struct {
 type Subscription struct {
 	ID             string               `json:"id"`
 	Provider       string               `json:"provider"`
+	Domain         string               `json:"domain"`          // with whom it shares its limits: as configured, or the organisation that answers named; else ""
 	State          string               `json:"state"`           // ready, cooling, probing, draining or disabled
 	Reason         string               `json:"reason"`          // why the state is not ready, else ""
 	Health         int                  `json:"health"`          // 0..100

@@ -143,7 +143,7 @@ func fullStatus() admin.Status {
 	return admin.Status{
 		Subscriptions: []admin.Subscription{
 			{
-				ID: "team-a", Provider: "anthropic", State: "cooling", Reason: "window", Health: 12,
+				ID: "team-a", Provider: "anthropic", Domain: "org-1", State: "cooling", Reason: "window", Health: 12,
 				CooldownUntil:  &until,
 				CooldownModels: map[string]time.Time{"claude-opus-4-8": at(time.Minute)},
 				Breaker:        "closed",

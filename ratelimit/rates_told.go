@@ -30,9 +30,7 @@ const (
 // Of the time that a bucket takes until it is full one can tell how fast it fills.
 // Where the provider counts from one fixed instant to the next instead, that is
 // too fast, and it is the provider who refuses. A request whose tokens nobody has
-// estimated, because no limit on tokens is configured, waits only while none are
-// left: an estimate that knows nothing of what the provider has cached would keep
-// it waiting for no reason.
+// estimated waits only while hardly any are left.
 type told struct {
 	count atomic.Int32 // of models, to be read without the lock
 

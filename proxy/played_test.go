@@ -30,7 +30,7 @@ import (
 // The examples of provider/testdata/signals, each an answer that one row of
 // provider/SIGNALS.md decides, are played here by the simulator to the whole proxy,
 // on a clock of its own and with connections in memory. What has to come of each
-// stands in testdata/played.txt, which is written by people.
+// stands in testdata/played.txt, which is written by hand.
 
 // playedAt is the Date of the examples.
 var playedAt = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
@@ -125,7 +125,7 @@ func TestEveryExampleIsPlayed(t *testing.T) {
 	}
 }
 
-// TestPlayedOutcomesAreTheTables holds what people expect of each example against
+// TestPlayedOutcomesAreTheTables holds what is expected of each example against
 // the scope that its row has in provider/SIGNALS.md.
 func TestPlayedOutcomesAreTheTables(t *testing.T) {
 	table := map[string]provider.Row{}

@@ -54,7 +54,7 @@ func TestRequestText(t *testing.T) {
 			got.WriteString(requestText(&told[name][i]) + "\n")
 		}
 	}
-	const golden = "testdata/explained.txt"
+	const golden = "testdata/explained.golden"
 	if *update {
 		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
 			t.Fatal(err)

@@ -30,7 +30,7 @@ var (
 	// put back, or one of two copies. It goes on under a new writer. Answers that were
 	// under way when the state was taken are estimated as after a crash, though they
 	// may have been counted later.
-	ErrRestored = errors.New("Redis has counted what this journal folder does not have: it was restored from a copy, or copied")
+	ErrRestored = errors.New("the journal folder lacks what Redis has counted under its id: it was restored from a copy, or copied")
 	// ErrLost: Redis has lost counted events that the journal does not hold any
 	// more, or the journal itself was damaged.
 	ErrLost = errors.New("usage is lost: Redis does not have it, and the journal does not have it any more")
@@ -443,7 +443,8 @@ func (r *Recorder) goBack(f *feed, counted int64) (first int64) {
 // leave gives the feed a writer of its own, as another folder holds the one it had:
 // one of the two is a copy, or an older state, of the other. Up to fork both have the
 // same events, which the other one counts, or has counted. Those after it are this
-// folder's own; if it knows some as counted, Redis has lost them since.
+// folder's own; if it knows some as counted, Redis has lost them since, and says so
+// when it is asked under the new writer.
 //
 // Where both parted cannot be told any more by who missed maxLives lives of the other
 // one in which it counted something. Then this folder goes on after what it knows as
@@ -453,15 +454,9 @@ func (r *Recorder) goBack(f *feed, counted int64) (first int64) {
 func (r *Recorder) leave(f *feed, fork int64, why error) {
 	f.alarms = append(f.alarms, why)
 	last := f.acked
-	switch at := min(f.base+fork, r.journal.last(f.subscription)); {
-	case fork < 0:
-	case at >= f.acked:
-		f.advance(at)
-		last = at
-	default:
-		if last = r.goBack(f, at) - 1; last > at {
-			f.alarms = append(f.alarms, fmt.Errorf("%d events of %s: %w", last-at, f.subscription, ErrLost))
-		}
+	if fork >= 0 {
+		last = min(f.base+fork, r.journal.last(f.subscription))
+		f.advance(last)
 	}
 	f.renumber(last)
 }

@@ -48,6 +48,7 @@ type keeper struct {
 	// Of the goroutine alone.
 	healthy                         bool
 	reserved, polled, counted, busy time.Time
+	mustered                        time.Time
 	back                            time.Time // when Redis last came back
 	pollEvery                       time.Duration
 }
@@ -163,6 +164,10 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 		k.mu.Unlock()
 	}
 	k.readStates(ctx, now)
+	if !p.opts.Whole && now.Sub(k.mustered) >= musterEvery {
+		k.mustered = now
+		k.muster(ctx)
+	}
 	if now.Sub(k.counted) >= min(countPoll, p.opts.IdleTimeout/4) {
 		k.counted = now
 		k.count(ctx)

@@ -100,6 +100,7 @@ type Bindings interface {
 	Proved(ctx context.Context, list []store.Probed) error
 	Enable(ctx context.Context, sub string) error
 	Watch(ctx context.Context, f func(store.Event))
+	Watchers(ctx context.Context) (int, error)
 	Own(ctx context.Context, made []store.Made) error
 	Owners(ctx context.Context, ids []string) ([]store.Resource, error)
 }

@@ -13,6 +13,23 @@ import (
 // that who may not wait for a subscription can still go elsewhere.
 const allowanceWait = 1500 * time.Millisecond
 
+// musterEvery is how often it is asked how many processes there are.
+const musterEvery = 10 * time.Second
+
+// muster finds out among how many processes what a provider's answers say is left
+// has to be divided.
+func (k *keeper) muster(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
+	defer cancel()
+	n, err := k.pool.bindings.Watchers(ctx)
+	if err != nil {
+		return // as many as before, then
+	}
+	for _, m := range k.pool.members {
+		m.gate.Among(n)
+	}
+}
+
 // soon tells whether the request should stay for what the fleet is being asked
 // for. patience is when it ends for a cooldown; zero: it begins now.
 func (r refusal) soon(patience, now time.Time) bool {

@@ -19,6 +19,9 @@ const (
 	toldRound = 1000 // to what Anthropic rounds what is left of tokens
 	// toldLow is the part of a bucket above which nobody looks after it.
 	toldLow = 1.0 / 4
+	// toldParts bounds into how many parts it is divided: smaller ones would hold
+	// requests back until the bucket is full.
+	toldParts = 8
 )
 
 // told is what the provider's answers say is left of its own limits per minute,
@@ -33,6 +36,7 @@ const (
 // estimated waits only while hardly any are left.
 type told struct {
 	count atomic.Int32 // of models, to be read without the lock
+	among atomic.Int32 // processes that use the subscription; 0: one
 
 	mu     sync.Mutex
 	models map[string]*toldModel
@@ -123,15 +127,16 @@ func (t *told) refusal(now time.Time, model string, need Amounts) (*toldModel, R
 		return nil, Refusal{}
 	}
 	known, until := false, now
+	among := float64(max(t.among.Load(), 1))
 	for k, n := range toldNeeds(need) {
 		b := &m.buckets[k]
 		if !now.Before(b.until) {
 			continue
 		}
 		known = true
-		left := min(b.left+max(now.Sub(b.seen).Seconds(), 0)*b.pace, b.size) - float64(m.sent[k]-b.sent)
-		if lack := min(max(float64(n), 1)+restOf(k, b.size), b.size) - left; lack > 1e-3 {
-			wait := time.Duration(min(lack/b.pace, toldMost.Seconds())*float64(time.Second)) + time.Millisecond
+		left := min(b.left+max(now.Sub(b.seen).Seconds(), 0)*b.pace, b.size)/among - float64(m.sent[k]-b.sent)
+		if lack := min(max(float64(n), 1)+restOf(k, b.size)/among, b.size/among) - left; lack > 1e-3 {
+			wait := time.Duration(min(lack/b.pace*among, toldMost.Seconds())*float64(time.Second)) + time.Millisecond
 			until = later(until, earlier(now.Add(wait), b.until))
 		}
 	}
@@ -247,3 +252,8 @@ func (t *told) makeRoom(now time.Time) bool {
 	}
 	return len(t.models) < toldModels
 }
+
+// Among says how many processes use the subscription, this one too. Each takes an
+// equal part of what the provider's answers say is left: one that does not use its
+// part leaves it to the others, who learn of it by their next answers.
+func (g *Gate) Among(processes int) { g.told.among.Store(int32(min(processes, toldParts))) }

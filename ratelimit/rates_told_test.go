@@ -90,6 +90,29 @@ func TestProvidersWordKeepsWaiting(t *testing.T) {
 	}
 }
 
+// What is left belongs to all processes that use the subscription: each waits for
+// its part.
+func TestProvidersWordIsDivided(t *testing.T) {
+	g := gate(ratelimit.Rates{})
+	wait := tells(t, g, noon, left("requests", 60, 2, noon, 58*time.Second), left("tokens", 6000, 600, noon, 54*time.Second))
+	for _, c := range []struct {
+		processes int
+		input     int64
+		wait      time.Duration
+	}{
+		{1, 300, 0},
+		{2, 150, 0},               // half of 600, and half of the twentieth
+		{2, 250, 2 * time.Second}, // 100 more, of which 50 come in a second
+		{4, 0, 2 * time.Second},   // half a request more, of which a quarter comes in a second
+		{0, 300, 0},
+	} {
+		g.Among(c.processes)
+		if got := wait("m", c.input); got < c.wait || got > c.wait+2*time.Millisecond {
+			t.Errorf("%d processes, %d tokens: waits %v, want %v", c.processes, c.input, got, c.wait)
+		}
+	}
+}
+
 // Where input and output have limits of their own, "tokens" is one of them.
 func TestProvidersWordOfAllTokens(t *testing.T) {
 	g := gate(ratelimit.Rates{})

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -49,6 +50,23 @@ func (s *Store) Watch(ctx context.Context, f func(Event)) {
 			}
 		}
 	}
+}
+
+// Watchers is how many processes watch now, this one too.
+func (s *Store) Watchers(ctx context.Context) (int, error) {
+	var node redis.Cmdable = s.client
+	if cluster, ok := s.client.(*redis.ClusterClient); ok { // all of them are on one node
+		one, err := cluster.MasterForKey(ctx, s.channel())
+		if err != nil {
+			return 0, fmt.Errorf("cannot count the processes: %w", err)
+		}
+		node = one
+	}
+	counts, err := node.PubSubNumSub(ctx, s.channel()).Result()
+	if err != nil {
+		return 0, fmt.Errorf("cannot count the processes: %w", err)
+	}
+	return int(counts[s.channel()]), nil
 }
 
 // parseEvent reads what the scripts publish. What it does not understand, of a

@@ -357,7 +357,7 @@ func TestBurnIsMadeKnownOnce(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				told = append(told, fmt.Sprintf("%s at %s%% empty after %s", m[2], m[3], at.Sub(time.Now()).Round(time.Minute)))
+				told = append(told, fmt.Sprintf("%s at %s%% empty after %s", m[2], m[3], time.Until(at).Round(time.Minute)))
 			}
 			log.Reset()
 			return told

@@ -15,7 +15,7 @@ import (
 // room. Its bytes are random, as a file system may not store equal ones.
 const (
 	reserveName = "reserve"
-	reserveSize = 256 << 10 // above the progress of a thousand subscriptions
+	reserveSize = 256 << 10 // above the progress of five hundred subscriptions
 )
 
 // noSpace tells whether a disk refused for want of space.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -165,6 +166,44 @@ func TestLimitPerMinuteWithoutRedis(t *testing.T) {
 			t.Errorf("%d were served, want %d to %.1f", n, limit, most)
 		}
 	})
+}
+
+// lost is a fleet whose rates lie on a node that is away, or answers nothing.
+type lost struct {
+	pool.Bindings
+	silent bool
+	asked  atomic.Int64
+}
+
+func (l *lost) DrawRates(ctx context.Context, _ string, draws []store.RateDraw) []store.RateDrawn {
+	l.asked.Add(1)
+	if l.silent {
+		<-ctx.Done()
+	}
+	drawn := make([]store.RateDrawn, len(draws))
+	for i := range drawn {
+		drawn[i].Err = store.ErrAway
+	}
+	return drawn
+}
+
+// A node of a cluster that is away, or a Redis that is silent, stops nobody: the
+// process goes by what it knows, and asks again.
+func TestLimitPerMinuteOnALostNode(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		client := redistest.Mini(t)
+		bindings := &lost{Bindings: store.New(client, client, &health{}, "authpool"), silent: silent}
+		p := startWith(pool.Options{Wait: 20 * time.Second}, bindings, sub("one", perMinute(60)))
+		begin := time.Now()
+		for i := range 62 {
+			serve(t, p, ask(fmt.Sprint("s", i)), ok)
+		}
+		if took := time.Since(begin); took < time.Second {
+			t.Errorf("silent %t: 62 requests of 60 a minute were served in %v", silent, took)
+		}
+		eventually(t, 20*time.Second, "it asks again", func() bool { return bindings.asked.Load() > 1 })
+		p.Close()
+	}
 }
 
 // With the whole limit for itself a process asks nobody.

@@ -301,7 +301,7 @@ func (a *allowance) refusal(now time.Time, limits, need Amounts) Refusal {
 			continue
 		}
 		lacks = true
-		if missing := lack + restOf(k, float64(limit)) - a.left(now, k, limit); missing > 1e-3 {
+		if missing := min(lack+restOf(k, float64(limit)), float64(limit)) - a.left(now, k, limit); missing > 1e-3 {
 			until = later(until, now.Add(time.Duration(missing/float64(limit)*float64(time.Minute))+time.Millisecond))
 		}
 	}

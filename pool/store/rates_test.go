@@ -119,6 +119,8 @@ func realTime() func(time.Duration) time.Duration {
 	}
 }
 
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
 var subs atomic.Int64 // so that each sharing has a subscription of its own
 
 // sharing is a fleet whose processes share a subscription's rates over one Redis,
@@ -154,7 +156,7 @@ type sharer struct {
 }
 
 func newSharing(t rapid.TB, s *store.Store, tick func(time.Duration) time.Duration, n int, limit ratelimit.Amounts) *sharing {
-	f := &sharing{t: t, s: s, sub: fmt.Sprint("sub-", subs.Add(1)), tick: tick, now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), limit: limit}
+	f := &sharing{t: t, s: s, sub: fmt.Sprint("sub-", subs.Add(1)), tick: tick, now: noon, limit: limit}
 	for range n {
 		f.join(0)
 	}
@@ -490,5 +492,41 @@ func TestRatesOfOneThatIsCutOff(t *testing.T) {
 	other.absent = false
 	if n := sent(one); n < 88 || n > 92 {
 		t.Errorf("in a minute after it was back %d were sent, want what comes in and the other half", n)
+	}
+}
+
+// Estimates that are too low or too high are made good by all: what was really
+// used keeps to the limit, but for what is under way, and comes near to it.
+func TestRatesOfAFleetAreSettled(t *testing.T) {
+	for _, used := range []int64{200, 500, 900} {
+		const limit, estimate, length = 60_000, 500, 2 * time.Minute
+		s, tick := timed(t)
+		f := newSharing(t, s, testTime(tick), 4, ratelimit.Amounts{0, limit})
+		type answer struct {
+			at   time.Time
+			pass ratelimit.Pass
+		}
+		under := map[*sharer][]answer{}
+		total, most := int64(0), 0.0
+		f.run(length, func(p *sharer) {
+			for list := under[p]; len(list) > 0 && !p.now.Before(list[0].at); list = under[p] {
+				list[0].pass.Done(p.clock(), used, 0, true)
+				under[p] = list[1:]
+				total += used
+			}
+			for len(under[p]) < 8 {
+				pass, ok := p.allow(ratelimit.Amounts{1, estimate})
+				if !ok {
+					break
+				}
+				under[p] = append(under[p], answer{p.now.Add(time.Second), pass})
+			}
+			most = max(most, float64(total)-limit*p.now.Sub(noon).Minutes())
+		})
+		allowed := limit * (1 + length.Minutes())
+		if most > limit+4*8*float64(max(used-estimate, 0)) || float64(total) < 0.97*allowed-4*8*float64(max(used, estimate)) {
+			t.Errorf("%d used of an estimate of %d: %d tokens in %v, at worst %.0f more than came in; want %.0f and %d at most",
+				used, estimate, total, length, most, allowed, limit)
+		}
 	}
 }

@@ -44,6 +44,8 @@ type Request struct {
 	Tried []string
 	// Trace gets how Acquire came to its answer; nil: nobody wants to know.
 	Trace *Trace
+
+	moving moving // of Acquire alone
 }
 
 // Source says how a subscription was chosen.
@@ -71,6 +73,7 @@ const rebinds = 3
 // the context's.
 func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
 	req.Trace.reset()
+	req.moving = moving{}
 	g := p.groups[req.Provider]
 	if g == nil {
 		return nil, req.owned(&NoSubscriptionError{Provider: req.Provider})
@@ -107,6 +110,7 @@ func (l *Lease) counted() *Lease {
 // session's own subscription will in a moment.
 func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, patience, now time.Time) *Lease {
 	req.Trace.begin()
+	req.moving.yes, req.moving.until = false, time.Time{}
 	// Nobody else at the provider would do better.
 	if g.closed(req, now).obstacle != none {
 		return nil
@@ -135,6 +139,7 @@ func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, pati
 		source := SourceElsewhere
 		if r.moves(now) || req.Seals && !req.Pinned && r.obstacle != unfit {
 			source = SourceMoved
+			req.moving.yes = r.moves(now) && r.obstacle != full
 		}
 		lease = p.place(ctx, g, req, s, home, source, patience, now)
 		if lease != nil || s.home() == home {
@@ -187,8 +192,22 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 		if m == nil {
 			return nil
 		}
+		var one *arrival
+		if req.moving.yes && !req.moving.rush {
+			var next time.Time
+			if one, next = m.arrivals.enter(now); one == nil {
+				req.moving.until = earlier(req.moving.until, next)
+				req.Trace.refused(m, refusal{obstacle: saturated, until: next, reason: ReasonRamp})
+				passed = append(passed, m)
+				continue
+			}
+		}
 		lease, r := p.enter(ctx, m, req, s, source, now)
+		if lease != nil {
+			lease.arrival = one
+		}
 		if r.obstacle != none {
+			m.arrivals.leave(one)
 			req.Trace.refused(m, r)
 			if r.soon(patience, now) {
 				return nil // the choice is made

@@ -127,14 +127,15 @@ func (g *group) arrange(moved *member, now time.Time) {
 func (p *Pool) warn(g *group) {
 	type pair struct{ organisation, domain string }
 	of := make(map[string]pair) // a domain's first organisation, and an organisation's first domain
-	once := func(key, text string, a, b slog.Attr) {
-		if !g.warned[key] {
-			if g.warned == nil {
-				g.warned = make(map[string]bool)
-			}
-			g.warned[key] = true
-			p.opts.Logger.LogAttrs(context.Background(), slog.LevelWarn, text, slog.String("provider", g.provider), a, b)
+	first := func(key string) bool {
+		if g.warned[key] {
+			return false
 		}
+		if g.warned == nil {
+			g.warned = make(map[string]bool)
+		}
+		g.warned[key] = true
+		return true
 	}
 	for _, m := range g.members {
 		organisation := m.organisation.Load()
@@ -142,17 +143,19 @@ func (p *Pool) warn(g *group) {
 			continue
 		}
 		here := pair{*organisation, m.conf.Domain}
-		if first, known := of["domain "+here.domain]; !known {
+		if other, known := of["domain "+here.domain]; !known {
 			of["domain "+here.domain] = here
-		} else if first.organisation != here.organisation {
-			once("domain "+here.domain, "the subscriptions of one domain are of two organisations: a limit of one closes all of them",
-				slog.String("domain", here.domain), slog.Any("organisations", []string{first.organisation, here.organisation}))
+		} else if other.organisation != here.organisation && first("domain "+here.domain) {
+			p.opts.Logger.Warn("the subscriptions of one domain are of two organisations: a limit of one closes all of them",
+				slog.String("provider", g.provider), slog.String("domain", here.domain),
+				slog.Any("organisations", []string{other.organisation, here.organisation}))
 		}
-		if first, known := of["organisation "+here.organisation]; !known {
+		if other, known := of["organisation "+here.organisation]; !known {
 			of["organisation "+here.organisation] = here
-		} else if first.domain != here.domain {
-			once("domains "+first.domain+" "+here.domain, "two domains are one organisation: a limit of one is met again by the other",
-				slog.String("organisation", here.organisation), slog.Any("domains", []string{first.domain, here.domain}))
+		} else if other.domain != here.domain && first("domains "+other.domain+" "+here.domain) {
+			p.opts.Logger.Warn("two domains are one organisation: a limit of one is met again by the other",
+				slog.String("provider", g.provider), slog.String("organisation", here.organisation),
+				slog.Any("domains", []string{other.domain, here.domain}))
 		}
 	}
 }

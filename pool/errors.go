@@ -44,6 +44,7 @@ const (
 	ReasonDisabled    = "disabled"    // switched off, or the credential is not accepted
 	ReasonTried       = "tried"       // it has failed in this very request
 	ReasonQueue       = "queue"       // too many requests are waiting already
+	ReasonRamp        = "ramp"        // many sessions move there at once; of a Trace alone
 	ReasonUnfit       = "unfit"       // the owner is not configured any more, or not for the model
 )
 

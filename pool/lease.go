@@ -32,6 +32,7 @@ type Lease struct {
 	pass         ratelimit.Pass
 	whole        ratelimit.ProviderPass
 	probes       []probe
+	arrival      *arrival // nil: its session was not moved there
 }
 
 // Subscription returns what was lent. It must not be changed.
@@ -160,6 +161,7 @@ func (l *Lease) cancel(now time.Time) {
 func (l *Lease) leave(now time.Time) {
 	l.pool.keeper.proved(l.probes, false) // nobody changes it after done
 	l.member.share.leave()
+	l.member.arrivals.leave(l.arrival)
 	if l.session != nil {
 		l.pool.sessions.used(l.session, now)
 		l.session.leave()

@@ -139,6 +139,8 @@ type group struct {
 	domains map[string]*domain
 	warned  map[string]bool // of what the operator was told; bounded by the configured domains
 
+	moving atomic.Int32 // of those who wait, how many have waited for others that move with them
+
 	held atomic.Int32 // of those who wait, how many do for the provider as a whole
 }
 

@@ -292,16 +292,40 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
+	rush := func() *Lease {
+		now = time.Now()
+		return req.hurry(func() *Lease { return p.try(ctx, g, req, s, now, now) })
+	}
+	moves := !req.moving.until.IsZero()
+	if moves && req.moving.until.After(deadline) {
+		if lease := rush(); lease != nil {
+			return lease, nil
+		}
+	}
 	// Most who cannot be served at once cannot be served in time either.
-	if g.queue.empty() && !out.promises(now, deadline) {
+	if g.queue.empty() && !moves && !out.promises(now, deadline) {
 		return nil, out.failure(now)
 	}
+	if moves {
+		g.moving.Add(1)
+	}
+	defer func() {
+		if moves { // by then, perhaps
+			g.moving.Add(-1)
+		}
+	}()
 	if !g.hold(out.refusal) {
 		return nil, out.failure(now)
 	}
 	defer g.release(out.refusal)
 	w := g.queue.join(req.Agent)
 	if w == nil {
+		if g.moving.Load() > 0 { // the room is taken by those that wait for no capacity
+			req.moving.until = now
+		}
+		if lease := rush(); lease != nil {
+			return lease, nil
+		}
 		return nil, p.outlook(g, req, s, now).crowded(now)
 	}
 	req.Trace.waits(w, out)
@@ -321,9 +345,15 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 			return nil, ErrClosed
 		case <-end.C:
 			g.queue.leave(w, false)
+			if lease := rush(); lease != nil {
+				return lease, nil
+			}
 			now = time.Now()
 			return nil, p.outlook(g, req, s, now).failure(now)
 		case <-w.out:
+			if lease := rush(); lease != nil {
+				return lease, nil
+			}
 			now = time.Now()
 			return nil, p.outlook(g, req, s, now).crowded(now)
 		case <-w.turn:
@@ -332,6 +362,20 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 		if lease := p.try(ctx, g, req, s, patience, now); lease != nil {
 			g.queue.leave(w, true)
 			return lease, nil
+		}
+		if next := req.moving.until; !next.IsZero() {
+			if !next.After(deadline) {
+				if !moves {
+					moves = true
+					g.moving.Add(1)
+				}
+				g.queue.pass(w, next)
+				continue
+			}
+			if lease := rush(); lease != nil {
+				g.queue.leave(w, true)
+				return lease, nil
+			}
 		}
 		out := p.outlook(g, req, s, now)
 		if !out.promises(now, deadline) {

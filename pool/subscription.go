@@ -62,9 +62,10 @@ type member struct {
 	domain       atomic.Pointer[domain] // who share its limits; set before the pool is used
 	organisation atomic.Pointer[string] // that its answers named; nil: none is known
 
-	whole *ratelimit.Provider // its provider's, of all who are there
-	share share               // requests of this process that are under way
-	count atomic.Int64        // sessions that hold a place, as Redis last told
+	arrivals arrivals
+	whole    *ratelimit.Provider // its provider's, of all who are there
+	share    share               // requests of this process that are under way
+	count    atomic.Int64        // sessions that hold a place, as Redis last told
 
 	budgets     *budgets
 	windowsTold map[string]*windowTold // what was made known, by window; of watchBudgets alone

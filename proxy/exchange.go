@@ -35,9 +35,9 @@ type exchange struct {
 	onItem   func(meter.Item)  // ex.countItem, made once
 
 	// The attempts.
-	waiting  atomic.Bool // for a subscription; the only thing here that another goroutine may read
-	attempts int         // sent
-	executed int         // of those, how many a provider may have worked on
+	waiting  atomic.Int64 // for a subscription since then (ns of the epoch), 0: not; the only thing here that another goroutine may read
+	attempts int          // sent
+	executed int          // of those, how many a provider may have worked on
 	refused  int
 	kept     *kept
 	foreign  string // the subscription that was refused last for where the request comes from

@@ -46,8 +46,8 @@ func (ex *exchange) pings(ctx *fasthttp.RequestCtx) bool {
 
 // acquire asks for a subscription, which may take as long as a request may wait.
 func (ex *exchange) acquire(req *pool.Request) (*pool.Lease, error) {
-	ex.waiting.Store(true)
-	defer ex.waiting.Store(false)
+	ex.waiting.Store(time.Now().UnixNano())
+	defer ex.waiting.Store(0)
 	return ex.s.deps.Pool.Acquire(ex.leave, req)
 }
 
@@ -82,10 +82,16 @@ func (ex *exchange) obtainPinging(ctx *fasthttp.RequestCtx) (no *refusal, begun 
 			return o.no, false
 		case <-timer.C:
 		}
-		if ex.waiting.Load() {
+		since := ex.waiting.Load()
+		if since == 0 {
+			timer.Reset(pingLook)
+			continue
+		}
+		rest := ex.s.pingAfter - time.Since(time.Unix(0, since))
+		if rest <= 0 {
 			break
 		}
-		timer.Reset(pingLook)
+		timer.Reset(rest)
 	}
 	resp := &ctx.Response
 	resp.Header.SetContentType("text/event-stream")

@@ -43,6 +43,7 @@ func (r *rig) status(path, headers, body string) int {
 
 const (
 	chatStreamed      = `{"model":"gpt-5-mini","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hi"}]}`
+	responsesWhole    = `{"model":"gpt-5-mini","input":"hi"}`
 	responsesStreamed = `{"model":"gpt-5-mini","stream":true,"input":"hi"}`
 )
 
@@ -107,11 +108,11 @@ func oneAtATime(o *rigOptions) {
 // event that the dialect's clients take for an error.
 func TestPingsEndWithAnErrorEvent(t *testing.T) {
 	const text = "authpool: the only subscription for MODEL is limited; first free in 60m (ID)"
-	for _, tt := range []struct{ name, path, headers, body, want string }{
-		{"anthropic", "/v1/messages", "", messageS, "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"" + text + "\"},\"request_id\":\"REQUEST\"}\n\n"},
-		{"chat", "/v1/chat/completions", "", chatStreamed, "data: {\"error\":{\"message\":\"" + text + "\",\"type\":\"rate_limit_error\",\"param\":null,\"code\":\"rate_limit_exceeded\"}}\n\n"},
-		{"responses", "/v1/responses", "", responsesStreamed, "event: error\ndata: {\"type\":\"error\",\"code\":\"rate_limit_exceeded\",\"message\":\"" + text + "\",\"param\":null,\"sequence_number\":0}\n\n"},
-		{"codex", "/v1/responses", "originator: codex_exec\r\n", responsesStreamed, "event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":0,\"response\":{\"id\":\"resp_REQUEST\",\"object\":\"response\",\"status\":\"failed\",\"output\":[],\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"" + text + "\"}}}\n\n"},
+	for _, tt := range []struct{ name, path, headers, whole, body, want string }{
+		{"anthropic", "/v1/messages", "", message, messageS, "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"" + text + "\"},\"request_id\":\"REQUEST\"}\n\n"},
+		{"chat", "/v1/chat/completions", "", chatMessage, chatStreamed, "data: {\"error\":{\"message\":\"" + text + "\",\"type\":\"rate_limit_error\",\"param\":null,\"code\":\"rate_limit_exceeded\"}}\n\n"},
+		{"responses", "/v1/responses", "", responsesWhole, responsesStreamed, "event: error\ndata: {\"type\":\"error\",\"code\":\"rate_limit_exceeded\",\"message\":\"" + text + "\",\"param\":null,\"sequence_number\":0}\n\n"},
+		{"codex", "/v1/responses", "originator: codex_exec\r\n", responsesWhole, responsesStreamed, "event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":0,\"response\":{\"id\":\"resp_REQUEST\",\"object\":\"response\",\"status\":\"failed\",\"output\":[],\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"" + text + "\"}}}\n\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			asked, held := make(chan struct{}, 2), make(chan struct{})
@@ -123,7 +124,7 @@ func TestPingsEndWithAnErrorEvent(t *testing.T) {
 			r := newRig(t, up.url(), 1, pinging(30*time.Minute), oneAtATime)
 			r.server.pingAfter, r.server.pingEvery = time.Millisecond, time.Millisecond
 			first := make(chan int, 1)
-			go func() { first <- r.status(tt.path, tt.headers+"X-Authpool-Session: one\r\n", tt.body) }()
+			go func() { first <- r.status(tt.path, tt.headers+"X-Authpool-Session: one\r\n", tt.whole) }()
 			<-asked
 			second := r.sendPinged(tt.path, tt.headers+"X-Authpool-Session: two\r\n", tt.body)
 			close(held) // now it is known that nobody opens in time

@@ -94,6 +94,13 @@ func (e *UnavailableError) Error() string {
 	if e.Until.IsZero() {
 		return fmt.Sprintf("%s for %s %s unavailable (%s: %s)", who, what, are, e.FirstSubscription, e.Reason)
 	}
+	switch ratelimit.Reason(e.Reason) {
+	case ratelimit.ReasonCredit, ratelimit.ReasonSpendLimit, ratelimit.ReasonNoQuota:
+		return fmt.Sprintf("%s for %s %s out of quota; tried again in %s (%s: %s)", who, what, are, roundWait(e.Wait), e.FirstSubscription, e.Reason)
+	case ratelimit.ReasonPermission:
+		return fmt.Sprintf("%s for %s %s not permitted to use it; tried again in %s (%s)", who, what, are, roundWait(e.Wait), e.FirstSubscription)
+	default:
+	}
 	return fmt.Sprintf("%s for %s %s limited; first free in %s (%s)", who, what, are, roundWait(e.Wait), e.FirstSubscription)
 }
 

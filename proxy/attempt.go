@@ -336,7 +336,7 @@ func (ex *exchange) noLease(err error) *refusal {
 	}
 	// A provider that fails says so itself; and it knows best why it refused what
 	// closes nobody.
-	if k := ex.kept; k != nil && (executed(k.verdict) || closesNothing(k.verdict)) {
+	if k := ex.kept; k != nil && (executed(k.verdict) || closesNothing(k.verdict) || notPermitted(k.verdict)) {
 		if executed(k.verdict) && ex.attempts > 0 {
 			ex.s.tries.failed(ex.tryKey(), k, time.Now())
 		}
@@ -353,6 +353,12 @@ func (ex *exchange) noLease(err error) *refusal {
 		r.closed(ex.family, away.Reason)
 	}
 	return r
+}
+
+// notPermitted tells that the provider has refused the model to a subscription,
+// and will each time.
+func notPermitted(v ratelimit.Verdict) bool {
+	return v.Signal == ratelimit.Auth && v.Scope == ratelimit.ScopeModel
 }
 
 // isCodex tells whether the agent is Codex, by what it says of itself
@@ -375,7 +381,7 @@ func (ex *exchange) unreached(v ratelimit.Verdict, err error) *refusal {
 // errorText words a failed call for an agent.
 func errorText(err error) string {
 	if err == nil {
-		return "the answer broke off before its content"
+		return "the answer ended, or told an error, before its content"
 	}
 	return err.Error()
 }

@@ -18,10 +18,12 @@ const codeOverloaded = "overloaded"
 // reference); the others say 503.
 const statusOverloaded = 529
 
-// closed makes r the provider's own kind of error where it is the provider that
-// serves nobody, and no limit of a subscription.
+// closed makes r the provider's own kind of error where it is no limit that closes
+// the subscriptions: the provider serves nobody, or permits the model to none.
 func (r *refusal) closed(family provider.Family, reason string) {
 	switch reason {
+	case string(ratelimit.ReasonPermission):
+		r.status, r.code = fasthttp.StatusForbidden, codeForbidden
 	case pool.ReasonBreaker, pool.ReasonDown:
 		r.status, r.code = fasthttp.StatusServiceUnavailable, codeUnavailable
 	case string(ratelimit.ReasonCapacity):

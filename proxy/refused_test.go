@@ -196,3 +196,38 @@ func TestNobodyCanServe(t *testing.T) {
 		})
 	}
 }
+
+// TestNobodyMayServe: what no wait for a limit mends is told as what it is, at
+// once and for as long as it is remembered.
+func TestNobodyMayServe(t *testing.T) {
+	for _, tt := range []struct {
+		name, answer      string
+		status, again     int
+		message, inAnswer string
+	}{
+		{
+			"a model that no subscription may use",
+			`{"type":"error","error":{"type":"permission_error","message":"Your account does not have access to this model"}}`,
+			403, 403, "all 2 subscriptions for claude-sonnet-4-5 are not permitted to use it; tried again in 60m (anthropic-1)", "does not have access",
+		},
+		{
+			"no credit",
+			`{"type":"error","error":{"type":"billing_error","message":"Your credit balance is too low"}}`,
+			402, 429, "all 2 subscriptions for claude-sonnet-4-5 are out of quota; tried again in 60m (anthropic-1: credit)", "are out of quota",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			up := newUpstream(t, func(c *upstreamConn) { c.json(tt.status, "", tt.answer) })
+			r := newRig(t, up.url(), 2)
+			status, _, body := r.post("/v1/messages", message)
+			if status != tt.again || !strings.Contains(body, tt.inAnswer) || len(up.requests()) != 2 {
+				t.Errorf("%d after %d requests: %s", status, len(up.requests()), body)
+			}
+			status, h, body := r.post("/v1/messages", message)
+			want := string(provider.ErrorBody(nil, provider.Anthropic, tt.again, "", tt.message, h.Get("X-Authpool-Request-Id")))
+			if status != tt.again || body != want || h.Get("X-Should-Retry") != "false" || len(up.requests()) != 2 {
+				t.Errorf("then %d %v after %d requests: %s", status, h, len(up.requests()), body)
+			}
+		})
+	}
+}

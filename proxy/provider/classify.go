@@ -57,7 +57,8 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 		}
 	}
 	windows := s.windows(a.Windows[:0], now)
-	organisation := append(a.Organisation[:0], s.organisation...)
+	organisation := a.Organisation[:0]
+	organisation = append(organisation, s.organisation...)
 	switch {
 	case a.Failure != nil:
 		s.typ, s.code, s.message = a.Failure.Type, a.Failure.Code, a.Failure.Message

@@ -88,7 +88,7 @@ var vectors = []vector{
 	},
 	{
 		"anthropic-key-store", anth, 503, nil, anthropicError("api_error", "m", "cmek_key_unavailable"),
-		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, time.Minute,
+		ratelimit.ServerError, ratelimit.ReasonUpstream, ratelimit.ScopeSubscription, none,
 	},
 	{
 		"anthropic-key-store", anth, 503,

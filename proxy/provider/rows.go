@@ -32,11 +32,10 @@ var (
 	monthEnd     = &ending{"the month's end, UTC", func(s *signs) time.Duration {
 		return until(nextMonth(s.clock(s.now)), s.clock(s.now))
 	}}
-	minuteOrTold = &ending{"as told, else 1 min", orOne(time.Minute)}
-	hourOrTold   = &ending{"as told, else 1 h", orOne(time.Hour)}
-	unifiedEnd   = &ending{"the latest reset of the windows used up, at least as told", unifiedWait}
-	codexEnd     = &ending{"resets_at, else the latest reset of the windows used up", codexWait}
-	pacificDay   = &ending{"midnight in California, at least as told", pacificMidnight}
+	hourOrTold = &ending{"as told, else 1 h", orOne(time.Hour)}
+	unifiedEnd = &ending{"the latest reset of the windows used up, at least as told", unifiedWait}
+	codexEnd   = &ending{"resets_at, else the latest reset of the windows used up", codexWait}
+	pacificDay = &ending{"midnight in California, at least as told", pacificMidnight}
 )
 
 // Outcomes of rows; the constants of ratelimit explain them.
@@ -203,7 +202,7 @@ var rows = []classifierRow{
 	},
 	{
 		"anthropic-key-store", "503, error_code cmek_…: the customer's own key store, so this workspace alone", "anthropic-sdk-typescript shared.d.ts",
-		func(s *signs) bool { return strings.HasPrefix(s.detail, "cmek_") }, failed, minuteOrTold,
+		func(s *signs) bool { return strings.HasPrefix(s.detail, "cmek_") }, failed, asTold,
 	},
 	{
 		"anthropic-model-access", "403 permission_error whose text names the model", "Anthropic's error reference",

@@ -406,25 +406,48 @@ func (c *Cooldowns) Adopt(now time.Time, model string, until time.Time, signal S
 	return true
 }
 
-// Join closes what from has closed and has not ended: those whom it is about share
-// limits with those of c, as was found out.
+// Join closes what from has closed: those whom it is about share limits with those
+// of c, as was found out. What is being probed there is to be probed here, too, and
+// what opens opens no faster: the answer that tells of the organisation may be the
+// probe's own.
 func (c *Cooldowns) Join(now time.Time, from *Cooldowns) {
 	if from.closed.Load() == 0 {
 		return
 	}
-	closed := make(map[string]Cooldown)
+	closed := make(map[string]closure)
 	from.mu.Lock()
-	if cooldown, ok := from.whole.cooldown(now); ok {
-		closed[""] = cooldown
+	if from.whole != nil {
+		closed[""] = *from.whole
 	}
 	for model, k := range from.models {
-		if cooldown, ok := k.cooldown(now); ok && model != "" {
-			closed[model] = cooldown
+		if model != "" {
+			closed[model] = *k
+		}
+	}
+	for model, k := range closed {
+		if k.ramp != nil {
+			// Who is under way counts there.
+			k.ramp = &ramp{begin: k.ramp.begin, end: k.ramp.end, pace: k.ramp.pace}
+			closed[model] = k
 		}
 	}
 	from.mu.Unlock()
 	for model, k := range closed {
-		c.Adopt(now, model, k.Until, k.Signal, k.Reason)
+		if k.ramp == nil && now.Before(k.until) {
+			c.Adopt(now, model, k.until, k.signal, k.reason)
+		} else if k.ramp == nil || now.Before(k.ramp.end) {
+			c.inherit(now, model, k)
+		}
+	}
+}
+
+// inherit takes over a closure whose end has come, if there is none.
+func (c *Cooldowns) inherit(now time.Time, model string, k closure) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slot := c.slot(now, model == "", model); slot.get() == nil {
+		k.probe, k.held = time.Time{}, time.Time{} // whose probe it is cannot be told here
+		slot.set(&k)
 	}
 }
 

@@ -229,6 +229,41 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+// Whoever joins another domain while it is probed, or while it opens, opens no
+// faster for it.
+func TestRampGoesAlongToAnotherDomain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, early := range []bool{true, false} { // before the probe's verdict, or after it
+			former, next := ratelimit.NewCooldowns(), ratelimit.NewCooldowns()
+			g := ratelimit.NewGate("a", ratelimit.Rates{}, former)
+			attempt(t, g, ratelimit.Verdict{Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeModel, Wait: time.Second})
+			pass(time.Second)
+			move := func() {
+				next.Join(now(), former)
+				g.Share(next)
+			}
+			probe, r := g.Allow(now(), "m", 0, 0)
+			if r.Why != ratelimit.Open {
+				t.Fatalf("no probe: %v", r.Why)
+			}
+			if early {
+				move()
+			}
+			probe.Verdict(now(), ok)
+			probe.Done(now(), 0, 0, true)
+			if !early {
+				move()
+			}
+			if _, r := g.Allow(now(), "m", 0, 0); r.Why != ratelimit.Open {
+				t.Errorf("early %t: the first is refused: %v", early, r.Why)
+			}
+			if _, r := g.Allow(now(), "m", 0, 0); r.Why != ratelimit.Ramping && r.Why != ratelimit.Probing {
+				t.Errorf("early %t: two at once: %v", early, r.Why)
+			}
+		}
+	})
+}
+
 // The later of the two closures counts, and each has a probe and a ramp of its own.
 func TestOwnCooldownBesideTheDomains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

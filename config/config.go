@@ -132,7 +132,7 @@ type Brake struct {
 type Failover struct {
 	Attempts   int      `yaml:"attempts" jsonschema:"minimum=1,maximum=20" jsonschema_description:"Most subscriptions tried for one request."`
 	Deadline   Duration `yaml:"deadline" jsonschema_description:"No new attempt after this long."`
-	Wait       Duration `yaml:"wait" jsonschema_description:"Longest wait for a cooling subscription before the agent gets the refusal."`
+	Wait       Duration `yaml:"wait" jsonschema_description:"Longest wait for a subscription before the agent gets the refusal. Above one minute streams are kept alive by pings."`
 	Hold       Duration `yaml:"hold" jsonschema_description:"Longest that the opening events of a stream, before content, are held back."`
 	ReplayBody Size     `yaml:"replay_body" jsonschema_description:"Larger request bodies are attempted once."`
 }

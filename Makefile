@@ -20,6 +20,7 @@ CCUSAGE       := $(CURDIR)/.cache/ccusage-$(strip $(CCUSAGE_VERSION))
 
 FUZZTIME ?= 30s
 CRASHES  ?= 500
+STORM    ?= 5m
 SEEDS    ?= 40
 IMAGE    ?= authpool:dev
 
@@ -63,6 +64,11 @@ e2e: ## run the real program alone: stories, clients, stops, outages against the
 crash: ## kill authpool and Redis under load CRASHES times (default 500; minutes); usage must equal the ledger
 	.ci/need redis-server
 	AUTHPOOL_REQUIRE_REDIS=1 AUTHPOOL_CRASHES=$(CRASHES) go test -count=1 -timeout 60m -v -run '^TestCrashes' ./bench/e2e
+
+.PHONY: storm
+storm: ## let 200 agents rage over limited subscriptions, each storm STORM long (default 5m), and Redis go away (half an hour)
+	.ci/need redis-server
+	AUTHPOOL_REQUIRE_REDIS=1 AUTHPOOL_STORM=$(STORM) go test -count=1 -timeout 60m -v -run '^Test(Storm|Chaos)' ./pool ./bench/e2e
 
 .PHONY: replay
 replay: ## replay the recordings that AUTHPOOL_RECORDINGS names, each cut in SEEDS ways (default 40)

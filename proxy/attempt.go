@@ -192,7 +192,7 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 	switch {
 	case ex.call.Ended():
 		ex.endTap()
-	case ex.stream && ex.info.Endpoint.Billable():
+	case ex.stream && ex.costs():
 		if err := ex.hold(*bp); err != nil && !errors.Is(err, io.EOF) {
 			if errors.Is(err, tap.ErrEcho) {
 				ex.cut = err

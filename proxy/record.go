@@ -45,11 +45,12 @@ func (ex *exchange) answered(r *meter.Result) usage.Event {
 		e.Model = r.Model
 	}
 	e.Tokens, e.Units = r.Tokens, r.Units
+	claim(&e, r)
 	return e
 }
 
 // costs tells whether the request asks for something that is paid for as a
-// whole. The results of a batch are paid for one by one: see countItem.
+// whole. What was asked for before is paid for request by request: see countItem.
 func (ex *exchange) costs() bool {
 	return ex.info.Endpoint.Billable() && !ex.info.Endpoint.API.Items()
 }
@@ -130,6 +131,7 @@ func (ex *exchange) settle(cut bool) {
 	ex.tokens = e.Tokens
 	ex.estimated = e.Estimated
 	for i := range r.Others {
+		ex.tokens = ex.tokens.Add(r.Others[i].Tokens)
 		ex.addFurther(&e, i, &r)
 	}
 	if ex.add(e) {
@@ -146,11 +148,12 @@ func (ex *exchange) addFurther(e *usage.Event, i int, r *meter.Result) {
 	f.Further, f.Unknown = true, false
 	f.Model, f.Tokens, f.Units = r.Others[i].Model, r.Others[i].Tokens, usage.Units{}
 	ex.price(&f, r.Service)
-	ex.tokens = ex.tokens.Add(f.Tokens)
 	ex.add(f)
 }
 
-// countItem records one finished request of a batch whose results are being read.
+// countItem records one finished request that the answer shows: of a batch, or a
+// response that was made in the background. Its tokens are not those of this
+// exchange: they count against no rate again, however often they are shown.
 func (ex *exchange) countItem(item meter.Item) {
 	r := &item.Result
 	if !r.Billable || ex.status < 200 || ex.status > 299 {
@@ -159,10 +162,11 @@ func (ex *exchange) countItem(item meter.Item) {
 	ex.items++
 	e := ex.answered(r)
 	e.ID += "/" + strconv.Itoa(ex.items)
-	e.Batch, e.Item = ex.info.Batch, item.CustomID
+	if e.Batch == "" {
+		e.Batch, e.Item = ex.info.Batch, item.CustomID
+	}
 	e.Unknown = r.State == meter.Absent
 	ex.price(&e, r.Service)
-	ex.tokens = ex.tokens.Add(e.Tokens)
 	for i := range r.Others {
 		ex.addFurther(&e, i, r)
 	}

@@ -206,24 +206,35 @@ func TestFurtherModelsOfABatch(t *testing.T) {
 	}
 }
 
-// A stored response tells its usage each time that it is fetched: it is counted
-// when it is made, which a background response is not yet when it is accepted.
+// A stored response tells its usage each time that it is shown. It is counted when
+// it is made, and not again; one of the background, which is not made yet when it is
+// accepted, by each answer that shows it ended, under a name by which only one of
+// them counts.
 func TestStoredResponses(t *testing.T) {
 	const (
 		done = `{"id":"resp_1","object":"response","status":"completed","background":true,"model":"m","output":[],"usage":{"input_tokens":12,"output_tokens":7,"total_tokens":19}}`
 		made = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"background\":true,\"status\":\"queued\",\"usage\":null}}\n\n" +
 			"event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":" + done + "}\n\n"
-		queued = `{"id":"resp_1","object":"response","status":"queued","background":true,"model":"m","output":[],"usage":null}`
+		queued     = `{"id":"resp_1","object":"response","status":"queued","background":true,"model":"m","output":[],"usage":null}`
+		foreground = `{"id":"resp_1","object":"response","status":"completed","background":false,"model":"m","output":[],"usage":{"input_tokens":12,"output_tokens":7,"total_tokens":19}}`
+		again      = "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":" + foreground + "}\n\n"
 	)
 	tests := []struct {
 		name, method, path, request, answer string
 		sse                                 bool
 		counted                             int
 	}{
-		{"fetched", "GET", "/v1/responses/resp_1", "", done, false, 0},
-		{"fetched as a stream", "GET", "/v1/responses/resp_1?stream=true&starting_after=0", "", made, true, 0},
+		{"fetched", "GET", "/v1/responses/resp_1", "", done, false, 1},
+		{"fetched as a stream", "GET", "/v1/responses/resp_1?stream=true&starting_after=0", "", made, true, 1},
+		{"fetched before it ran", "GET", "/v1/responses/resp_1", "", queued, false, 0},
 		{"asked after", "HEAD", "/v1/responses/resp_1", "", "", false, 0},
-		{"cancelled", "POST", "/v1/responses/resp_1/cancel", `{}`, done, false, 0},
+		{"cancelled too late", "POST", "/v1/responses/resp_1/cancel", `{}`, done, false, 1},
+		{"deleted", "DELETE", "/v1/responses/resp_1", "", done, false, 0},
+		{"its input is listed", "GET", "/v1/responses/resp_1/input_items", "", done, false, 0},
+		{"of the foreground, fetched", "GET", "/v1/responses/resp_1", "", foreground, false, 0},
+		{"of the foreground, fetched as a stream", "GET", "/v1/responses/resp_1?stream=true", "", again, true, 0},
+		{"of the foreground, cancelled", "POST", "/v1/responses/resp_1/cancel", `{}`, foreground, false, 0},
+		{"ended in the background at once", "POST", "/v1/responses", `{"model":"m","background":true,"input":"hi"}`, done, false, 1},
 		{"begun in the background", "POST", "/v1/responses", `{"model":"m","background":true,"input":"hi"}`, queued, false, 0},
 		{"made in the background as a stream", "POST", "/v1/responses", `{"model":"m","background":true,"stream":true,"input":"hi"}`, made, true, 1},
 	}
@@ -249,9 +260,14 @@ func TestStoredResponses(t *testing.T) {
 				t.Fatalf("counted %+v, voided %v of %+v", events, r.recorder.voided, r.recorder.opened)
 			}
 			for _, e := range events {
-				if e.Tokens != (usage.Tokens{Input: 12, Output: 7}) {
+				if e.Tokens != (usage.Tokens{Input: 12, Output: 7}) || e.Batch != "resp_1" || e.Item != "resp_1" || e.Model != "m" || e.Unknown || e.Estimated {
 					t.Errorf("recorded %+v", e)
 				}
+			}
+			// What was made before counts against no rate now, so that the lease is
+			// not told of it, nor the log.
+			if told, asked := strings.Contains(r.log.text(), "input=12"), tt.path == "/v1/responses"; told != (asked && tt.counted > 0) {
+				t.Errorf("the log: %s", r.log.text())
 			}
 		})
 	}

@@ -69,6 +69,8 @@ func (ex *exchange) count() {
 	case ex.ended || ex.meter.Terminal():
 		ex.learnMade()
 		ex.settle(false)
+	case ex.opened && ex.meter.Accepted():
+		ex.void() // see claim
 	case !ex.informed && ex.meter.InputKnown(), ex.meter.Final():
 		ex.inform()
 	}

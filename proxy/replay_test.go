@@ -425,6 +425,9 @@ func (p *play) check(events []usage.Event) error {
 	switch {
 	case e.Lines > 0:
 		want = e.Lines // each line is an event; that the answer is not billable is said of it as a whole
+	case p.shown() != "":
+		// That it is not billable is said of it as a whole, and of its being shown
+		// twice: it is counted under its name.
 	case p.rec.Kind == "error" && e.Partial == nil,
 		e.Billable != nil && !*e.Billable,
 		p.rec.API == "openai-batches": // what a batch uses, its results tell
@@ -442,7 +445,7 @@ func (p *play) check(events []usage.Event) error {
 		sum.Tokens = sum.Tokens.Add(event.Tokens)
 		sum.Units = sum.Units.Add(event.Units)
 		sum.Model, sum.Unknown, sum.Estimated = event.Model, event.Unknown, event.Estimated
-		if (event.Batch == "" || event.Item == "") != (e.Lines == 0) {
+		if (event.Batch == "" || event.Item == "") != (e.Lines == 0 && p.shown() == "") || p.shown() != "" && event.Batch != p.shown() {
 			return fmt.Errorf("of the batch %q the item %q", event.Batch, event.Item)
 		}
 	}
@@ -498,6 +501,18 @@ func (p *play) check(events []usage.Event) error {
 		return fmt.Errorf("%s: %+v", strings.Join(wrong, ", "), events)
 	}
 	return nil
+}
+
+// shown is the id of the response that was made in the background, if the answer
+// shows one that has ended; else empty.
+func (p *play) shown() string {
+	method, target, err := p.rec.target()
+	_, id, stored := strings.Cut(target, "/responses/")
+	if err != nil || method != "GET" || !stored || !p.rec.Expect.UsageReported || !strings.Contains(p.rec.body(), `"background":true`) {
+		return ""
+	}
+	id, _, _ = strings.Cut(id, "?")
+	return id
 }
 
 // checkPartial looks at what is recorded of a stream that ended in an error.

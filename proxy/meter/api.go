@@ -36,8 +36,11 @@ const (
 	MistralConversation       // Mistral: POST /v1/conversations..., JSON and SSE
 	AnthropicBatchResults     // GET /v1/messages/batches/ID/results, one JSON text a line
 	OpenAIBatchOutput         // GET /v1/files/ID/content of a batch's output, one JSON text a line
+	OpenAIStoredResponse      // GET /v1/responses/ID, JSON and SSE, and POST /v1/responses/ID/cancel
 )
 
-// Items tells whether an answer is a list of finished requests, each of which
-// is billed by itself: see Options.Item.
-func (a API) Items() bool { return a == AnthropicBatchResults || a == OpenAIBatchOutput }
+// Items tells whether an answer is free itself and shows finished requests, which
+// it may show again and again, and each of which is billed once: see Options.Item.
+func (a API) Items() bool {
+	return a == AnthropicBatchResults || a == OpenAIBatchOutput || a == OpenAIStoredResponse
+}

@@ -53,8 +53,14 @@ var openAIBatchOutput = dialect{
 	media:  true,
 }
 
-// tellItem tells of one finished request, whose usage take takes over.
+// tellItem tells of one finished request of a batch, whose usage take takes over.
 func (m *Meter) tellItem(e *event, take func(*Meter, *event)) {
+	e.service.Tier, e.service.tiered = usage.TierBatch, true
+	m.tell(e.customID, e, take)
+}
+
+// tell tells of one finished request, which has this id.
+func (m *Meter) tell(id string, e *event, take func(*Meter, *event)) {
 	m.forgetUsage()
 	m.takeModel(e)
 	take(m, e)
@@ -62,10 +68,8 @@ func (m *Meter) tellItem(e *event, take func(*Meter, *event)) {
 	m.searches = e.searches
 	r := m.Result()
 	r.Billable = true
-	r.Service = e.service.Service
-	r.Service.Tier = usage.TierBatch
 	if m.item != nil {
-		m.item(Item{CustomID: e.customID, Result: r})
+		m.item(Item{CustomID: id, Result: r})
 	}
 	m.forgetUsage()
 }

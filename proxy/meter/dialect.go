@@ -60,6 +60,7 @@ var dialects = [...]*dialect{
 	MistralConversation:   &mistralConversation,
 	AnthropicBatchResults: &anthropicBatchResults,
 	OpenAIBatchOutput:     &openAIBatchOutput,
+	OpenAIStoredResponse:  &openAIStoredResponse,
 }
 
 // slot is what a value at a place means.
@@ -100,6 +101,8 @@ const (
 	usageBegin // the usage object
 	kind       // the event's type
 	status     // of a response
+	responseID // of a response
+	background // whether a response is made in the background
 	model
 	generated // text from the model: content, and counted for the estimate
 	thought   // the same, of its reasoning

@@ -19,6 +19,7 @@ type event struct {
 	finished bool
 	failed   bool
 	whole    bool // of a frame: its JSON text is complete
+	behind   bool // of a response: it is made in the background
 	failure  Failure
 	shown    generation
 	service  service
@@ -33,6 +34,7 @@ type event struct {
 	others   []ModelTokens
 	turns    []ModelTokens // of models that may have declined
 	served   string        // the model that did instead
+	response responseName  // which response it shows
 }
 
 // name is a short text that is compared, not kept: an event's type.
@@ -51,7 +53,8 @@ func (n *name) set(text []byte) {
 func (n *name) bytes() []byte { return n.text[:n.n] }
 
 func (e *event) reset() {
-	e.kind.n, e.status.n = 0, 0
+	e.kind.n, e.status.n, e.response.n = 0, 0, 0
+	e.behind = false
 	e.model = ""
 	e.counts.reset()
 	e.told, e.content, e.finished, e.failed = false, false, false, false
@@ -102,6 +105,10 @@ func (m *Meter) Found(v *jsonscan.Value) {
 		e.kind.set(v.Raw)
 	case status:
 		e.status.set(v.Raw)
+	case responseID:
+		e.response.set(v)
+	case background:
+		e.behind = v.Kind == jsonscan.True
 	case model:
 		if v.Kind == jsonscan.String && v.End-v.Start > 2 {
 			e.model = m.keepModel(v)

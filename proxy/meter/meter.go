@@ -18,8 +18,9 @@ type Options struct {
 	// Headers are those of the answer, for dialects that tell usage there; they
 	// are read during Reset only. May be nil.
 	Headers Headers
-	// Item is called with each finished request that a batch's results tell of,
-	// while Write runs. It is needed for those dialects and unused for others.
+	// Item is called with each finished request that an answer of API.Items shows,
+	// while Write runs: those of a batch's results, and a stored response if it was
+	// made in the background. It is needed for those dialects and unused for others.
 	Item func(Item)
 }
 
@@ -59,18 +60,19 @@ type Meter struct {
 	terminal bool
 	// The output is known and the input will not be, as Ollama leaves out the
 	// count of a prompt that it had in its cache.
-	inputless bool
-	accepted  bool // the answer says that no model has run
-	blind     bool
-	failed    bool
-	failure   Failure
-	shown     generation
-	service   service
-	images    int64
-	searches  int64
-	model     string
-	others    []ModelTokens
-	extra     usage.Tokens // of iterations that the counts leave out
+	inputless  bool
+	accepted   bool   // the answer says that it costs nothing, as far as it goes
+	background string // the response of the background that it shows
+	blind      bool
+	failed     bool
+	failure    Failure
+	shown      generation
+	service    service
+	images     int64
+	searches   int64
+	model      string
+	others     []ModelTokens
+	extra      usage.Tokens // of iterations that the counts leave out
 }
 
 var _ tap.Sink = (*Meter)(nil)
@@ -98,6 +100,7 @@ func (m *Meter) Reset(api API, o Options) {
 	m.seen = 0
 	m.content, m.terminal = false, false
 	m.accepted, m.blind, m.failed = false, false, false
+	m.background = ""
 	m.failure = Failure{}
 	m.shown = generation{}
 	m.forgetUsage()
@@ -181,6 +184,10 @@ func (m *Meter) Terminal() bool { return m.terminal }
 // not content.
 func (m *Meter) Failure() (Failure, bool) { return m.failure, m.failed }
 
+// Accepted reports whether the answer says that it costs nothing, as far as it has
+// been read: see Result.Billable.
+func (m *Meter) Accepted() bool { return m.accepted }
+
 // Final reports whether the usage told so far may be all: the answer has said why
 // it ends, or that it is whole. Some say so more than once, and tell more with
 // each.
@@ -238,6 +245,8 @@ func (m *Meter) Result() Result {
 		Model:    m.model,
 		Billable: !m.listing && !m.accepted && (!m.failed || m.content || m.final),
 		Raw:      m.counts.raw(),
+
+		Background: m.background,
 	}
 	if r.Model == "" {
 		r.Model = m.asked

@@ -22,7 +22,7 @@ var responsesCounts = []place{
 
 // openAIResponses serves /responses and /responses/compact.
 var openAIResponses = dialect{
-	json: newTable([]place{{"model", model}, {"status", status}, {"service_tier", tier}, {"usage", usageBegin}},
+	json: newTable([]place{{"model", model}, {"status", status}, {"service_tier", tier}, {"usage", usageBegin}}, responseAt(""),
 		under("usage", responsesUsage), responsesItems("output[]"), failureAt("error")),
 	events: newTable([]place{
 		{"type", kind},
@@ -37,7 +37,7 @@ var openAIResponses = dialect{
 		{"code", failCode},
 		{"message", failMessage},
 		{"status", failStatus},
-	}, under("response.usage", responsesUsage), responsesItems("item"), responsesItems("response.output[]"), failureAt("response.error"), failureAt("error")),
+	}, responseAt("response."), under("response.usage", responsesUsage), responsesItems("item"), responsesItems("response.output[]"), failureAt("response.error"), failureAt("error")),
 	event:   responsesEvent,
 	answer:  responsesAnswer,
 	normal:  normalOpenAI,
@@ -76,18 +76,26 @@ func (e *event) readItem(s slot, v *jsonscan.Value) {
 }
 
 // responsesEvent takes over an event. Usage counts in the events that end the
-// answer; those before carry null there.
+// answer; those before carry null there. A background response goes on when its
+// stream is cut, or breaks off with an error: what it uses is told when it is
+// fetched, and nothing is told here until it has ended.
 func responsesEvent(m *Meter, e *event) {
 	switch kind := e.kind.bytes(); string(kind) {
 	case "response.created", "response.queued", "response.in_progress", "codex.rate_limits":
 		m.takeModel(e)
+		m.takeBackground(e)
+		m.accepted = m.background != ""
 	case "response.completed", "response.incomplete", "response.cancelled":
 		m.takeModel(e)
+		m.takeBackground(e)
+		m.accepted = false
 		m.replaceUsage(e)
 		m.searches = max(m.searches, e.searches)
 		m.content, m.terminal = true, true
 	case "response.failed":
 		m.takeModel(e)
+		m.takeBackground(e)
+		m.accepted = false
 		m.replaceUsage(e)
 		m.final = m.told
 		m.fail(e)
@@ -128,6 +136,7 @@ func responsesShown(kind []byte, g *generation) *generation {
 // not run yet is only accepted: what it will use is told when it is fetched.
 func responsesAnswer(m *Meter, e *event) {
 	takeAnswer(m, e)
+	m.takeBackground(e)
 	m.searches = e.searches
 	switch string(e.status.bytes()) {
 	case "queued", "in_progress":

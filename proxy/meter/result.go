@@ -30,9 +30,13 @@ type Result struct {
 	Model string
 	State State
 	// Billable is false when the answer itself says that nothing was spent:
-	// a background response that was only accepted, a conversation that was only
-	// made, or a failure before anything was generated.
+	// a background response that has not ended as far as this answer shows it, a
+	// conversation that was only made, or a failure before anything was generated.
 	Billable bool
+	// Background is the id of a response that is made in the background, which
+	// other answers may show as well: what it has used is to be counted once, by
+	// this id. Empty for everything else.
+	Background string
 	// Units is usage that is not counted in tokens. Usually zero.
 	Units usage.Units
 	// Service is how the answer was served, where that has a price of its own.
@@ -47,12 +51,13 @@ type ModelTokens struct {
 	Tokens usage.Tokens
 }
 
-// Item is one finished request of a batch, as a line of the batch's results
-// tells it.
+// Item is one finished request that an answer shows: of a batch, as a line of the
+// batch's results tells it, or a background response.
 type Item struct {
-	// CustomID names the request within its batch; the agent has chosen it.
+	// CustomID names the request within its batch; the agent has chosen it. Of a
+	// background response it is the id.
 	CustomID string
-	// Result is what the line says. Its slices are valid until Item returns.
+	// Result is what is said of it. Its slices are valid until Item returns.
 	Result Result
 }
 

@@ -387,6 +387,7 @@ func BenchmarkStream(b *testing.B) {
 		{"chat", meter.OpenAIChat, sse, events(chatStream(200)), true, false},
 		{"chat filtered", meter.OpenAIChat, sse, events(chatStream(200)), true, true},
 		{"anthropic", meter.AnthropicMessages, sse, events(anthropicStream(200)), true, false},
+		{"responses", meter.OpenAIResponses, sse, events(responsesStream(200)), true, false},
 		{"gemini", meter.GeminiStream, sse, events(geminiStream(200)), true, false},
 		{"converse", meter.BedrockConverse, framed, converseStream(200), true, false},
 		{"invoke", meter.BedrockInvoke, framed, invokeStream(200), true, false},

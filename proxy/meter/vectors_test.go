@@ -63,6 +63,7 @@ var apis = map[string]meter.API{
 	"mistral-conversation":  meter.MistralConversation,
 	"anthropic-batch":       meter.AnthropicBatchResults,
 	"openai-batch":          meter.OpenAIBatchOutput,
+	"openai-stored":         meter.OpenAIStoredResponse,
 }
 
 func vectors(t testing.TB) []vector {
@@ -182,6 +183,9 @@ func renderResult(x meter.Result) string {
 		return fmt.Sprintf("model=%s input=%d output=%d cache_read=%d cache_write_5m=%d cache_write_1h=%d reasoning=%d",
 			m.Model, t.Input, t.Output, t.CacheRead, t.CacheWrite5m, t.CacheWrite1h, t.Reasoning)
 	}
+	if x.Background != "" {
+		fmt.Fprintf(&b, "background: %s\n", x.Background)
+	}
 	fmt.Fprintf(&b, "usage: %s %s\n", states[x.State], tokens(meter.ModelTokens{Model: x.Model, Tokens: x.Tokens}))
 	for _, o := range x.Others {
 		fmt.Fprintf(&b, "other: %s\n", tokens(o))
@@ -250,7 +254,7 @@ func FuzzAnswer(f *testing.F) {
 		f.Add(uint8(v.api), v.contentType, v.answer, uint64(1))
 	}
 	f.Fuzz(func(t *testing.T, api uint8, contentType string, answer []byte, seed uint64) {
-		a := meter.API(api) % (meter.OpenAIBatchOutput + 1)
+		a := meter.API(api) % (meter.OpenAIStoredResponse + 1)
 		whole := read(t, a, contentType, "", answer)
 		if diff := cmp.Diff(whole, read(t, a, contentType, "", cutRandomly(answer, seed)...)); diff != "" {
 			t.Fatalf("(-whole +cut):\n%s", diff)

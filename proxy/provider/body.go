@@ -400,7 +400,8 @@ func (s *bodyScan) Found(v *jsonscan.Value) {
 	case atContextType, atContextEditType:
 		s.call.Seals = s.call.Seals || text && bytes.HasPrefix(v.Raw, []byte("compact"))
 	case atBackground:
-		s.call.Unsafe = s.call.Unsafe || v.Kind == jsonscan.True
+		s.making.background = v.Kind == jsonscan.True
+		s.call.Unsafe = s.call.Unsafe || s.making.background
 	case atThread:
 		// Each answer of an Anthropic thread can be continued once.
 		s.call.Unsafe = s.call.Unsafe || v.Kind == jsonscan.ObjectBegin

@@ -28,8 +28,9 @@ type Call struct {
 	Stream bool
 	// Session is the conversation that the call belongs to.
 	Session Session
-	// Batch names the batch whose results are read, within its subscription:
-	// the batch's or its output file's id. Empty for every other call.
+	// Batch names what the answer shows requests of (meter.API.Items), within its
+	// subscription: the id of a batch, of its output file, or of a response that was
+	// made before. Empty for every other call.
 	Batch string
 	// Pins are the account-bound things that the request needs.
 	Pins Pins

@@ -36,7 +36,7 @@ var posted = []served{
 	row("responses", Endpoint{API: meter.OpenAIResponses, Conversation: true}),
 	row("responses/compact", Endpoint{API: meter.OpenAIResponses, Conversation: true}),
 	row("responses/input_tokens", Endpoint{Conversation: true}),
-	row("responses/*/cancel", Endpoint{Name: "responses/cancel", Creates: true}),
+	row("responses/*/cancel", Endpoint{Name: "responses/cancel", API: meter.OpenAIStoredResponse, Creates: true}).naming(1),
 	row("embeddings", Endpoint{API: meter.OpenAIEmbeddings}),
 	row("multimodalembeddings", Endpoint{API: meter.OpenAIEmbeddings}),     // Voyage
 	row("contextualizedembeddings", Endpoint{API: meter.OpenAIEmbeddings}), // Voyage
@@ -95,8 +95,9 @@ var posted = []served{
 }
 
 // fetched are the paths of GET requests whose answers are counted: the results
-// of batches, which are told nowhere else.
+// of batches and the responses made in the background, which are told nowhere else.
 var fetched = []served{
 	row("messages/batches/*/results", Endpoint{Name: "messages/batches/results", API: meter.AnthropicBatchResults, anthropic: true}).naming(2),
 	rowAt(notAt(Anthropic), "files/*/content", Endpoint{Name: "files/content", API: meter.OpenAIBatchOutput}).naming(1),
+	row("responses/*", Endpoint{Name: "responses/stored", API: meter.OpenAIStoredResponse}).naming(1),
 }

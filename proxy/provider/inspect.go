@@ -102,7 +102,7 @@ func shape(p *Provider, e *Endpoint) Family {
 	switch e.API {
 	case meter.AnthropicMessages, meter.AnthropicComplete:
 		return Anthropic
-	case meter.OpenAIChat, meter.OpenAICompletions, meter.OpenAIResponses,
+	case meter.OpenAIChat, meter.OpenAICompletions, meter.OpenAIResponses, meter.OpenAIStoredResponse,
 		meter.OpenAIImages, meter.OpenAITranscriptions, meter.OpenAISpeech:
 		return OpenAI
 	case meter.OpenAIEmbeddings:

@@ -124,6 +124,7 @@ func (m *Made) add(id []byte) {
 type making struct {
 	stored, unstored bool // by the field store
 	sandboxed        bool // a tool runs in a container
+	background       bool // the answer is fetched later, also if it is not stored for longer
 }
 
 // makes tells whether the answer to a call may name things that it has made.
@@ -131,8 +132,9 @@ func (c *Call) makes(method []byte, m making) bool {
 	switch string(method) {
 	case "POST":
 	case "GET":
-		// A batch or job that has ended names the files that hold its results.
-		return !c.Endpoint.Billable() && len(c.Pins.IDs) > 0
+		// A batch or job that has ended names the files that hold its results, a
+		// response that was made in the background its containers.
+		return len(c.Pins.IDs) > 0 && (!c.Endpoint.Billable() || c.Endpoint.API == meter.OpenAIStoredResponse)
 	default:
 		return false
 	}
@@ -141,7 +143,7 @@ func (c *Call) makes(method []byte, m making) bool {
 	}
 	switch c.Endpoint.API {
 	case meter.OpenAIResponses:
-		return !m.unstored || m.sandboxed
+		return !m.unstored || m.sandboxed || m.background
 	case meter.OpenAIChat:
 		return m.stored
 	case meter.AnthropicMessages:

@@ -69,7 +69,7 @@ func (want pattern) matchAnywhere(p *plainPath) bool {
 type served struct {
 	pattern
 	at    families
-	names int // the segment that names the model or the batch; 0 is none
+	names int // the segment that names the model, or what API.Items shows; 0 is none
 	Endpoint
 }
 
@@ -85,7 +85,8 @@ func rowAt(at families, path string, e Endpoint) served {
 	return served{pattern: parsePattern(path), at: at, Endpoint: e}
 }
 
-// naming says that segment n of the path names the model or the batch.
+// naming says that segment n of the path names the model, or the batch or response
+// that the answer shows.
 func (s served) naming(n int) served {
 	s.names = n
 	return s
@@ -117,7 +118,7 @@ var (
 )
 
 // endpoint finds the row of a path at a provider of family f. Named is what the
-// path names: the model, or the batch whose results are fetched; else nil.
+// path names: the model, or the batch or response that the answer shows; else nil.
 func (p *plainPath) endpoint(method []byte, f Family) (e *Endpoint, named []byte) {
 	switch string(method) {
 	case "POST":

@@ -39,10 +39,11 @@ type Event struct {
 	// has an Event of its own: it adds tokens, units and cost, but no request.
 	// Estimated and Unknown are those of requests and not counted again.
 	Further bool
-	// Batch and Item name a request of a provider's batch, whose result may be
-	// read any number of times and by any process: it is counted once for each
-	// subscription, Batch and Item (and model, of Further ones), as long as there
-	// are never 35 days in which no result of the Batch is read. Names longer than
-	// 128 bytes are kept as a hash. Both are empty for everything else.
+	// Batch and Item name a request of a provider's batch, or both of them a
+	// response that the provider made in the background. Its result may be read any
+	// number of times and by any process: it is counted once for each subscription,
+	// Batch and Item (and model, of Further ones), as long as there are never 35 days
+	// in which no result of the Batch is read. Names longer than 128 bytes are kept
+	// as a hash. Both are empty for everything else.
 	Batch, Item string
 }

@@ -11,7 +11,8 @@ import (
 )
 
 // The results of a provider's batch can be read again and again, for a month, by
-// any agent through any process, and each time they tell the same usage. Hence an
+// any agent through any process, and each time they tell the same usage. So can a
+// response that was made in the background, which is a batch of one. Hence an
 // event of an item is counted only if it owns the item, and it owns it if it was
 // the first one to claim it, in the hash of the batch.
 //

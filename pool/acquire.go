@@ -94,6 +94,7 @@ func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
 	}
 	lease, err := p.wait(ctx, g, req, s, now)
 	if err != nil {
+		g.tellExhausted(p, req, err, now)
 		return nil, req.owned(err)
 	}
 	return lease.counted(), nil

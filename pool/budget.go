@@ -227,6 +227,7 @@ func (p *Pool) watchBudgets(ctx context.Context) {
 		now := time.Now()
 		p.tellBudgets(now)
 		p.tellWindows(now)
+		p.tellBreakers()
 	}
 }
 
@@ -280,6 +281,7 @@ func (p *Pool) tellBudgets(now time.Time) {
 			a.burn.note(now, spent)
 			if at, burns := a.burn.alarm(now, spent, a.end); burns {
 				budgetBurns.WithLabelValues(m.conf.ID, string(a.limit.Period)).Inc()
+				p.tellBurns("budget", m, string(a.limit.Period), at, a.end)
 				p.opts.Logger.Warn("a budget will not last", "subscription", m.conf.ID,
 					"window", string(a.limit.Period), "spent_percent", int(spent*100), "empty", at, "resets", a.end)
 			}
@@ -289,6 +291,7 @@ func (p *Pool) tellBudgets(now time.Time) {
 			}
 			a.level = level
 			budgetLevels.WithLabelValues(m.conf.ID, string(a.limit.Period), strconv.Itoa(level)).Inc()
+			p.tellLevel("budget", m, string(a.limit.Period), level, a.end)
 			p.opts.Logger.Warn("a budget has reached a level", "subscription", m.conf.ID,
 				"window", string(a.limit.Period), "level_percent", level, "spent_percent", int(spent*100), "resets", a.end)
 		}
@@ -316,6 +319,7 @@ func (p *Pool) tellWindows(now time.Time) {
 			told.burn.note(now, spent)
 			if at, burns := told.burn.alarm(now, spent, w.Reset); burns {
 				windowBurns.WithLabelValues(m.conf.ID, w.Name).Inc()
+				p.tellBurns("window", m, w.Name, at, w.Reset)
 				p.opts.Logger.Warn("a usage window will not last", "subscription", m.conf.ID,
 					"window", w.Name, "spent_percent", int(spent*100), "empty", at, "resets", w.Reset)
 			}
@@ -325,6 +329,7 @@ func (p *Pool) tellWindows(now time.Time) {
 			case level > told.level:
 				told.level = level
 				windowLevels.WithLabelValues(m.conf.ID, w.Name, strconv.Itoa(level)).Inc()
+				p.tellLevel("window", m, w.Name, level, w.Reset)
 				p.opts.Logger.Warn("a usage window has reached a level", "subscription", m.conf.ID,
 					"window", w.Name, "level_percent", level, "spent_percent", int(spent*100), "resets", w.Reset)
 			}

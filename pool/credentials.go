@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/ratelimit"
 )
 
@@ -43,6 +44,7 @@ func (p *Pool) refuseCredential(m *member, lent credential.Credential) {
 	if !known {
 		p.opts.Logger.Warn("the provider does not accept the credential: the subscription is disabled until it changes",
 			slog.String("subscription", m.conf.ID))
+		p.tellCredential(event.CredentialFailing, m, string(ratelimit.ReasonCredential), "is not accepted by the provider")
 	}
 }
 
@@ -57,6 +59,7 @@ func (p *Pool) loseCredential(m *member, err error) {
 	if !known {
 		p.opts.Logger.Warn("the credential cannot be read: the subscription is disabled until it can",
 			slog.String("subscription", m.conf.ID), slog.Any("error", err))
+		p.tellCredential(event.CredentialFailing, m, ReasonUnreadable, "cannot be read")
 	}
 }
 
@@ -96,6 +99,7 @@ func (p *Pool) checkCredentials(ctx context.Context, all bool) {
 			m.closed, m.refused = "", digest{}
 			m.mu.Unlock()
 			p.opts.Logger.Info("the credential has changed: the subscription is enabled", slog.String("subscription", m.conf.ID))
+			p.tellCredential(event.CredentialRestored, m, closed, "has changed: it is enabled")
 			p.groups[m.conf.Provider].queue.event()
 		}
 	}

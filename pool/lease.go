@@ -72,6 +72,7 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 		return
 	}
 	l.judged, l.served = true, v.Signal == ratelimit.OK
+	own, domain, one := l.pass.Probes()
 	change := l.pass.Verdict(now, v)
 	news := l.whole.Verdict(now, v)
 	asked := l.whole.Asked()
@@ -83,6 +84,10 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	p.groups[m.conf.Provider].meter(v.Windows)
 	p.hear(m, news, asked, v)
 	p.keeper.proved(q, v.Signal == ratelimit.OK)
+	if v.Signal == ratelimit.OK && (own || domain || one) {
+		l.tellRecovered(own, domain, one)
+	}
+	l.tellChange(change)
 	if v.Signal != ratelimit.OK {
 		m.remember(v)
 	}
@@ -119,6 +124,7 @@ func (l *Lease) Late(v ratelimit.Verdict) {
 		return
 	}
 	m.remember(v)
+	l.tellChange(change)
 	if change.Shared {
 		p.keeper.cool(m, change)
 	}

@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/ratelimit"
 )
@@ -53,6 +54,8 @@ type Options struct {
 	// Whole says that no other process uses the Redis of the bindings: all of
 	// every limit is this process's.
 	Whole bool
+	// Events gets what an operator may want to hear of; nil: nobody does.
+	Events *event.Bus
 	// Logger gets what an operator should know of, such as a refused
 	// credential. Default: slog.Default.
 	Logger *slog.Logger
@@ -142,6 +145,8 @@ type group struct {
 	moving atomic.Int32 // of those who wait, how many have waited for others that move with them
 
 	held atomic.Int32 // of those who wait, how many do for the provider as a whole
+
+	exhausted atomic.Int64 // when it was last told that nobody can serve, in ns of the epoch
 }
 
 // New returns a pool of the subscriptions. bindings may be nil: then nothing is

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/ratelimit"
 )
@@ -138,6 +139,9 @@ func (p *Pool) Enable(ctx context.Context, id string) error {
 		return fmt.Errorf("%w: %s", ErrDisabledByConfig, m.conf.Reason)
 	}
 	now := time.Now()
+	e := m.about(event.SubscriptionEnabled, "")
+	e.Text = fmt.Sprintf("an operator has enabled subscription %s", id)
+	p.opts.Events.Emit(e)
 	var all []*member
 	for _, other := range p.groups[m.conf.Provider].members {
 		if other.domainName() == m.domainName() {

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/ratelimit"
 )
 
@@ -74,6 +75,7 @@ func (p *Pool) hear(m *member, news ratelimit.News, asked ratelimit.Asked, v rat
 		fallthrough
 	case news.Opened != ratelimit.Open:
 		p.opts.Logger.Info("the provider serves again", "provider", g.provider, "closed", news.Opened.String(), "model", asked.Model)
+		g.tellProvider(p, event.ProviderRecovered, news.Opened, asked)
 	}
 }
 
@@ -100,6 +102,11 @@ func (g *group) tellClosed(p *Pool, why ratelimit.Why, again bool, asked ratelim
 	}
 	p.opts.Logger.Warn("the provider serves nobody: requests wait, and one at a time finds out whether it is over",
 		"provider", g.provider, "closed", why.String(), "model", asked.Model, "signal", v.Signal.String(), "reason", string(v.Reason))
+	kind := event.ProviderDown
+	if why == ratelimit.Busy {
+		kind = event.ProviderOverloaded
+	}
+	g.tellProvider(p, kind, why, asked)
 }
 
 // Whole tells that it is the provider that serves nobody, for the model or at all,

@@ -69,6 +69,7 @@ type member struct {
 
 	budgets     *budgets
 	windowsTold map[string]*windowTold // what was made known, by window; of watchBudgets alone
+	brokenTold  bool                   // it was made known that the breaker is open; of watchBudgets alone
 
 	acquired [len(sources)]prometheus.Counter
 

@@ -342,7 +342,8 @@ func (c *Cooldowns) refuse(now, at time.Time, model string, v Verdict) Change {
 		wait = min(wait, throttleMost)
 	}
 	until := now.Add(wait)
-	if k != nil && !until.After(k.until) {
+	// Where it is over (an operator may have ended it early), every end is news.
+	if k != nil && k.ramp == nil && !until.After(k.until) {
 		return Change{}
 	}
 	slot.set(&closure{until: until, since: now, signal: v.Signal, reason: v.Reason, bare: bare, alone: c.alone(wait)})
@@ -387,6 +388,9 @@ func (c *Cooldowns) Adopt(now time.Time, model string, until time.Time, signal S
 	defer c.mu.Unlock()
 	slot := c.slot(now, model == "", model)
 	k := slot.get()
+	if k != nil && k.ramp != nil && !now.Before(k.ramp.end) {
+		k = nil // nobody has asked for it since
+	}
 	if k != nil {
 		// Where it is over here and not for the others, every difference counts:
 		// who is too early by a little asks them again and again.

@@ -332,6 +332,28 @@ func TestEnd(t *testing.T) {
 	if _, r := c.allow(now, "m"); r.Why != Ramping {
 		t.Errorf("%+v, want a ramp", r)
 	}
+	// The operator was wrong, and the provider's new end is before the former.
+	if change := c.refuse(now, now, "m", verdict(Limited, ReasonThrottled, ScopeModel, time.Minute)); change.None() {
+		t.Error("what was ended cannot be closed any more")
+	}
+	if r := c.check(now, "m"); r.Why != Cooling || !r.Until.Equal(now.Add(time.Minute)) {
+		t.Errorf("%+v, want a cooldown of a minute", r)
+	}
+}
+
+// What an operator has ended may be closed again by what another process met, but
+// not by the news of it that was on its way.
+func TestAdoptAfterEnd(t *testing.T) {
+	c := fixed(0)
+	c.Adopt(t0, "", t0.Add(time.Hour), Limited, ReasonWindow)
+	c.End(t0, t0)
+	if c.Adopt(t0, "", t0.Add(time.Hour), Limited, ReasonWindow) {
+		t.Error("closed by what was ended")
+	}
+	now := t0.Add(RampTime)
+	if !c.Adopt(now, "", now.Add(time.Minute), Limited, ReasonWindow) {
+		t.Error("not closed by what another process met")
+	}
 }
 
 // A probe that another process makes keeps those here out until it is over, there

@@ -28,7 +28,8 @@ const (
 	openMost  = 30 * time.Second
 	// openTold bounds what the provider can say.
 	openTold = time.Minute
-	// calmAfter is how long after its last failure nobody looks any more.
+	// calmAfter is how long after its last failure nobody looks any more, and of
+	// what is closed how long after a probe was due that nobody made.
 	calmAfter  = tripWindow
 	pruneEvery = calmAfter / 6
 	// slowStep is how often twice as many requests may wait for their first word
@@ -165,7 +166,8 @@ func (s *suspect) slow(now time.Time) (next time.Time, yes bool) {
 
 // calm tells that s need not be looked at any more.
 func (s *suspect) calm(now time.Time) bool {
-	return s.breaker.is(gobreaker.StateClosed) && now.Sub(s.failed) >= calmAfter
+	return now.Sub(s.failed) >= calmAfter &&
+		(s.breaker.is(gobreaker.StateClosed) || !s.breaker.waits(now.Add(-calmAfter)) && !s.breaker.trying(now))
 }
 
 // prune stops looking at what is calm, also where nobody asks for it any more.

@@ -44,6 +44,38 @@ func TestProviderForgets(t *testing.T) {
 	})
 }
 
+// A model that is closed and that nobody asks for any more is forgotten, too: else
+// such models would cost every request something, and take the room of others.
+func TestProviderForgetsWhatIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewProvider("p")
+		for i := range suspectsMost {
+			for range tripRow {
+				judge(p, fmt.Sprint("m", i), noCapacity)
+			}
+		}
+		time.Sleep(calmAfter)
+		if _, yes := judge(p, "m0", noCapacity); !yes {
+			t.Fatal("no probe")
+		}
+		if _, yes := judge(p, "m0", noCapacity); yes {
+			t.Error("one that was just probed is forgotten")
+		}
+		time.Sleep(openMost + calmAfter)
+		for range tripRow {
+			judge(p, "new", noCapacity)
+		}
+		if _, yes := judge(p, "new", noCapacity); yes {
+			t.Error("there is no room for one more model")
+		}
+		time.Sleep(openMost + calmAfter)
+		judge(p, "other", Verdict{Signal: OK})
+		if n := p.count.Load(); n != 0 {
+			t.Errorf("%d models are looked at that nobody asks for", n)
+		}
+	})
+}
+
 // What closes a model, and what does not.
 func TestProviderTrips(t *testing.T) {
 	unreached := Verdict{Signal: Network, Reason: ReasonConnect, Wait: -1}

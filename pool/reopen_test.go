@@ -302,3 +302,54 @@ func run(mini *miniredis.Miniredis, skew time.Duration, stop chan struct{}) {
 		}
 	}
 }
+
+// That a cooldown of some minutes ago was found to be over says nothing of one that
+// only this process knows of: it has a probe of its own.
+func TestReopeningAfterAFormerSuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mini := miniredis.NewMiniRedis()
+		stop := make(chan struct{})
+		var clock sync.WaitGroup
+		clock.Go(func() { run(mini, 0, stop) })
+		s := newSidecar(mini, pool.Options{Wait: time.Minute}, sub("one"))
+		defer func() {
+			s.close()
+			close(stop)
+			clock.Wait()
+			mini.Close()
+		}()
+		serve(t, s.pool, ask("a"), limited(5*time.Second))
+		serve(t, s.pool, ask("a"), ok) // the fleet hears that it is over
+		pass(time.Minute)
+		bare := limited(-1)
+		bare.Reason = ratelimit.ReasonBare
+		serve(t, s.pool, ask("a"), bare) // one of these says too little for the fleet
+		there := &provider{opens: time.Now()}
+		var wg sync.WaitGroup
+		for i := range 40 {
+			wg.Go(func() {
+				l, err := s.pool.Acquire(context.Background(), ask(fmt.Sprint("session-", i)))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				there.serve(l)
+			})
+		}
+		wg.Wait()
+		first := there.flights[0].begin
+		for _, f := range there.flights {
+			if f.begin.Before(first) {
+				first = f.begin
+			}
+		}
+		if n := there.under(first.Add(10 * time.Millisecond)); n != 1 {
+			t.Errorf("%d requests came at its end, want one that finds out", n)
+		}
+		for at := time.Duration(0); at < time.Second; at += 10 * time.Millisecond {
+			if n := there.under(first.Add(at)); n > 2+int(at/ratelimit.RampPace) {
+				t.Fatalf("%v after its end %d requests are under way", at, n)
+			}
+		}
+	})
+}

@@ -254,6 +254,18 @@ func (c *Cooldowns) open(t turn, begin, end time.Time, pace time.Duration) {
 	}
 }
 
+// since is when the last of what the request probes was closed.
+func (c *Cooldowns) since(t turn) (began time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range t.probes {
+		if k != nil {
+			began = later(began, k.since)
+		}
+	}
+	return began
+}
+
 // late is when a process that cannot ask the others may probe.
 func (c *Cooldowns) late(t turn) (until time.Time) {
 	c.mu.Lock()

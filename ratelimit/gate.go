@@ -274,13 +274,18 @@ func (p *Pass) Elsewhere(scope Scope, until time.Time) Refusal {
 
 // Opened says that another process's probe has succeeded, since ago; this one is
 // the seat-th to come after it, counted from 1 for the one that probed, and its
-// turn on the ramp is after delay. It refuses where that is not now.
+// turn on the ramp is after delay. It refuses where that is not now. A success
+// from before the cooldown began says nothing of one that the others do not know:
+// then this stays the probe.
 //
 // The processes take their turns one after the other, and the more came before
 // it, the slower a process adds requests: together they stay near to what one of
 // them would have sent alone, and none of them has to ask for each request.
 func (p *Pass) Opened(scope Scope, now time.Time, since, delay time.Duration, seat int) Refusal {
 	c, t := p.part(scope)
+	if c.since(*t).After(now.Add(-since)) {
+		return Refusal{}
+	}
 	c.open(*t, now.Add(delay), now.Add(RampTime-since), RampPace*time.Duration(max(seat, 1)))
 	*t = turn{}
 	model := p.model

@@ -98,7 +98,12 @@ func (ex *exchange) billable() bool {
 		var e *upstream.Error
 		return errors.As(ex.failure, &e) && e.Sent
 	}
-	return ex.status >= 200 && ex.status < 300 && !ex.disguise.is && ex.meter.Result().Billable
+	if ex.status < 200 || ex.status > 299 || ex.disguise.is {
+		return false
+	}
+	// Of a response that was accepted the agent learns what it used when it fetches
+	// it, which it cannot if the answer that names it broke before it was shown.
+	return ex.meter.Result().Billable || ex.failure != nil && ex.meter.Accepted()
 }
 
 // settle records what the attempt used. Only the first call counts: it is made

@@ -245,8 +245,9 @@ func (m *Meter) Result() Result {
 		Model:    m.model,
 		Billable: !m.listing && !m.accepted && (!m.failed || m.content || m.final),
 		Raw:      m.counts.raw(),
-
-		Background: m.background,
+	}
+	if !m.accepted {
+		r.Background = m.background
 	}
 	if r.Model == "" {
 		r.Model = m.asked

@@ -33,9 +33,9 @@ type Result struct {
 	// a background response that has not ended as far as this answer shows it, a
 	// conversation that was only made, or a failure before anything was generated.
 	Billable bool
-	// Background is the id of a response that is made in the background, which
-	// other answers may show as well: what it has used is to be counted once, by
-	// this id. Empty for everything else.
+	// Background is the id of a response that was made in the background and has
+	// ended, which other answers may show as well: what it has used is to be
+	// counted once, by this id. Empty for everything else.
 	Background string
 	// Units is usage that is not counted in tokens. Usually zero.
 	Units usage.Units

@@ -291,7 +291,7 @@ func responsesStream(n int) []byte {
 	for i := range n {
 		fmt.Fprintf(&b, "data: {\"type\":\"response.function_call_arguments.delta\",\"item_id\":\"fc_1\",\"output_index\":1,\"sequence_number\":%d,\"delta\":\"\\\"key\\\":\"}\n\n", i)
 	}
-	b.WriteString("data: {\"type\":\"response.completed\",\"response\":{\"model\":\"gpt-r\",\"service_tier\":\"flex\",\"output\":[{\"type\":\"function_call\"}],\"usage\":{\"input_tokens\":9,\"output_tokens\":200,\"total_tokens\":209}}}\n\n")
+	b.WriteString("data: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_1\",\"background\":false,\"model\":\"gpt-r\",\"service_tier\":\"flex\",\"output\":[{\"type\":\"function_call\"}],\"usage\":{\"input_tokens\":9,\"output_tokens\":200,\"total_tokens\":209}}}\n\n")
 	return []byte(b.String())
 }
 

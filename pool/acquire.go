@@ -216,6 +216,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 			passed = append(passed, m)
 			continue
 		}
+		m.turns.take(m.conf.weight())
 		if !binds {
 			return lease
 		}
@@ -274,7 +275,7 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 	}
 	var best *member
 	var top candidate
-	for _, m := range g.members {
+	for i, m := range g.members {
 		if slices.Contains(passed, m) {
 			continue
 		}
@@ -288,42 +289,23 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 			continue
 		}
 		c := candidate{
-			draining: m.drains(now), priority: m.conf.Priority,
+			draining: m.drains(now), priority: m.conf.Priority, order: i, weight: m.conf.weight(),
 			claim: rendezvous(name, m.conf.ID, m.conf.weight()),
 		}
 		var score Score
 		if !byHash {
-			score = m.score(now)
-			c.total, c.draining = score.Total, c.draining || score.Nearly
+			f, standing := m.standing(now)
+			score = f.Rate(p.opts.Health)
+			c.rate(score, standing)
+			c.draining = c.draining || score.Nearly && p.opts.Strategy != StrategyPriority
 		}
-		req.Trace.rated(m, c.draining, score)
-		if best == nil || c.better(top) {
+		req.Trace.rated(m, &c, score)
+		if best == nil || p.opts.Strategy.before(&c, &top) {
 			best, top = m, c
 		}
 	}
-	req.Trace.compared(g, best, top, byHash, now)
+	req.Trace.compared(g, best, &top, p.opts.Strategy, byHash, now)
 	return best
-}
-
-// score rates m for the choice.
-func (m *member) score(now time.Time) Score {
-	spent, _, _ := m.budgets.spent(now)
-	f := Factors{
-		Availability: 1,
-		Utilization:  max(m.gate.Utilization(now), spent),
-		ErrorRate:    m.gate.ErrorRate(),
-		InFlight:     int64(m.share.busy()),
-		Sessions:     m.placed(now),
-		Weight:       m.conf.Weight,
-	}
-	switch state, _ := m.state(now); state {
-	case StateProbing:
-		f.Availability = 0.5
-	case StateCooling, StateDisabled:
-		f.Availability = 0
-	default:
-	}
-	return f.Rate()
 }
 
 // enter takes what the request needs of m, and makes the lease.

@@ -178,7 +178,7 @@ func (b *budgets) refusal(now time.Time, busy int) refusal {
 // serve them.
 func (m *member) drains(now time.Time) bool {
 	spent, _, _ := m.budgets.spent(now)
-	return spent >= drainFrom
+	return spent >= m.drainFrom
 }
 
 // levels are the spent parts, in per cent, that are made known when a budget or

@@ -5,92 +5,7 @@ import (
 	"math"
 	"testing"
 	"time"
-
-	"pgregory.net/rapid"
 )
-
-func TestRate(t *testing.T) {
-	f := func(in Factors, health, total float64) {
-		t.Helper()
-		s := in.Rate()
-		if math.Abs(s.Health-health) > 0.01 || math.Abs(s.Total-total) > 0.01 {
-			t.Errorf("%+v: health %.2f, total %.2f; want %.2f, %.2f", in, s.Health, s.Total, health, total)
-		}
-	}
-	f(Factors{Availability: 1}, 100, 100)
-	f(Factors{}, 0, 0)
-	f(Factors{Availability: 0.5}, 50, 50)
-	f(Factors{Availability: 1, Utilization: 0.3}, 70, 70)
-	f(Factors{Availability: 1, Utilization: 1.4}, 0, 0)
-	f(Factors{Availability: 1, ErrorRate: 0.25}, 75, 75)
-	f(Factors{Availability: 1, InFlight: 1}, 100, 50)
-	f(Factors{Availability: 1, InFlight: 3, Weight: 3}, 100, 50)
-	f(Factors{Availability: 1, Sessions: 4}, 100, 50)
-	f(Factors{Availability: 1, InFlight: -5, Sessions: -1, Weight: -2}, 100, 100)
-	f(Factors{Availability: math.NaN(), Utilization: math.NaN()}, 0, 0)
-	f(Factors{Availability: math.Inf(1), Utilization: math.Inf(-1), ErrorRate: math.Inf(-1)}, 100, 100)
-}
-
-func anyFactors(t *rapid.T) Factors {
-	number := rapid.OneOf(rapid.Float64(), rapid.Float64Range(0, 1),
-		rapid.SampledFrom([]float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, 1, math.MaxFloat64}))
-	return Factors{
-		Availability: number.Draw(t, "availability"),
-		Utilization:  number.Draw(t, "utilization"),
-		ErrorRate:    number.Draw(t, "error rate"),
-		InFlight:     rapid.Int64().Draw(t, "in flight"),
-		Sessions:     rapid.Int64().Draw(t, "sessions"),
-		Weight:       rapid.Int().Draw(t, "weight"),
-	}
-}
-
-func TestRateIsClampedWhateverComes(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in := anyFactors(t)
-		s := in.Rate()
-		for name, v := range map[string]float64{
-			"total": s.Total / 100, "health": s.Health / 100, "availability": s.Availability,
-			"headroom": s.Headroom, "soundness": s.Soundness, "idleness": s.Idleness,
-		} {
-			if !(v >= 0 && v <= 1) { // also false for NaN
-				t.Fatalf("%+v: %s is %v", in, name, v)
-			}
-		}
-		if s.Total > s.Health {
-			t.Fatalf("%+v: total %v is above health %v", in, s.Total, s.Health)
-		}
-	})
-}
-
-func TestRateIsMonotone(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		unit := rapid.Float64Range(0, 1)
-		count := rapid.Int64Range(0, 1000)
-		in := Factors{
-			Availability: unit.Draw(t, "availability"), Utilization: unit.Draw(t, "utilization"),
-			ErrorRate: unit.Draw(t, "error rate"), InFlight: count.Draw(t, "in flight"),
-			Sessions: count.Draw(t, "sessions"), Weight: rapid.IntRange(1, 100).Draw(t, "weight"),
-		}
-		worse := map[string]Factors{}
-		change := func(name string, f func(*Factors)) {
-			w := in
-			f(&w)
-			worse[name] = w
-		}
-		by, more := unit.Draw(t, "by"), count.Draw(t, "more")
-		change("availability", func(f *Factors) { f.Availability *= by })
-		change("utilization", func(f *Factors) { f.Utilization += by })
-		change("error rate", func(f *Factors) { f.ErrorRate += by })
-		change("in flight", func(f *Factors) { f.InFlight += more })
-		change("sessions", func(f *Factors) { f.Sessions += more })
-		change("weight", func(f *Factors) { f.Weight = max(1, f.Weight-int(more)) })
-		for name, w := range worse {
-			if a, b := in.Rate().Total, w.Rate().Total; b > a {
-				t.Fatalf("worse %s: %v, before %v", name, b, a)
-			}
-		}
-	})
-}
 
 func TestRendezvousSharesByWeightAndMovesOnlyWhoMust(t *testing.T) {
 	weights := map[string]int{"a": 1, "b": 1, "c": 2}
@@ -121,18 +36,6 @@ func TestRendezvousSharesByWeightAndMovesOnlyWhoMust(t *testing.T) {
 			t.Errorf("%s of weight %d got %d of %d", id, w, got[id], n)
 		}
 	}
-}
-
-func TestBetter(t *testing.T) {
-	f := func(a, b candidate) {
-		t.Helper()
-		if !a.better(b) || b.better(a) {
-			t.Errorf("%+v is not better than %+v", a, b)
-		}
-	}
-	f(candidate{priority: 1, total: 1}, candidate{priority: 2, total: 99})
-	f(candidate{total: 80}, candidate{total: 70, claim: 5})
-	f(candidate{total: 80.1, claim: 5}, candidate{total: 80.9, claim: 1}) // as good as equal
 }
 
 func TestMatches(t *testing.T) {

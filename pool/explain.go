@@ -12,6 +12,8 @@ type Trace struct {
 	Home string
 	// Inherited says that a new session was put where its parent session is.
 	Inherited bool
+	// Strategy is by which Candidates were compared; empty: they were not.
+	Strategy Strategy
 	// ByHash says that the choice went by the session's name alone, because Redis did
 	// not answer: no score was looked at.
 	ByHash bool
@@ -34,7 +36,8 @@ type Candidate struct {
 	// Draining says that its budget or a limit is nearly used up, so that any other
 	// comes before it.
 	Draining bool
-	Score    Score // zero with an Obstacle or Trace.ByHash
+	Score    Score // zero with an Obstacle or Trace.ByHash, as is Standing
+	Standing Standing
 
 	member *member
 }
@@ -113,7 +116,7 @@ func (t *Trace) refused(m *member, r refusal) {
 	}
 	if c := t.of(m); c != nil {
 		c.Obstacle, c.Reason, c.Until = obstacleNames[r.obstacle], r.reason, r.until
-		c.Draining, c.Score = false, Score{}
+		c.Draining, c.Score, c.Standing = false, Score{}, Standing{}
 	}
 }
 
@@ -127,13 +130,13 @@ func (t *Trace) occupied(m *member, now time.Time) {
 }
 
 // rated notes that m can serve, and how good it is.
-func (t *Trace) rated(m *member, draining bool, s Score) {
+func (t *Trace) rated(m *member, as *candidate, s Score) {
 	if t == nil {
 		return
 	}
 	if c := t.of(m); c != nil {
 		c.Obstacle, c.Reason, c.Until = "", "", time.Time{}
-		c.Draining, c.Score = draining, s
+		c.Draining, c.Score, c.Standing = as.draining, s, as.Standing
 	}
 }
 
@@ -153,11 +156,11 @@ func (t *Trace) of(m *member) *Candidate {
 
 // compared notes that all of g were looked at, and m was the best; nil: nobody can
 // serve.
-func (t *Trace) compared(g *group, m *member, top candidate, byHash bool, now time.Time) {
+func (t *Trace) compared(g *group, m *member, top *candidate, by Strategy, byHash bool, now time.Time) {
 	if t == nil {
 		return
 	}
-	t.ByHash = byHash
+	t.Strategy, t.ByHash = by, byHash
 	if m != nil && t.of(m) == nil {
 		// The one that matters most stands in for the last one.
 		t.Candidates = t.Candidates[:traceMost-1]
@@ -165,7 +168,7 @@ func (t *Trace) compared(g *group, m *member, top candidate, byHash bool, now ti
 		if !byHash {
 			s = m.score(now)
 		}
-		t.rated(m, top.draining, s)
+		t.rated(m, top, s)
 	}
 	t.surveyed(g)
 }

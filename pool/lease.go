@@ -29,6 +29,7 @@ type Lease struct {
 	lent         credential.Credential
 	judged, done bool
 	served       bool // the verdict was ok
+	firstByte    time.Duration
 	pass         ratelimit.Pass
 	whole        ratelimit.ProviderPass
 	probes       []probe
@@ -72,6 +73,9 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 		return
 	}
 	l.judged, l.served = true, v.Signal == ratelimit.OK
+	if l.served {
+		m.began(now, l.firstByte)
+	}
 	own, domain, one := l.pass.Probes()
 	change := l.pass.Verdict(now, v)
 	news := l.whole.Verdict(now, v)

@@ -3,7 +3,8 @@
 //
 // Start at Pool.Acquire, which returns a Lease. A session sticks to the
 // subscription that served it first; it moves only when that one cannot serve
-// (see refusal.moves). Who is best for a new session is Factors.Rate.
+// (see refusal.moves). Who is best for a new session says a Strategy, and how good
+// each is Factors.Rate.
 //
 // Everything is decided from memory. What the processes of a fleet have to
 // agree on (who a session sticks to, places, shares of the concurrency,
@@ -51,6 +52,10 @@ type Options struct {
 	// Ledger tells what was counted of the subscriptions that have budgets, over
 	// all processes; nil: nobody but this process spends.
 	Ledger Ledger
+	// Strategy says who gets new sessions. Default StrategyBalanced.
+	Strategy Strategy
+	// Health is by which subscriptions are rated.
+	Health Health
 	// Whole says that no other process uses the Redis of the bindings: all of
 	// every limit is this process's.
 	Whole bool
@@ -74,6 +79,10 @@ func (o Options) withDefaults() Options {
 	if o.Sessions <= 0 {
 		o.Sessions = 100_000
 	}
+	if o.Strategy == "" {
+		o.Strategy = StrategyBalanced
+	}
+	o.Health = o.Health.withDefaults()
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -136,6 +145,8 @@ type group struct {
 	metered  atomic.Bool // one of them has limits on tokens: how many a request takes is worth a guess
 	whole    *ratelimit.Provider
 	queue    queue
+	usual    latency       // of the answers of all members
+	clock    atomic.Uint64 // of their turns
 
 	// Guarded by Pool.arranging. A domain's name says nothing across providers: their
 	// limits are their own.
@@ -183,7 +194,8 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 			p.groups[conf.Provider] = g
 		}
 		g.members = append(g.members, m)
-		m.whole = g.whole
+		m.whole, m.usual, m.turns.clock = g.whole, &g.usual, &g.clock
+		m.health, m.drainFrom = &p.opts.Health, p.opts.Strategy.drainFrom(p.opts.Health)
 		if conf.Limits.InputTokensPerMinute > 0 || conf.Limits.OutputTokensPerMinute > 0 {
 			g.metered.Store(true)
 		}

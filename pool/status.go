@@ -28,6 +28,7 @@ type Status struct {
 	Reason         string               // why it is not ready; empty when it is
 	Health         int                  // 0..100, rounded Score.Health
 	Score          Score                // with its parts
+	FirstByte      time.Duration        // its recent streamed answers' typical time to the first byte; 0: not known
 	CooldownUntil  time.Time            // its own or its domain's, the later; zero when it is open but for models
 	CooldownModels map[string]time.Time // models that are closed on it; may be nil
 	Breaker        string               // "closed", "half-open" or "open"
@@ -81,6 +82,7 @@ func (p *Pool) Status() []Status {
 			Domain:         m.domainLabel(),
 			Health:         int(math.Round(score.Health)),
 			Score:          score,
+			FirstByte:      m.latency.typical(now),
 			CooldownModels: m.gate.Cooldowns().Models(now),
 			Breaker:        m.gate.Breaker(),
 			Windows:        m.gate.Windows(),

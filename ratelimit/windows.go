@@ -62,18 +62,17 @@ func (w *windows) list() []Window {
 	return slices.Clone(w.all)
 }
 
-// utilization is that of the fullest window among those that concern every
-// request.
-func (w *windows) utilization(now time.Time) float64 {
+// each tells f of the windows that concern every request.
+func (w *windows) each(now time.Time, f func(Limit)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	most := 0.0
 	for i := range w.all {
-		if !w.all[i].partial() {
-			most = max(most, w.all[i].Spent(now))
+		one := &w.all[i]
+		if one.partial() || !one.Reset.IsZero() && !now.Before(one.Reset) {
+			continue
 		}
+		f(Limit{Spent: one.Spent(now), Reset: one.Reset, Expires: one.Kind == "provider"})
 	}
-	return most
 }
 
 // partial tells a window that is about some requests only: a family of models

@@ -5,11 +5,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/authpool/authpool/pool/redisdb/redistest"
 	"github.com/authpool/authpool/ratelimit/usage"
@@ -154,24 +158,15 @@ func TestBackgroundResponseIsCountedOnce(t *testing.T) {
 			for i, s := range tt.steps {
 				p := processes[s.process]
 				answers <- s.answer
-				body, _ := io.ReadAll(p.sendAs(s.token, s.method, s.path, s.request).Body)
-				if want := strings.TrimSuffix(s.answer, cutHere); string(body) != want {
-					t.Fatalf("step %d: the agent got %q, want %q", i+1, body, want)
-				}
-				p.ended()
-				var sum usage.Counts
-				for _, p := range processes {
-					if err := p.usage.Flush(t.Context()); err != nil {
-						t.Fatal(err)
-					}
-				}
-				rows, err := store.Usage(t.Context(), usage.Query{By: usage.BySubscription}, time.Now())
+				resp, err := talk(p.dial(), s.token, s.method, s.path, s.request)
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, row := range rows {
-					sum.Add(row.Counts)
+				body, _ := io.ReadAll(resp.Body) // that some are cut is their point
+				if want := strings.TrimSuffix(s.answer, cutHere); string(body) != want {
+					t.Fatalf("step %d: the agent got %q, want %q", i+1, body, want)
 				}
+				sum := counted(t, store, processes)
 				want := usage.Counts{Requests: s.counted, Input: 12 * s.counted, Output: 7 * s.counted, Unpriced: s.counted}
 				if sum != want {
 					t.Fatalf("after step %d (%s %s) counted %+v, want %+v", i+1, s.method, s.path, sum, want)
@@ -181,23 +176,105 @@ func TestBackgroundResponseIsCountedOnce(t *testing.T) {
 	}
 }
 
+// Whatever agents do with their background responses, all at once and through two
+// processes: each response whose end somebody reads is counted once, the others
+// are not.
+func TestBackgroundResponsesInAnyOrder(t *testing.T) {
+	up := newUpstream(t, func(c *upstreamConn) {
+		target := strings.Fields(c.head)[1]
+		show, id := between(target, "show=", "&"), between(target, "id=", "&")
+		named := func(text string) string { return strings.ReplaceAll(text, "resp_1", id) }
+		switch show {
+		case "queued":
+			c.json(200, "", named(backgroundQueued))
+		case "done":
+			c.json(200, "", named(backgroundDone))
+		case "stream":
+			c.sse()
+			c.chunk(named(backgroundCreated + backgroundHello))
+			c.chunk(named(backgroundCompleted))
+			c.last()
+		case "cut":
+			c.sse()
+			c.chunk(named(backgroundCreated + backgroundHello))
+		}
+	})
+	store := usage.NewStore(redistest.Mini(t), "authpool")
+	processes := []process{newProcess(t, up.url(), store), newProcess(t, up.url(), store)}
+	made := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		want := counted(t, store, processes)
+		var agents sync.WaitGroup
+		for range rapid.IntRange(1, 3).Draw(rt, "responses") {
+			made++
+			id := fmt.Sprint("resp_", made)
+			shows := rapid.SliceOfN(rapid.SampledFrom([]string{"queued", "done", "stream", "cut"}), 1, 6).Draw(rt, "shows")
+			if slices.Contains(shows, "done") || slices.Contains(shows, "stream") {
+				want.Add(usage.Counts{Requests: 1, Input: 12, Output: 7, Unpriced: 1})
+			}
+			for i, show := range shows {
+				p := processes[rapid.IntRange(0, 1).Draw(rt, "process")]
+				method, path, body := "GET", "/v1/responses/"+id, ""
+				if i == 0 {
+					method, path, body = "POST", "/v1/responses", askBackground
+				}
+				c := p.dial()
+				agents.Go(func() {
+					defer func() { _ = c.Close() }()
+					resp, err := talk(c, testToken, method, path+"?show="+show+"&id="+id, body)
+					if err != nil || resp.StatusCode != 200 {
+						t.Errorf("%s %s: %v, %v", method, show, resp, err)
+						return
+					}
+					_, _ = io.Copy(io.Discard, resp.Body)
+				})
+			}
+		}
+		agents.Wait()
+		if sum := counted(t, store, processes); sum != want {
+			rt.Fatalf("counted %+v, want %+v", sum, want)
+		}
+	})
+}
+
+// between returns what stands in text behind begin, up to end or its own end.
+func between(text, begin, end string) string {
+	_, text, _ = strings.Cut(text, begin)
+	text, _, _ = strings.Cut(text, end)
+	return text
+}
+
+// counted is what all processes together have counted.
+func counted(t *testing.T, store *usage.Store, processes []process) usage.Counts {
+	t.Helper()
+	for _, p := range processes {
+		p.ended()
+		if err := p.usage.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows, err := store.Usage(t.Context(), usage.Query{By: usage.BySubscription}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum usage.Counts
+	for _, row := range rows {
+		sum.Add(row.Counts)
+	}
+	return sum
+}
+
 // cutHere ends an answer that breaks off.
 const cutHere = "\x00"
 
-// sendAs is send for the agent with this token.
-func (r *rig) sendAs(token, method, path, body string) *http.Response {
-	r.t.Helper()
-	c := r.dial()
-	if _, err := fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-		method, path, r.addr, token, len(body), body); err != nil {
-		r.t.Fatal(err)
+// talk sends a request over c for the agent with this token and reads the answer's
+// head.
+func talk(c net.Conn, token, method, path, body string) (*http.Response, error) {
+	if _, err := fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		method, path, token, len(body), body); err != nil {
+		return nil, err
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method})
-	if err != nil {
-		r.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	r.t.Cleanup(func() { _ = resp.Body.Close() })
-	return resp
+	return http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method})
 }
 
 // ended waits until no request is under way.

@@ -658,7 +658,7 @@ func FuzzManifest(f *testing.F) {
 		"/v1beta/models/m:generateContent", "/v1/projects/p/locations/l/publishers/anthropic/models/m@1:rawPredict",
 		"/v1/projects/p/locations/l/endpoints/1:predict", "/v1/publishers/x/models/:", "/model/arn%3Aaws%3A%3A%3Aa%2Fb%2Fc/invoke",
 		"/model//converse", "/model/m/n/o/count-tokens/converse", "/openai/deployments/d/chat/completions", "/deployments//embeddings",
-		"/v1/messages/batches/b%20c/results", "/v1/files//content", "/api/chat", "/v2/chat", "/:", "/models/:", "/v1:",
+		"/v1/messages/batches/b%20c/results", "/v1/files//content", "/v1/responses/a%20b", "/v1/responses//cancel", "/api/chat", "/v2/chat", "/:", "/models/:", "/v1:",
 	} {
 		f.Add(seed)
 	}

@@ -92,8 +92,12 @@ func (ex *exchange) mayRepeat(v ratelimit.Verdict) bool { return ex.final(v) == 
 // may.
 func (ex *exchange) final(v ratelimit.Verdict) string {
 	o := &ex.s.opts
+	spent := ex.executed
+	if executed(v) {
+		spent++
+	}
 	switch {
-	case o.Attempts <= 1 || ex.executed+1 >= o.Attempts:
+	case o.Attempts <= 1 || spent >= o.Attempts:
 		return "failover.attempts allows no more"
 	case ex.request.size > o.ReplayLimit:
 		return "its body is larger than failover.replay_body"

@@ -231,3 +231,37 @@ func TestNobodyMayServe(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusalsAreNoAttempts: failover.attempts counts what a provider may have
+// executed. A limit that is met after a failure costs none, and no agent sees it
+// while another subscription can serve.
+func TestRefusalsAreNoAttempts(t *testing.T) {
+	const failed = `{"type":"error","error":{"type":"api_error","message":"Internal server error"}}`
+	const limited = `{"type":"error","error":{"type":"rate_limit_error","message":"Slow down"}}`
+	for _, tt := range []struct {
+		attempts int
+		status   int
+		by       string
+	}{
+		{1, 500, "anthropic-1"},
+		{2, 200, "anthropic-3"},
+		{3, 200, "anthropic-3"},
+	} {
+		t.Run(strconv.Itoa(tt.attempts), func(t *testing.T) {
+			up := newUpstream(t, func(c *upstreamConn) {
+				switch c.key {
+				case key("anthropic", 1):
+					c.json(500, "", failed)
+				case key("anthropic", 2):
+					c.json(429, "Retry-After: 3600\r\n", limited)
+				default:
+					c.json(200, "", answer)
+				}
+			})
+			r := newRig(t, up.url(), 3, func(o *rigOptions) { o.opts.Attempts = tt.attempts })
+			if status, h, body := r.post("/v1/messages", message); status != tt.status || h.Get("X-Authpool-Subscription") != tt.by {
+				t.Errorf("%d from %s: %s", status, h.Get("X-Authpool-Subscription"), body)
+			}
+		})
+	}
+}

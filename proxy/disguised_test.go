@@ -99,4 +99,8 @@ func TestLateErrorWithGoodStatus(t *testing.T) {
 	if got := fmt.Sprint(r.pool.Status()[2].CooldownModels); !strings.Contains(got, chatModel) {
 		t.Errorf("closed models: %s", got)
 	}
+	told, ok := r.server.Explained().Find(resp.Header.Get("X-Authpool-Request-Id"))
+	if !ok || len(told.Choices) != 1 || told.Choices[0].Attempt.Late == nil || told.Choices[0].Attempt.Late.Signal != "limited" {
+		t.Errorf("of the error is told: %+v", told.Choices)
+	}
 }

@@ -150,7 +150,9 @@ func (ex *exchange) judgeContent() {
 	case !ex.stream:
 		if ex.ended && ex.disguise.is {
 			ex.judgedLate = true
-			ex.lease.Late(ex.classifyDisguised())
+			v := ex.classifyDisguised()
+			ex.story.Late(v)
+			ex.lease.Late(v)
 		}
 		return
 	}

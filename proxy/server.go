@@ -2,11 +2,15 @@
 // lives here and nowhere lower.
 //
 // A request goes one way, and each step has a file: front.go (is the head
-// unambiguous, who is asking), handler.go (which provider, which session, which
-// subscription, and the attempts), relay.go (the answer on its way back, watched
-// by tap and meter), bound.go (what it made that only its account has), record.go
-// (what it used), refuse.go (authpool's own errors). Server starts and stops it
-// all.
+// unambiguous, who is asking), handler.go (which provider, which session),
+// attempt.go (which subscription, and another one should it fail), relay.go (the
+// answer on its way back, watched by tap and meter), finish.go (its end), bound.go
+// (what it made that only its account has), record.go (what it used), refuse.go
+// (authpool's own errors), explain.go (what is remembered of it). What only some
+// meet stands beside: tries.go (the agent tries again and again), closed.go (the
+// provider serves nobody), egress.go (it refuses where requests come from),
+// disguised.go (an error with a good status), ping.go (a stream that waits for
+// long). Server starts and stops it all.
 package proxy
 
 import (

@@ -45,7 +45,9 @@ type Request struct {
 	// Trace gets how Acquire came to its answer; nil: nobody wants to know.
 	Trace *Trace
 
-	moving moving // of Acquire alone
+	moving moving  // of Acquire alone
+	waiter *waiter // likewise; nil while it does not wait
+	dares  bool    // likewise: it goes out against what is foretold
 }
 
 // Source says how a subscription was chosen.
@@ -313,6 +315,9 @@ func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, s
 	if r := m.budgets.refusal(now, m.share.busy()); r.obstacle != none {
 		return nil, r
 	}
+	if r, yes := m.saved(req); yes {
+		return nil, r
+	}
 	if !m.share.enter(now, p.alone()) {
 		r := refusal{obstacle: saturated, reason: ReasonConcurrency}
 		p.demand(m, req, r, now)
@@ -323,7 +328,11 @@ func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, s
 		m.share.leave()
 		return nil, gateRefusal(r)
 	}
-	pass, r := m.gate.Allow(now, req.Model, req.EstimatedInput, req.EstimatedOutput)
+	allow := m.gate.Allow
+	if req.dares {
+		allow = m.gate.Dare
+	}
+	pass, r := allow(now, req.Model, req.EstimatedInput, req.EstimatedOutput)
 	if r.Why != ratelimit.Open {
 		whole.Done(now)
 		m.share.leave()

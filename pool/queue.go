@@ -62,6 +62,8 @@ type waiter struct {
 	ahead int       // who waited when it came
 	own   int       // of those, in its own line
 	next  time.Time // when trying again may help, whatever happens; zero: never
+
+	saving *member // where it saves; of its own goroutine
 }
 
 func (q *queue) empty() bool { return q.length.Load() == 0 }
@@ -296,6 +298,16 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 		now = time.Now()
 		return req.hurry(func() *Lease { return p.try(ctx, g, req, s, now, now) })
 	}
+	// dare finds out whether the agent has to be told of a limit that nobody has met.
+	dare := func(out outlook) *Lease {
+		if !out.foretold {
+			return nil
+		}
+		req.dares = true
+		defer func() { req.dares = false }()
+		now = time.Now()
+		return p.try(ctx, g, req, s, now, now)
+	}
 	moves := !req.moving.until.IsZero()
 	if moves && req.moving.until.After(deadline) {
 		if lease := rush(); lease != nil {
@@ -304,6 +316,9 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 	}
 	// Most who cannot be served at once cannot be served in time either.
 	if g.queue.empty() && !moves && !out.promises(now, deadline) {
+		if lease := dare(out); lease != nil {
+			return lease, nil
+		}
 		return nil, out.failure(now)
 	}
 	if moves {
@@ -328,6 +343,14 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 		}
 		return nil, p.outlook(g, req, s, now).crowded(now)
 	}
+	req.waiter = w
+	leave := func(served bool) {
+		req.waiter = nil
+		if w.spends() {
+			g.queue.event() // whose turn it is to save, those who wait find out in order
+		}
+		g.queue.leave(w, served)
+	}
 	req.Trace.waits(w, out)
 	defer req.Trace.waited(now)
 	waiting.WithLabelValues(g.provider).Inc()
@@ -338,19 +361,24 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 	for {
 		select {
 		case <-ctx.Done():
-			g.queue.leave(w, false)
+			leave(false)
 			return nil, context.Cause(ctx)
 		case <-p.closed:
-			g.queue.leave(w, false)
+			leave(false)
 			return nil, ErrClosed
 		case <-end.C:
-			g.queue.leave(w, false)
+			leave(false)
 			if lease := rush(); lease != nil {
 				return lease, nil
 			}
 			now = time.Now()
-			return nil, p.outlook(g, req, s, now).failure(now)
+			out := p.outlook(g, req, s, now)
+			if lease := dare(out); lease != nil {
+				return lease, nil
+			}
+			return nil, out.failure(now)
 		case <-w.out:
+			leave(false)
 			if lease := rush(); lease != nil {
 				return lease, nil
 			}
@@ -360,7 +388,7 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 		}
 		now = time.Now()
 		if lease := p.try(ctx, g, req, s, patience, now); lease != nil {
-			g.queue.leave(w, true)
+			leave(true)
 			return lease, nil
 		}
 		if next := req.moving.until; !next.IsZero() {
@@ -373,15 +401,20 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 				continue
 			}
 			if lease := rush(); lease != nil {
-				g.queue.leave(w, true)
+				leave(true)
 				return lease, nil
 			}
 		}
 		out := p.outlook(g, req, s, now)
 		if !out.promises(now, deadline) {
-			g.queue.leave(w, false)
+			if lease := dare(out); lease != nil {
+				leave(true)
+				return lease, nil
+			}
+			leave(false)
 			return nil, out.failure(now)
 		}
+		w.saves(out)
 		g.queue.pass(w, out.next(now, patience, p.bindings != nil))
 	}
 }
@@ -394,6 +427,7 @@ type outlook struct {
 	until           time.Time // when; zero: no time will do it
 	guess           bool      // until is a guess: nobody knows
 	refusal         refusal   // why it is closed
+	foretold        bool      // one of them would be asked, if its answers did not foretell what it says
 	share           bool      // this process only lacks a share, which it has asked for
 	own             time.Time // when the session's own opens, which it waits for; zero: it does not
 }
@@ -443,6 +477,7 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 		if m == home && r.brief(now) {
 			o.own = r.until
 		}
+		o.foretold = o.foretold || r.foretold
 		if p.shared() && (r.short || r.obstacle == saturated && m.share.short()) {
 			o.share = true
 		}

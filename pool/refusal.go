@@ -33,6 +33,7 @@ type refusal struct {
 	until    time.Time // when that may change; zero: no time is known
 	reason   string    // for the agent and for status
 	short    bool      // only this process's part of a rate is missing
+	foretold bool      // nobody has refused it, but a provider's answers say that it will be
 }
 
 // briefWait is the cooldown that a session waits out where it is: its prompt
@@ -82,7 +83,7 @@ func gateRefusal(g ratelimit.Refusal) refusal {
 	case ratelimit.Broken:
 		r.obstacle, r.reason = broken, ReasonBreaker
 	case ratelimit.Metered:
-		r.obstacle, r.reason, r.short = metered, ReasonRate, g.Short
+		r.obstacle, r.reason, r.short, r.foretold = metered, ReasonRate, g.Short, g.Foretold
 	case ratelimit.Busy:
 		r.obstacle, r.reason = overloaded, string(ratelimit.ReasonCapacity)
 	case ratelimit.Down:
@@ -99,12 +100,15 @@ func (p *Pool) fits(m *member, req *Request, pin string, now time.Time) refusal 
 	}
 	spent := m.budgets.refusal(now, m.share.busy())
 	if r := m.gate.Check(now, req.Model, req.EstimatedInput, req.EstimatedOutput); r.Why != ratelimit.Open {
-		if r := gateRefusal(r); !r.until.Before(spent.until) {
+		if r := gateRefusal(r); !r.until.Before(spent.until) && (!r.foretold || !req.dares) {
 			return r
 		}
 	}
 	if spent.obstacle != none {
 		return spent
+	}
+	if r, yes := m.saved(req); yes {
+		return r
 	}
 	if !m.share.has(now, p.alone()) {
 		return refusal{obstacle: saturated, reason: ReasonConcurrency}

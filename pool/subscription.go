@@ -74,6 +74,7 @@ type member struct {
 	count    atomic.Int64        // sessions that hold a place, as Redis last told
 
 	budgets     *budgets
+	saving      atomic.Pointer[saving]
 	windowsTold map[string]*windowTold // what was made known, by window; of watchBudgets alone
 	brokenTold  bool                   // it was made known that the breaker is open; of watchBudgets alone
 

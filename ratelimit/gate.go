@@ -33,6 +33,9 @@ type Refusal struct {
 	// Short says that only this process's part of a rate is used up, and the fleet
 	// may have more: Demand has it asked.
 	Short bool
+	// Foretold says that nobody has refused anything, but the provider's answers say
+	// that it will: Dare finds out.
+	Foretold bool
 	// Signal and Reason are those of the cooldown, where it is one.
 	Signal Signal
 	Reason Reason
@@ -68,6 +71,7 @@ type Gate struct {
 	windows windows
 	rates   *rates
 	told    told
+	dared   atomic.Bool // one that dares is without an answer
 }
 
 // NewGate returns the open gate of subscription id. Gates of one domain share
@@ -142,16 +146,35 @@ type Pass struct {
 	own       turn        // of the subscription's own
 	need      Amounts
 	told      *toldTurn // nil: nothing was known of the model
+	dares     bool      // it is the one that does
 }
 
 // Allow lets an attempt through, with estimates of its tokens (0 is allowed),
 // or refuses it.
 func (g *Gate) Allow(now time.Time, model string, input, output int64) (Pass, Refusal) {
+	return g.allow(now, model, input, output, false)
+}
+
+// Dare is Allow for a request whose agent would be told of a limit that nobody has
+// met: one at a time goes out although the provider's answers say that it will be
+// refused (Refusal.Foretold). They may be wrong, and then its answer says so.
+func (g *Gate) Dare(now time.Time, model string, input, output int64) (Pass, Refusal) {
+	if !g.dared.CompareAndSwap(false, true) {
+		return g.Allow(now, model, input, output)
+	}
+	p, r := g.allow(now, model, input, output, true)
+	if p.dares = r.Why == Open; !p.dares {
+		g.dared.Store(false)
+	}
+	return p, r
+}
+
+func (g *Gate) allow(now time.Time, model string, input, output int64, dares bool) (Pass, Refusal) {
 	need := needs(input, output)
 	if r := g.rates.take(now, need); r.Why != Open {
 		return Pass{}, r
 	}
-	mark, r := g.told.take(now, model, need)
+	mark, r := g.told.take(now, model, need, dares)
 	if r.Why != Open {
 		g.rates.giveBack(now, need)
 		return Pass{}, r
@@ -188,6 +211,7 @@ func (p *Pass) Verdict(now time.Time, v Verdict) Change {
 	g := p.gate
 	g.windows.remember(v.Windows)
 	g.told.hear(p, v.Windows)
+	p.dared()
 	var outcome error
 	var change Change
 	switch v.Signal {
@@ -314,6 +338,7 @@ func (p *Pass) Alone(scope Scope, now time.Time) Refusal {
 //
 // The request itself is not given back: the provider has counted it.
 func (p *Pass) Done(now time.Time, input, output int64, settled bool) {
+	p.dared()
 	if p.done != nil {
 		p.gate.breaker.settle(now, p.done, errNoMatter)
 		p.done = nil
@@ -326,6 +351,14 @@ func (p *Pass) Done(now time.Time, input, output int64, settled bool) {
 		rest := Amounts{0, p.need[1] - used[1], p.need[2] - used[2]}
 		p.gate.rates.giveBack(now, rest)
 		p.gate.told.giveBack(p.told, rest)
+	}
+}
+
+// dared lets the next one dare.
+func (p *Pass) dared() {
+	if p.dares {
+		p.dares = false
+		p.gate.dared.Store(false)
 	}
 }
 

@@ -84,20 +84,20 @@ func (t *told) check(now time.Time, model string, need Amounts) Refusal {
 	return r
 }
 
-// take books what a request takes, or refuses it. Of a model that nothing is known
-// of it books nothing, and returns nil.
-func (t *told) take(now time.Time, model string, need Amounts) (*toldTurn, Refusal) {
+// take books what a request takes, or refuses it, unless it dares. Of a model that
+// nothing is known of it books nothing, and returns nil.
+func (t *told) take(now time.Time, model string, need Amounts, dares bool) (*toldTurn, Refusal) {
 	if t.count.Load() == 0 {
 		return nil, Refusal{}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m, r := t.refusal(now, model, need)
-	if m == nil || r.Why != Open {
+	if m == nil || r.Why != Open && !dares {
 		return nil, r
 	}
 	m.book(need)
-	return &toldTurn{m, m.sent}, r
+	return &toldTurn{m, m.sent}, Refusal{}
 }
 
 // giveBack books what was not used after all; negative is what was used beyond.
@@ -146,7 +146,7 @@ func (t *told) refusal(now time.Time, model string, need Amounts) (*toldModel, R
 		return nil, Refusal{}
 	}
 	if until.After(now) {
-		return m, Refusal{Why: Metered, Until: until}
+		return m, Refusal{Why: Metered, Until: until, Foretold: true}
 	}
 	return m, Refusal{}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/proxy/explain"
 	"github.com/authpool/authpool/proxy/meter"
 	"github.com/authpool/authpool/proxy/provider"
 	"github.com/authpool/authpool/proxy/tap"
@@ -34,7 +35,7 @@ type explained struct {
 	Signal string           `json:"signal"`
 	Reason ratelimit.Reason `json:"reason"`
 	Scope  string           `json:"scope"`
-	Wait   *float64         `json:"wait_s"` // null: the answer states no end
+	Wait   *explain.Seconds `json:"wait_s"` // null: the answer states no end
 	Row    string           `json:"row"`
 }
 
@@ -248,7 +249,7 @@ func failureIn(contentType string, body []byte) *provider.Failure {
 func explainVerdict(v ratelimit.Verdict) explained {
 	e := explained{Signal: v.Signal.String(), Reason: v.Reason, Scope: v.Scope.String(), Row: v.Row}
 	if v.Signal != ratelimit.OK && v.Wait >= 0 {
-		seconds := v.Wait.Seconds()
+		seconds := explain.Seconds(v.Wait)
 		e.Wait = &seconds
 	}
 	return e
@@ -264,7 +265,7 @@ func explainText(v ratelimit.Verdict) string {
 	fmt.Fprintf(&b, "scope   %s\n", v.Scope)
 	wait := "no end is stated"
 	if v.Wait >= 0 {
-		wait = v.Wait.String()
+		wait = took(explain.Seconds(v.Wait))
 	}
 	fmt.Fprintf(&b, "wait    %s\n", wait)
 	fmt.Fprintf(&b, "row     %s\n", v.Row)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/authpool/authpool/pool"
@@ -56,7 +57,10 @@ func eventually(t *testing.T, within time.Duration, what string, f func() bool) 
 	}
 }
 
+// Parallel first requests of a session make one binding, in whichever processes they
+// are; unless Redis is slower than they wait for it, when each does without.
 func TestFleetBindsOneSessionToOneSubscription(t *testing.T) {
+	const bindingWait = 50 * time.Millisecond
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
 		var subs []pool.Subscription
 		for i := range 5 {
@@ -67,26 +71,29 @@ func TestFleetBindsOneSessionToOneSubscription(t *testing.T) {
 			name := fmt.Sprint("session-", round)
 			var mu sync.Mutex
 			seen := map[string]bool{}
+			slow := false
 			var wg sync.WaitGroup
 			for i := range 10 {
 				wg.Go(func() {
+					begin := time.Now()
 					l, err := pools[i%2].Acquire(context.Background(), ask(name))
 					if err != nil {
 						t.Error(err)
 						return
 					}
+					took := time.Since(begin)
 					l.Verdict(ok)
 					l.Done(usage.Tokens{Input: 1})
 					mu.Lock()
 					defer mu.Unlock()
 					seen[l.Subscription().ID] = true
+					slow = slow || took >= bindingWait
 				})
 			}
 			wg.Wait()
-			if len(seen) != 1 {
+			if len(seen) != 1 && !slow {
 				t.Fatalf("session %s was served by %v, want one subscription", name, seen)
 			}
-			// A request does not wait for a Redis that is slow.
 			eventually(t, 20*time.Second, "the binding is in Redis", func() bool {
 				bound, err := client.HGet(context.Background(), "authpool:session:{anthropic/a/"+name+"}", "subscription").Result()
 				if err == nil && !seen[bound] {
@@ -415,19 +422,22 @@ func TestKeysAreThoseOfTheContract(t *testing.T) {
 	})
 }
 
-// A session that is bound costs no Redis: its requests are decided from memory.
+// A session that is bound costs no Redis: its requests are decided from memory. What
+// the keeper says meanwhile depends on the time alone.
 func TestBoundSessionAsksRedisNothing(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis) {
+		s := newSidecar(mini, pool.Options{}, sub("one", limits(pool.Limits{Sessions: 10})))
+		defer s.close()
 		counter := &commands{}
-		client.AddHook(counter)
-		pools, _ := fleet(t, client, 1, pool.Options{}, sub("one", limits(pool.Limits{Sessions: 10})))
-		serve(t, pools[0], ask("s"), ok)
+		s.client.AddHook(counter)
+		serve(t, s.pool, ask("s"), ok)
 		before := counter.n.Load()
 		const requests = 2000
 		for range requests {
-			serve(t, pools[0], ask("s"), ok)
+			serve(t, s.pool, ask("s"), ok)
+			pass(10 * time.Millisecond)
 		}
-		if n := counter.n.Load() - before; n > requests/10 {
+		if n := counter.n.Load() - before; n > requests/50 {
 			t.Errorf("%d commands for %d requests of a bound session", n, requests)
 		}
 	})
@@ -567,14 +577,15 @@ func TestFleetUnderRandomLoad(t *testing.T) {
 			subs = append(subs, sub(fmt.Sprint("s", i), limits(pool.Limits{Sessions: most, Concurrent: 6})))
 		}
 		pools, _ := fleet(t, client, 3, pool.Options{Wait: 3 * time.Second}, subs...)
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 		defer cancel()
 		var checked atomic.Int64
+		enough := time.Now().Add(3 * time.Second) // unless the machine is slow
 		var wg sync.WaitGroup
 		for i := range 9 {
 			random := rand.New(rand.NewPCG(uint64(i), 1))
 			wg.Go(func() {
-				for ctx.Err() == nil && checked.Load() < requests {
+				for n := checked.Load(); ctx.Err() == nil && n < requests && (n < requests/10 || time.Now().Before(enough)); n = checked.Load() {
 					name := fmt.Sprint("x", random.IntN(sessions))
 					lease, err := pools[i%len(pools)].Acquire(ctx, ask(name))
 					if err != nil {

@@ -287,6 +287,21 @@ func TestReopening(t *testing.T) {
 	}, processes)
 }
 
+// inBubble calls f in a synctest bubble, with a Redis whose time goes on as there.
+func inBubble(t *testing.T, f func(t *testing.T, mini *miniredis.Miniredis)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		mini := miniredis.NewMiniRedis()
+		defer mini.Close()
+		stop := make(chan struct{})
+		var clock sync.WaitGroup
+		clock.Go(func() { run(mini, 0, stop) })
+		defer clock.Wait()
+		defer close(stop)
+		f(t, mini)
+	})
+}
+
 // run makes a miniredis' time go on, at a distance from the test's.
 func run(mini *miniredis.Miniredis, skew time.Duration, stop chan struct{}) {
 	const step = 10 * time.Millisecond
@@ -306,18 +321,9 @@ func run(mini *miniredis.Miniredis, skew time.Duration, stop chan struct{}) {
 // That a cooldown of some minutes ago was found to be over says nothing of one that
 // only this process knows of: it has a probe of its own.
 func TestReopeningAfterAFormerSuccess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		mini := miniredis.NewMiniRedis()
-		stop := make(chan struct{})
-		var clock sync.WaitGroup
-		clock.Go(func() { run(mini, 0, stop) })
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis) {
 		s := newSidecar(mini, pool.Options{Wait: time.Minute}, sub("one"))
-		defer func() {
-			s.close()
-			close(stop)
-			clock.Wait()
-			mini.Close()
-		}()
+		defer s.close()
 		serve(t, s.pool, ask("a"), limited(5*time.Second))
 		serve(t, s.pool, ask("a"), ok) // the fleet hears that it is over
 		pass(time.Minute)

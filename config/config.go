@@ -172,9 +172,12 @@ type Egress struct {
 
 // Notification is one webhook.
 type Notification struct {
-	URL    string   `yaml:"url" jsonschema:"required" jsonschema_description:"https:// (http:// on loopback only)."`
-	Secret Ref      `yaml:"secret" jsonschema_description:"Signing secret, env:NAME or file:PATH."`
-	Events []string `yaml:"events" jsonschema:"required" jsonschema_description:"Event names such as subscription.limited, budget.80."`
+	URL          string   `yaml:"url" jsonschema:"required" jsonschema_description:"https:// (http:// on loopback only)."`
+	Secret       Ref      `yaml:"secret" jsonschema_description:"Signing secret, env:NAME or file:PATH."`
+	Events       []string `yaml:"events" jsonschema:"required" jsonschema_description:"Event names such as subscription.limited, budget.80, or globs such as budget.*."`
+	Format       string   `yaml:"format" jsonschema:"enum=json,enum=slack" jsonschema_description:"json (default) or slack."`
+	PinSHA256    string   `yaml:"pin_sha256" jsonschema_description:"Base64 SHA-256 of the public key that the receiver's certificate or its issuer must have."`
+	AllowPrivate bool     `yaml:"allow_private" jsonschema_description:"Allow addresses of private networks and of this machine."`
 }
 
 // Log says what goes to standard error.

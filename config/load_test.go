@@ -247,9 +247,26 @@ subscriptions:
 	f("notifications", "notifications:\n  - {url: 'http://example.com/x', secret: hunter2, events: ['a b']}\n  - {url: 'https://u:p@h/', events: []}\n",
 		"a.yaml:2:11: notifications[0].url: would be sent unencrypted",
 		"a.yaml:2:43: notifications[0].secret: a secret is written here in the clear",
-		`a.yaml:2:61: notifications[0].events[0]: "a b" is no event`,
+		`a.yaml:2:61: notifications[0].events[0]: "a b" is no event → names or globs of: subscription.limited, `,
 		"a.yaml:3:11: notifications[1].url: holds user information",
 		"a.yaml:3:37: notifications[1].events: is empty",
+	)
+	f("where notifications go", `notifications:
+  - {url: 'https://10.0.0.1/', events: ['*'], format: xml, pin_sha256: abc}
+  - {url: 'https://169.254.169.254/', events: [budget.81, 'nothing.*', 'budget.[', 'bud*80'], allow_private: true}
+  - {url: 'https://[::ffff:192.168.0.1]/', events: ['*']}
+  - {url: 'https://h.example.com/x', events: ['*']}
+  - {url: 'https://h.example.com/x', events: [redis.lost]}
+`,
+		"a.yaml:2:11: notifications[0].url: is at a private address → allow_private: true",
+		`a.yaml:2:55: notifications[0].format: "xml" is not known here → one of json, slack`,
+		"a.yaml:2:72: notifications[0].pin_sha256: is no SHA-256 in base64",
+		"a.yaml:3:11: notifications[1].url: is at an address that notifications are never sent to",
+		`a.yaml:3:48: notifications[1].events[0]: "budget.81" is no event`,
+		`a.yaml:3:59: notifications[1].events[1]: "nothing.*" is no event`,
+		`a.yaml:3:72: notifications[1].events[2]: "budget.[" is no event`,
+		"a.yaml:4:11: notifications[2].url: is at a private address",
+		"a.yaml:6:11: notifications[4].url: stands here a second time",
 	)
 	f("other hosts", "intercept: {other_hosts: allow}\n", `a.yaml:1:26: intercept.other_hosts: "allow" is not a policy → deny, tunnel, or a list of host globs`)
 	f("other hosts' globs", "intercept: {other_hosts: ['*.example.com', 'a/b']}\n", `a.yaml:1:44: intercept.other_hosts[1]: "a/b" is no host glob`)

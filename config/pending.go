@@ -33,11 +33,6 @@ var pendingKeys = []pendingKey{
 		effect: "is not available in this version: only the system's CAs are trusted (SSL_CERT_FILE replaces them)",
 	},
 	{
-		path:   "notifications",
-		when:   func(c *Config) bool { return len(c.Notifications) > 0 },
-		effect: "has no effect in this version: nobody is notified",
-	},
-	{
 		path:   "intercept.enabled",
 		when:   func(c *Config) bool { return c.Intercept.Enabled },
 		effect: "has no effect in this version: there is no proxy mode yet, CONNECT is refused",

@@ -40,7 +40,7 @@ journal: {sync: 50ms, max: 1GiB, keep: 1h}
 prices: file:prices.yaml
 intercept: {enabled: true, other_hosts: deny}
 egress: {proxy: "", ca_file: ""}
-notifications: [{url: https://hooks.example.com/x, secret: env:HOOK_SECRET, events: [subscription.limited, budget.80]}]
+notifications: [{url: https://hooks.example.com/x, secret: env:HOOK_SECRET, events: [subscription.limited, budget.80], format: json, pin_sha256: "", allow_private: false}]
 log: {level: info, format: text}
 shutdown: {grace: 25s}
 `

@@ -20,7 +20,6 @@ const identifierAllowed = "a-z, 0-9, _ and -, at most 63, beginning with a lette
 
 var (
 	domainName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
-	eventName  = regexp.MustCompile(`^[a-z0-9_]+(?:\.[a-z0-9_]+)*$`)
 	hostGlob   = regexp.MustCompile(`^[A-Za-z0-9*?._-]+(?::[0-9]{1,5})?$`)
 )
 
@@ -256,17 +255,7 @@ func (v *validator) rest() {
 	if v.Egress.Proxy != "" {
 		v.httpURL("egress.proxy", v.Egress.Proxy, false)
 	}
-	for i, n := range v.Notifications {
-		v.httpURL(fmt.Sprintf("notifications[%d].url", i), n.URL, true)
-		for j, e := range n.Events {
-			if !eventName.MatchString(e) {
-				v.fault(fmt.Sprintf("notifications[%d].events[%d]", i, j), quoted(e)+" is no event", "a name such as subscription.limited or budget.80")
-			}
-		}
-		if len(n.Events) == 0 {
-			v.fault(fmt.Sprintf("notifications[%d].events", i), "is empty", "a list of event names")
-		}
-	}
+	v.notifications()
 }
 
 // httpURL judges a URL that is not a provider's. It is not repeated: webhook

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/ratelimit"
 )
 
@@ -94,6 +95,10 @@ func (ex *exchange) keptOut(v ratelimit.Verdict) bool {
 	if ex.s.egresses.doubt(ex.provider.Name, now) {
 		ex.s.log.Warn("the provider seems to refuse the address that requests come from (egress): check by which network and from which country this machine reaches it, and its list of allowed addresses",
 			"request", ex.id, "provider", ex.provider.Name, "subscription", sub, "before", first, "status", ex.status, "row", v.Row)
+		ex.s.deps.Events.Emit(event.Event{
+			Kind: event.ProviderEgress, Provider: ex.provider.Name, Subscription: sub, Reason: string(v.Reason),
+			Text: "provider " + ex.provider.Name + " seems to refuse the address that requests come from: check by which network this machine reaches it",
+		})
 	}
 	return true
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/proxy/agentconn"
 	"github.com/authpool/authpool/proxy/explain"
 	"github.com/authpool/authpool/proxy/provider"
@@ -75,6 +76,7 @@ type Deps struct {
 	Recorder  Recorder
 	Prices    Prices
 	Transport *upstream.Transport
+	Events    *event.Bus // nil: nobody hears of events
 	Log       *slog.Logger
 }
 

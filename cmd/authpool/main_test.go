@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"authpool": main,
 		"fetch":    fetch,
+		"webhook":  webhook,
 	})
 }
 
@@ -43,6 +44,7 @@ func TestMain(m *testing.M) {
 //	awaitline FILE REGEXP  waits until a line of FILE matches
 //	signal NAME LOG        sends HUP or TERM to the serve that wrote LOG
 //	fill FILE...           puts the values of variables in the place of $NAME
+//	webhook ADDRESS FILE   receives notifications (see webhook)
 //	awaitusage REGEXP      waits until `authpool usage --json` matches
 //	awaitexplained ID      waits until `authpool explain ID` knows that request,
 //	                       which is a moment after its answer has ended

@@ -8,6 +8,7 @@ import (
 
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/config/statedir"
+	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/redisdb"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
@@ -38,11 +39,14 @@ func openJournalFromConfig(c config.Journal, dir *statedir.Dir, log *slog.Logger
 // startRecorder begins to bring the journal to Redis. What a former process left
 // in it is sent first. What was counted is let go only when db has it safe, and when
 // db comes back from being away it is asked what it still has.
-func startRecorder(ctx context.Context, journal *usage.Journal, applier usage.Applier, db *redisdb.DB, log *slog.Logger) *usage.Recorder {
+func startRecorder(ctx context.Context, journal *usage.Journal, applier usage.Applier, db *redisdb.DB, events *event.Bus, log *slog.Logger) *usage.Recorder {
 	recorder := usage.NewRecorder(journal, applier, usage.RecorderOptions{
-		Hold:  recorderHold,
-		Save:  db.Save,
-		Alarm: func(err error) { log.Error("usage alarm", "error", err) },
+		Hold: recorderHold,
+		Save: db.Save,
+		Alarm: func(err error) {
+			log.Error("usage alarm", "error", err)
+			events.Emit(usageAlarm(err))
+		},
 	})
 	db.OnUp(recorder.Verify)
 	recorder.Start(context.WithoutCancel(ctx)) // Close ends it, after everything that records

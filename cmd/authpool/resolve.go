@@ -32,6 +32,9 @@ func resolveSecrets(ctx context.Context, origin string, cfg *config.Config) erro
 	for i, s := range cfg.Subscriptions {
 		try(fmt.Sprintf("subscriptions[%d].credential.value", i), s.Credential.Value, credential.Check)
 	}
+	for i, n := range cfg.Notifications {
+		try(fmt.Sprintf("notifications[%d].secret", i), n.Secret, nil)
+	}
 	try("admin.token", cfg.Admin.Token, nil)
 	try("redis.password", cfg.Redis.Password, nil)
 	if ref, ok := cfg.Redis.URLRef(); ok {

@@ -17,6 +17,8 @@ import (
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/config/statedir"
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/event"
+	"github.com/authpool/authpool/pool/notify"
 	"github.com/authpool/authpool/pool/redisdb"
 	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/proxy"
@@ -33,6 +35,8 @@ type service struct {
 	log *slog.Logger
 
 	dir       *statedir.Dir
+	events    event.Bus
+	notifier  *notify.Notifier
 	db        *redisdb.DB
 	usage     *usage.Store
 	recorder  *usage.Recorder
@@ -98,6 +102,9 @@ func (s *service) open(ctx context.Context, getenv func(string) string) error {
 	if err := s.listen(); err != nil {
 		return err
 	}
+	if err := s.openNotifications(ctx); err != nil {
+		return err
+	}
 	if err := s.openStore(ctx); err != nil {
 		return err
 	}
@@ -147,8 +154,9 @@ func (s *service) openStore(ctx context.Context) error {
 		return err
 	}
 	s.onClose("redis", s.db.Close)
+	s.watchRedis()
 	s.usage = usage.NewStore(s.db.Client(), s.cfg.Redis.Prefix)
-	s.recorder = startRecorder(ctx, journal, s.usage, s.db, s.log)
+	s.recorder = startRecorder(ctx, journal, s.usage, s.db, &s.events, s.log)
 	s.onClose("usage", s.recorder.Close)
 	return nil
 }
@@ -168,7 +176,7 @@ func (s *service) openServers(ctx context.Context) error {
 		return err
 	}
 	bindings := store.New(s.db.Client(), s.db.Durable(), s.db, s.cfg.Redis.Prefix)
-	if s.pool, err = newPoolFromConfig(s.cfg, bindings, &spending{store: s.usage, recorder: s.recorder, healthy: s.db.Healthy}, s.log); err != nil {
+	if s.pool, err = newPoolFromConfig(s.cfg, bindings, &spending{store: s.usage, recorder: s.recorder, healthy: s.db.Healthy}, &s.events, s.log); err != nil {
 		return err
 	}
 	s.pool.Start(ctx)
@@ -184,6 +192,7 @@ func (s *service) openServers(ctx context.Context) error {
 		Recorder:  countedRecorder{s.recorder, s.pool},
 		Prices:    s.prices,
 		Transport: s.transport,
+		Events:    &s.events,
 		Log:       s.log,
 	})
 	token, err := adminTokenFromConfig(ctx, s.cfg.Admin, s.dir)
@@ -202,6 +211,7 @@ func (s *service) openServers(ctx context.Context) error {
 		Usage:    sources,
 		Requests: s.proxy.Explained(),
 		Operate:  operator{s.pool},
+		Notify:   notifications{s.notifier},
 		Metrics:  prometheus.Gatherers{prometheus.DefaultGatherer, registry},
 		Logger:   s.log,
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/authpool/authpool/config/statedir"
 	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/redisdb"
 	"github.com/authpool/authpool/pool/redisdb/embedded"
 	"github.com/authpool/authpool/proxy"
@@ -175,7 +176,7 @@ func brakeFromConfig(b config.Brake) pool.Brake {
 }
 
 // newPoolFromConfig makes the pool; nothing runs in it yet.
-func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Ledger, log *slog.Logger) (*pool.Pool, error) {
+func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Ledger, events *event.Bus, log *slog.Logger) (*pool.Pool, error) {
 	subs, err := subscriptionsFromConfig(c)
 	if err != nil {
 		return nil, err
@@ -190,6 +191,7 @@ func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Led
 		AgentBrake:     brakeFromConfig(c.Agents.Brake),
 		Whole:          c.Redis.Topology() == config.RedisEmbedded,
 		Ledger:         ledger,
+		Events:         events,
 		Logger:         log,
 	}, subs, bindings), nil
 }

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -45,6 +46,20 @@ func (b *Bus) remove(s *subscriber) {
 	}
 }
 
+// Names and sentences are cut at these many bytes, because some come from agents.
+const (
+	nameMost = 256
+	textMost = 1024
+)
+
+// clip cuts s, and leaves valid UTF-8.
+func clip(s string, most int) string {
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
 // Emit tells all subscribers, without waiting for any. An event without a time
 // happens now.
 func (b *Bus) Emit(e Event) {
@@ -54,6 +69,8 @@ func (b *Bus) Emit(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
+	e.Model, e.Agent, e.Session = clip(e.Model, nameMost), clip(e.Agent, nameMost), clip(e.Session, nameMost)
+	e.Text = clip(e.Text, textMost)
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for _, s := range b.subscribers {

@@ -39,8 +39,8 @@ const (
 	Window100     Kind = "window.100"
 	WindowBurning Kind = "window.burning"
 
-	CredentialFailing  Kind = "credential.failing"  // the provider refuses it, or it cannot be read
-	CredentialRestored Kind = "credential.restored" // another one is there
+	CredentialFailing  Kind = "credential.failing"  //nolint:gosec // the provider refuses it, or it cannot be read
+	CredentialRestored Kind = "credential.restored" //nolint:gosec // another one is there
 
 	ProviderOverloaded Kind = "provider.overloaded" // it has no capacity for a model
 	ProviderDown       Kind = "provider.down"       // its base URL serves nobody

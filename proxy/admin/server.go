@@ -56,6 +56,7 @@ type Options struct {
 	Usage    UsageSource         // for UsagePath
 	Requests RequestSource       // for RequestsPath
 	Operate  Operator            // for EnablePath
+	Notify   Notifier            // for NotificationsTestPath
 	Metrics  prometheus.Gatherer // for /metrics
 	Logger   *slog.Logger        // nil: slog.Default()
 }
@@ -78,12 +79,13 @@ type Server struct {
 	usage    UsageSource
 	requests RequestSource
 	operate  Operator
+	notify   Notifier
 	log      *slog.Logger
 }
 
 // New returns a Server that is not listening yet.
 func New(o Options) *Server {
-	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, operate: o.Operate, log: o.Logger}
+	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, operate: o.Operate, notify: o.Notify, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -124,8 +126,9 @@ func (s *Server) routes(o Options) http.Handler {
 	api.HandleFunc("GET "+RequestsPath, s.serveRequests)
 	api.HandleFunc("GET "+RequestsPath+"/{id}", s.serveRequest)
 	api.HandleFunc("POST /api/v1/subscriptions/{id}/enable", s.enable)
+	api.HandleFunc("POST "+NotificationsTestPath, s.testNotifications)
 	api.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusNotFound, "there is GET "+StatusPath+", GET "+UsagePath+", GET "+RequestsPath+", GET "+RequestsPath+"/ID and POST /api/v1/subscriptions/ID/enable")
+		problem(w, http.StatusNotFound, "there is GET "+StatusPath+", GET "+UsagePath+", GET "+RequestsPath+", GET "+RequestsPath+"/ID, POST /api/v1/subscriptions/ID/enable and POST "+NotificationsTestPath)
 	})
 
 	mux := http.NewServeMux()

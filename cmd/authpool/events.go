@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/pool/event"
+	"github.com/authpool/authpool/pool/notify"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// notificationsFolder holds in the state folder what webhooks are still to be told.
+const notificationsFolder = "notifications"
+
+// redisEvery is how often Redis' health is looked at for events.
+const redisEvery = time.Second
+
+// openNotifications begins to tell the webhooks of the config what s.events tells.
+// Their secrets are resolved here and nowhere else.
+func (s *service) openNotifications(ctx context.Context) error {
+	targets := make([]notify.Target, len(s.cfg.Notifications))
+	for i, n := range s.cfg.Notifications {
+		targets[i] = notify.Target{
+			URL: n.URL, Events: n.Events, Format: notificationFormat(n), Pin: n.PinSHA256, AllowPrivate: n.AllowPrivate,
+		}
+		if n.Secret == "" {
+			continue
+		}
+		secret, err := resolve(ctx, n.Secret)
+		if err == nil && secret.Empty() {
+			err = errors.New("it is empty, and anybody could sign")
+		}
+		if err != nil {
+			return fmt.Errorf("notifications[%d].secret: %w", i, err)
+		}
+		targets[i].Secret = secret
+	}
+	folder := filepath.Join(s.dir.Path(), notificationsFolder)
+	var err error
+	if s.notifier, err = notify.Open(notify.Options{Folder: folder, Logger: s.log}, targets, &s.events); err != nil {
+		return err
+	}
+	s.onClose("notifications", s.notifier.Close)
+	return nil
+}
+
+func notificationFormat(n config.Notification) notify.Format {
+	if n.Format == "" {
+		return notify.JSON
+	}
+	return notify.Format(n.Format)
+}
+
+// watchRedis tells events when Redis is lost and when it is back, until close.
+func (s *service) watchRedis() {
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tellRedis(ctx, s.db.Healthy, s.events.Emit)
+	}()
+	s.onClose("watch over redis", func(context.Context) error {
+		stop()
+		<-done
+		return nil
+	})
+}
+
+// tellRedis looks at Redis' health until ctx ends. A Redis that is away from the
+// start is lost, too.
+func tellRedis(ctx context.Context, healthy func() bool, emit func(event.Event)) {
+	tick := time.NewTicker(redisEvery)
+	defer tick.Stop()
+	for was := true; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		is := healthy()
+		switch {
+		case was && !is:
+			emit(event.Event{Kind: event.RedisLost, Text: "Redis does not answer: traffic goes on from memory, usage waits in the journal"})
+		case is && !was:
+			emit(event.Event{Kind: event.RedisBack, Text: "Redis answers again"})
+		}
+		was = is
+	}
+}
+
+// usageAlarm is the event of what the recorder wants a person to know.
+func usageAlarm(err error) event.Event {
+	e := event.Event{Kind: event.UsageDoubtful, Text: err.Error()}
+	switch {
+	case errors.Is(err, usage.ErrNearlyFull):
+		e.Kind = event.JournalFilling
+	case errors.Is(err, usage.ErrJournalFull), errors.Is(err, syscall.ENOSPC):
+		e.Kind = event.JournalFull
+	case errors.Is(err, usage.ErrWaiting):
+		e.Kind = event.UsageWaiting
+	}
+	return e
+}

@@ -193,7 +193,9 @@ func (ex *exchange) failing(k *kept) *refusal {
 	case k.head != nil:
 		return &refusal{status: k.status, kept: k}
 	case k.verdict.Signal == ratelimit.Overloaded:
-		return &refusal{status: fasthttp.StatusServiceUnavailable, code: codeUpstream, message: "provider " + ex.provider.Name + " is overloaded"}
+		r := &refusal{message: "provider " + ex.provider.Name + " is overloaded"}
+		r.closed(ex.family, string(ratelimit.ReasonCapacity))
+		return r
 	}
 	return ex.unreached(k.verdict, k.err)
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -140,6 +141,32 @@ func TestTriesAreNotMultiplied(t *testing.T) {
 		time.Sleep(2 * time.Second) // by then one may find out
 		if status, _, body := try("another"); status != 200 {
 			t.Errorf("another conversation: %d %s", status, body)
+		}
+	})
+}
+
+// TestOverloadWithoutAnAnswer: where the overload came as an event of a stream there
+// is no answer to show again, and the error is of the provider's kind all the same.
+func TestOverloadWithoutAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemoryRig(t, 2, nil, func(c *upstreamConn) {
+			c.sse()
+			c.chunk(msgStart + msgError)
+			c.last()
+		})
+		told := 0
+		for range 10 {
+			resp, body := m.send("/v1/messages", "X-Authpool-Session: one\r\n", messageS)
+			if resp.StatusCode == 200 {
+				continue // the stream with its event
+			}
+			told++
+			if resp.StatusCode != 529 || resp.Header.Get("X-Authpool-Error") != "overloaded" || !strings.Contains(body, `"overloaded_error"`) {
+				t.Errorf("%d %s: %s", resp.StatusCode, resp.Header.Get("X-Authpool-Error"), body)
+			}
+		}
+		if told == 0 {
+			t.Error("every try reached the provider")
 		}
 	})
 }

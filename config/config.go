@@ -114,10 +114,22 @@ type Sessions struct {
 	IdleTimeout       Duration `yaml:"idle_timeout" jsonschema_description:"Frees the slot of a session that is silent this long."`
 	Affinity          Duration `yaml:"affinity" jsonschema_description:"How long a session's last subscription stays its preference."`
 	CacheWarm         Duration `yaml:"cache_warm" jsonschema_description:"How long after its last request a session is not moved, for its prompt cache."`
-	Strategy          string   `yaml:"strategy" jsonschema:"enum=balanced,enum=drain_soonest,enum=priority,enum=least_used,enum=round_robin"`
+	Strategy          string   `yaml:"strategy" jsonschema:"enum=balanced,enum=drain_soonest,enum=priority,enum=least_used,enum=round_robin" jsonschema_description:"Who gets new sessions, within a tier. balanced: the best by health and load. drain_soonest: whose window ends soonest, so that nothing expires unused. priority: the first of the list until it cannot serve. least_used: of whose limits the least is spent. round_robin: all in turn, by weight."`
+	Health            Health   `yaml:"health" jsonschema_description:"By what subscriptions are rated; status tells the parts of each."`
 	Children          string   `yaml:"children" jsonschema:"enum=inherit,enum=spread" jsonschema_description:"inherit: a sub-agent's session goes where its parent went."`
 	DrainOnDisconnect bool     `yaml:"drain_on_disconnect" jsonschema_description:"Read an answer to its end although the agent left, to count it exactly."`
 	Brake             Brake    `yaml:"brake" jsonschema_description:"What one session may use within an hour, at each sidecar: stops an agent that runs away."`
+}
+
+// Health is the constants of the health of a subscription, 0 to 100: availability
+// × headroom × soundness × swiftness. Each is of its own subscription; what they
+// are is told by pool.Score.
+type Health struct {
+	ProbingPercent int      `yaml:"probing_percent" jsonschema:"minimum=1,maximum=100" jsonschema_description:"Availability while one request finds out whether it works again."`
+	NearlyPercent  int      `yaml:"nearly_percent" jsonschema:"minimum=50,maximum=100" jsonschema_description:"From this use of a limit on new sessions go elsewhere while they can."`
+	ResetSoon      Duration `yaml:"reset_soon" jsonschema_description:"A spent window that is reset in this time weighs half, and less the sooner. At most 24h."`
+	SlowPercent    int      `yaml:"slow_percent" jsonschema:"minimum=100,maximum=10000" jsonschema_description:"A time to the first byte beyond this much of the provider's usual counts against it."`
+	SessionPercent int      `yaml:"session_percent" jsonschema:"minimum=1,maximum=100" jsonschema_description:"Load of a session that has a place, where a request under way is 100."`
 }
 
 // Brake is a ceiling on what is used within the last hour. Zero means none; a file
@@ -203,7 +215,10 @@ func Default() *Config {
 			Affinity:    Duration(720 * time.Hour),
 			CacheWarm:   Duration(5 * time.Minute),
 			Strategy:    "balanced",
-			Children:    "inherit",
+			Health: Health{
+				ProbingPercent: 50, NearlyPercent: 95, ResetSoon: Duration(time.Minute), SlowPercent: 200, SessionPercent: 25,
+			},
+			Children: "inherit",
 		},
 		Failover: Failover{
 			Attempts:   3,

@@ -270,6 +270,13 @@ subscriptions:
 	)
 	f("other hosts", "intercept: {other_hosts: allow}\n", `a.yaml:1:26: intercept.other_hosts: "allow" is not a policy → deny, tunnel, or a list of host globs`)
 	f("other hosts' globs", "intercept: {other_hosts: ['*.example.com', 'a/b']}\n", `a.yaml:1:44: intercept.other_hosts[1]: "a/b" is no host glob`)
+	f("constants of health", "sessions: {health: {probing_percent: 0, nearly_percent: 101, reset_soon: 25h, slow_percent: 99, session_percent: half}}\n",
+		"a.yaml:1:38: sessions.health.probing_percent: 0 is out of range → a whole number from 1 to 100",
+		"a.yaml:1:57: sessions.health.nearly_percent: 101 is out of range → a whole number from 50 to 100",
+		"a.yaml:1:74: sessions.health.reset_soon: 25h0m0s is not soon → at most 24h0m0s",
+		"a.yaml:1:93: sessions.health.slow_percent: 99 is out of range → a whole number from 100 to 10000",
+		"a.yaml:1:114: sessions.health.session_percent: is a text → a whole number from 1 to 100",
+	)
 	f("egress is refused, not ignored", "egress: {proxy: 'http://p:1', ca_file: ca.pem}\n",
 		"a.yaml:1:17: egress.proxy: is not available in this version: providers would be reached directly → leave it out",
 		"a.yaml:1:40: egress.ca_file: is not available in this version",

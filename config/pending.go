@@ -48,11 +48,6 @@ var pendingKeys = []pendingKey{
 		effect: "is not kept in this version: there is one agent token, and who has it reaches the files, batches and stored answers of all",
 	},
 	{
-		path:   "sessions.strategy",
-		when:   func(c *Config) bool { return c.Sessions.Strategy != "balanced" },
-		effect: "has no effect in this version: sessions are placed as by balanced",
-	},
-	{
 		path:   "sessions.cache_warm",
 		when:   func(c *Config) bool { return c.Sessions.CacheWarm != Default().Sessions.CacheWarm },
 		effect: "has no effect in this version: a session is moved only when its subscription cannot serve",

@@ -32,7 +32,8 @@ subscriptions:
     limits: {requests_per_minute: 50, input_tokens_per_minute: 40000, output_tokens_per_minute: 8000, concurrent: 20, sessions: 10}
     budgets: [{window: block, cost_usd: 25}, {window: month, cost_usd: 500}]
 agents: {auth: token, isolation: strict}
-sessions: {idle_timeout: 30m, affinity: 720h, cache_warm: 5m, strategy: balanced, children: inherit, drain_on_disconnect: false}
+sessions: {idle_timeout: 30m, affinity: 720h, cache_warm: 5m, strategy: balanced, children: inherit, drain_on_disconnect: false,
+  health: {probing_percent: 50, nearly_percent: 95, reset_soon: 1m, slow_percent: 200, session_percent: 25}}
 failover: {attempts: 3, deadline: 60s, wait: 30s, hold: 2s, replay_body: 32MiB}
 timeouts: {connect: 5s, first_byte: 10m, idle: 5m, write_stall: 60s}
 limits_http: {body: 64MiB, header: 32KiB}
@@ -116,6 +117,14 @@ func TestSchemaKnowsWhatTheLoaderKnows(t *testing.T) {
 	f(`{journal: {sync: 10ms}}`, true)
 	f(`{journal: {sync: never}}`, false)
 	f(`{agents: {auth: some}}`, false)
+	f(`{sessions: {strategy: drain_soonest, health: {slow_percent: 100}}}`, true)
+	f(`{sessions: {strategy: drain_last}}`, false)
+	f(`{sessions: {health: {probing_percent: 0}}}`, false)
+	f(`{sessions: {health: {nearly_percent: 49}}}`, false)
+	f(`{sessions: {health: {nearly_percent: 101}}}`, false)
+	f(`{sessions: {health: {slow_percent: 99}}}`, false)
+	f(`{sessions: {health: {slow_percent: 2.5}}}`, false)
+	f(`{sessions: {health: {session_percent: 101}}}`, false)
 	f(`{failover: {attempts: 0}}`, false)
 	f(`{failover: {attempts: 21}}`, false)
 	f(`{intercept: {other_hosts: tunnel}}`, true)

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // identifier is contract.md's form of subscription ids, and of what else names
@@ -237,9 +238,16 @@ const (
 	leastHeader  = 4 << 10
 )
 
+// mostResetSoon is that of sessions.health: longer would hide a window that is
+// spent for days.
+const mostResetSoon = Duration(24 * time.Hour)
+
 func (v *validator) rest() {
 	if v.Journal.Max < leastJournal {
 		v.fault("journal.max", v.Journal.Max.String()+" is too small", "at least "+Size(leastJournal).String())
+	}
+	if v.Sessions.Health.ResetSoon > mostResetSoon {
+		v.fault("sessions.health.reset_soon", v.Sessions.Health.ResetSoon.String()+" is not soon", "at most "+mostResetSoon.String())
 	}
 	if v.LimitsHTTP.Header < leastHeader {
 		v.fault("limits_http.header", v.LimitsHTTP.Header.String()+" is too small", "at least "+Size(leastHeader).String())

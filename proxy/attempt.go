@@ -154,6 +154,9 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 	ex.status = h.StatusCode()
 	good := ex.status >= 200 && ex.status < 300
 	ex.stream = meter.Streams(ex.info.Endpoint.API, h.ContentType())
+	if ex.stream {
+		ex.lease.FirstByte(time.Since(ex.story.asked))
+	}
 	ex.mask[0] = append(ex.mask[0][:0], secret...)
 	maskHead(h, ex.mask[0])
 	ex.meter.Reset(ex.info.Endpoint.API, meter.Options{

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/proxy/admin"
 	"github.com/authpool/authpool/proxy/explain"
 )
@@ -34,10 +35,13 @@ how it ended. Without an id it lists the last requests, the newest first.
 Each serve remembers the last %d requests that it has answered, in %d MiB at
 most, until it stops. Nothing of their content is kept.
 
-A score is 100 × availability × headroom × soundness × idleness, each from 0 to
-1: 1 unless it is being probed, 1 less what is used of its tightest limit, 1
-less its share of failures, and how little is under way for its weight. A lower
-priority comes first, whatever the score; between equals the session's id decides.`, explain.Most, explain.MostBytes>>20),
+A score is 100 × availability × headroom × soundness × swiftness × idleness, each
+from 0 to 1: 1 unless it is being probed, 1 less what is used of its tightest
+limit (which weighs less the sooner it is reset), 1 less its share of failures,
+how soon its answers begin against the provider's usual, and how little is under
+way for its weight. A lower priority comes first, whatever the score; between
+equals the session's id decides. Where sessions.strategy is not balanced, what
+that goes by is told beside the score.`, explain.Most, explain.MostBytes>>20),
 		Example: "  authpool explain\n  authpool explain 0199d1c4-2f61-7c1e-9f0a-5d1f4c3b2a10\n  authpool explain --status 429 --limit 5 --json",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -230,7 +234,7 @@ func choiceText(b *strings.Builder, n int, r *explain.Request, c *explain.Choice
 		if one.Subscription == c.Subscription {
 			mark = "*"
 		}
-		line("%s %-*s  %s", mark, width, one.Subscription, candidateText(r, one))
+		line("%s %-*s  %s", mark, width, one.Subscription, candidateText(r, c.Strategy, one))
 	}
 	if c.Omitted > 0 {
 		line("  and %s more", grouped(c.Omitted))
@@ -262,12 +266,13 @@ func whyPhrases(r *explain.Request, c *explain.Choice) []string {
 		phrases = append(phrases, c.Source)
 	}
 	return append(phrases, nonEmpty(
+		word(c.Strategy != "" && c.Strategy != string(pool.StrategyBalanced) && c.Subscription != "", "by "+c.Strategy),
 		word(c.ByHash && c.Subscription != "", "chosen by name alone because Redis did not answer"),
 		word(c.Owner != "", "only "+c.Owner+" has what the request names"),
 		word(c.Pinned && c.Owner == "" && c.Home != "", "it has to stay within the domain of "+c.Home))...)
 }
 
-func candidateText(r *explain.Request, c *explain.Candidate) string {
+func candidateText(r *explain.Request, by string, c *explain.Candidate) string {
 	if c.Obstacle != "" {
 		text := c.Obstacle
 		if c.Reason != "" && c.Reason != c.Obstacle {
@@ -279,7 +284,28 @@ func candidateText(r *explain.Request, c *explain.Candidate) string {
 	if s := c.Score; s != nil {
 		text = scoreText(s)
 	}
-	return strings.Join(nonEmpty(text, word(c.Priority != 0, fmt.Sprintf("priority %d", c.Priority)), word(c.Draining, "nearly used up")), ", ")
+	return strings.Join(nonEmpty(text, standingText(by, c.Standing), word(c.Priority != 0, fmt.Sprintf("priority %d", c.Priority)), word(c.Draining, "nearly used up")), ", ")
+}
+
+// standingText is what the strategy goes by; empty where that is the score, or the
+// order of the config.
+func standingText(by string, s *explain.Standing) string {
+	if s == nil {
+		return ""
+	}
+	switch pool.Strategy(by) {
+	case pool.StrategyDrainSoonest:
+		if s.ExpiresIn == 0 {
+			return "nothing of it expires"
+		}
+		return "its window ends in " + took(s.ExpiresIn)
+	case pool.StrategyLeastUsed:
+		return fmt.Sprintf("%.1f%% used, %s, %d under way", 100*s.Used, plural(s.Sessions, "session"), s.InFlight)
+	case pool.StrategyRoundRobin:
+		return fmt.Sprintf("turn %.3f", s.Turn)
+	default:
+		return ""
+	}
 }
 
 // scoreText is a score with those of its parts that lower it.
@@ -290,7 +316,7 @@ func scoreText(s *explain.Score) string {
 	for _, part := range [...]struct {
 		name  string
 		value float64
-	}{{"availability", s.Availability}, {"headroom", s.Headroom}, {"soundness", s.Soundness}, {"idleness", s.Idleness}} {
+	}{{"availability", s.Availability}, {"headroom", s.Headroom}, {"soundness", s.Soundness}, {"swiftness", s.Swiftness}, {"idleness", s.Idleness}} {
 		if part.value < 1 {
 			fmt.Fprintf(&text, "%s%s %.3f", equals, part.name, part.value)
 			equals = " × "

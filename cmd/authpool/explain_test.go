@@ -23,17 +23,34 @@ var crowded = func() explain.Request {
 		ID: "019abcde-0000-7000-8000-000000000009", Start: began, Agent: "default", Provider: "openai", Endpoint: "responses",
 		Status: 200, End: "whole", Subscription: "team-a", Took: explain.Seconds(3 * time.Minute),
 		Tokens: explain.Tokens{Input: 1234, Output: 5, CacheWrite5m: 1, CacheWrite1h: 2},
-		Choices: []explain.Choice{{
-			Subscription: "team-a", Source: "new", ByHash: true, Omitted: 1234,
-			Candidates: []explain.Candidate{{Subscription: "team-a"}, {Subscription: "b", Obstacle: "metered", Reason: "rate", Until: &until}},
-			Wait:       &explain.Wait{For: explain.Seconds(time.Second), Ahead: 12, Own: 3, Subscription: "b", Reason: "rate", Until: &until},
-			Attempt:    &explain.Attempt{At: explain.Seconds(1234567), Verdict: explain.Verdict{Signal: "network", Reason: "reset", Scope: "subscription", Row: "network"}, Error: "it broke"},
-		}, {
-			Subscription: "b", Source: "lent", Owner: "b", Pinned: true,
-		}},
+		Choices: []explain.Choice{
+			{
+				Subscription: "team-a", Source: "new", ByHash: true, Omitted: 1234,
+				Candidates: []explain.Candidate{{Subscription: "team-a"}, {Subscription: "b", Obstacle: "metered", Reason: "rate", Until: &until}},
+				Wait:       &explain.Wait{For: explain.Seconds(time.Second), Ahead: 12, Own: 3, Subscription: "b", Reason: "rate", Until: &until},
+				Attempt:    &explain.Attempt{At: explain.Seconds(1234567), Verdict: explain.Verdict{Signal: "network", Reason: "reset", Scope: "subscription", Row: "network"}, Error: "it broke"},
+			},
+			strategic("least_used", explain.Standing{Used: 0.4567, Sessions: 1, InFlight: 2}),
+			strategic("drain_soonest", explain.Standing{ExpiresIn: explain.Seconds(90 * time.Minute)}),
+			strategic("drain_soonest", explain.Standing{}), strategic("round_robin", explain.Standing{Turn: 2.5}), strategic("priority", explain.Standing{}),
+			{
+				Subscription: "b", Source: "lent", Owner: "b", Pinned: true,
+			},
+		},
 		MoreChoices: 1,
 	}
 }()
+
+// strategic is a choice by a strategy that looks at s.
+func strategic(strategy string, s explain.Standing) explain.Choice {
+	return explain.Choice{
+		Subscription: "b", Source: "new", Strategy: strategy,
+		Candidates: []explain.Candidate{{
+			Subscription: "b", Priority: 1, Standing: &s,
+			Score: &explain.Score{Total: 25, Availability: 1, Headroom: 1, Soundness: 1, Swiftness: 0.25, Idleness: 1},
+		}},
+	}
+}
 
 // TestRequestText puts in words what the proxy's own test remembers of requests
 // that go different ways.

@@ -11,6 +11,7 @@ import (
 	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/pool/redisdb"
 	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/proxy/explain"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -129,6 +130,14 @@ func subscriptionOf(m pool.Status) admin.Subscription {
 		Breaker:        m.Breaker,
 		Sessions:       m.Sessions,
 		InFlight:       m.InFlight,
+		Score: explain.Score{
+			Total: m.Score.Total, Availability: m.Score.Availability, Headroom: m.Score.Headroom,
+			Soundness: m.Score.Soundness, Swiftness: m.Score.Swiftness, Idleness: m.Score.Idleness,
+		},
+	}
+	if m.FirstByte > 0 {
+		took := explain.Seconds(m.FirstByte)
+		sub.FirstByte = &took
 	}
 	for _, w := range m.Windows {
 		sub.Windows = append(sub.Windows, admin.Window{

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"os/signal"
 	"slices"
 	"strconv"
@@ -185,11 +186,36 @@ type detail struct {
 	phrases []string
 }
 
+// healthPhrases are the parts that lower the health of a subscription that can serve.
+func healthPhrases(s admin.Subscription) []string {
+	var phrases []string
+	for _, part := range [...]struct {
+		name  string
+		value float64
+	}{
+		{"availability", s.Score.Availability},
+		{"headroom", s.Score.Headroom},
+		{"soundness", s.Score.Soundness},
+		{"swiftness", s.Score.Swiftness},
+	} {
+		if worth := math.Round(100 * part.value); s.Score.Availability > 0 && worth < 100 {
+			phrases = append(phrases, fmt.Sprintf("%s %.0f%%", part.name, worth))
+		}
+	}
+	if len(phrases) > 0 && s.FirstByte != nil {
+		phrases = append(phrases, "first byte after "+took(*s.FirstByte))
+	}
+	return phrases
+}
+
 // subscriptionDetails are in the order of how much they matter now.
 func subscriptionDetails(s admin.Subscription, now time.Time, draw pen) []detail {
 	var details []detail
 	if cooldown := cooldownPhrases(s, now); len(cooldown) > 0 {
 		details = append(details, detail{"cooldown", cooldown})
+	}
+	if health := healthPhrases(s); len(health) > 0 {
+		details = append(details, detail{"health", health})
 	}
 	if s.Block != nil {
 		details = append(details, detail{"block", blockPhrases(s.Block, now, draw)})

@@ -11,12 +11,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/proxy/explain"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 func TestStatusTable(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	at := func(d time.Duration) *time.Time { end := now.Add(d); return &end }
+	slow := explain.Seconds(4200 * time.Millisecond)
 	drift, capacity := 0.24, admin.NanoUSD(180_000_000_000)
 	status := admin.Status{
 		Subscriptions: []admin.Subscription{
@@ -47,7 +49,8 @@ func TestStatusTable(t *testing.T) {
 			},
 			{
 				ID: "b", Provider: "openai", State: "probing", Reason: "breaker", Health: 100, Breaker: "half-open",
-				CooldownUntil:  at(-time.Second), // over: not worth a word
+				CooldownUntil: at(-time.Second), // over: not worth a word
+				Score:         explain.Score{Total: 10, Availability: 0.5, Headroom: 0.404, Soundness: 0.999, Swiftness: 0.25, Idleness: 0.1}, FirstByte: &slow,
 				CooldownModels: map[string]time.Time{"gpt-b": *at(30 * time.Hour), "gpt-a": *at(1500 * time.Millisecond), "gpt-c": *at(-time.Second)},
 				Block: &admin.Block{
 					Start: now.Add(-4 * time.Hour), End: now.Add(time.Hour), Input: 20, CostUSD: 4_200_000,
@@ -77,6 +80,8 @@ team-a        anthropic  cooling (window)                      7       12       
   minute     12 requests, 4,000 in, 900 out
 b             openai     probing (breaker), breaker half-open  100     0         0
   cooldown   gpt-a 2s, gpt-b 1d6h
+  health     availability 50%, headroom 40%, swiftness 25%,
+             first byte after 4.2s
   block      resets 13:00 UTC (1h00m), $0.0042, 20 tokens, 1 estimated,
              1,200 unpriced, 2 unknown
   day        ░░░░░░░░░░   0% of $10.00, $0.0042 spent, resets 00:00 UTC

@@ -171,6 +171,14 @@ func subscriptionsFromConfig(c *config.Config) ([]pool.Subscription, error) {
 	return subs, nil
 }
 
+func healthFromConfig(h config.Health) pool.Health {
+	part := func(percent int) float64 { return float64(percent) / 100 }
+	return pool.Health{
+		Probing: part(h.ProbingPercent), Nearly: part(h.NearlyPercent), ResetSoon: time.Duration(h.ResetSoon),
+		Slow: part(h.SlowPercent), SessionLoad: part(h.SessionPercent),
+	}
+}
+
 func brakeFromConfig(b config.Brake) pool.Brake {
 	return pool.Brake{Requests: b.RequestsPerHour, Tokens: b.TokensPerHour, CostNanoUSD: int64(b.CostUSDPerHour)}
 }
@@ -186,6 +194,8 @@ func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Led
 		IdleTimeout: time.Duration(c.Sessions.IdleTimeout),
 		Affinity:    time.Duration(c.Sessions.Affinity),
 
+		Strategy:       pool.Strategy(c.Sessions.Strategy),
+		Health:         healthFromConfig(c.Sessions.Health),
 		SpreadChildren: c.Sessions.Children == "spread",
 		SessionBrake:   brakeFromConfig(c.Sessions.Brake),
 		AgentBrake:     brakeFromConfig(c.Agents.Brake),

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/authpool/authpool/proxy/explain"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -47,6 +48,8 @@ type Subscription struct {
 	State          string               `json:"state"`           // ready, cooling, probing, draining or disabled
 	Reason         string               `json:"reason"`          // why the state is not ready, else ""
 	Health         int                  `json:"health"`          // 0..100
+	Score          explain.Score        `json:"score"`           // for the next new session, with the parts of health
+	FirstByte      *explain.Seconds     `json:"first_byte_s"`    // typical of its recent streamed answers; null: not known
 	CooldownUntil  *time.Time           `json:"cooldown_until"`  // null when the subscription as a whole is open
 	CooldownModels map[string]time.Time `json:"cooldown_models"` // models that are closed on it; never null
 	Breaker        string               `json:"breaker"`         // closed, half-open or open
@@ -234,6 +237,11 @@ func (s *Status) normalise() {
 }
 
 func (s *Subscription) normalise() {
+	for _, part := range []*float64{
+		&s.Score.Total, &s.Score.Availability, &s.Score.Headroom, &s.Score.Soundness, &s.Score.Swiftness, &s.Score.Idleness,
+	} {
+		*part = finite(*part)
+	}
 	s.CooldownUntil, s.BudgetFreeAt = utcOrNil(s.CooldownUntil), utcOrNil(s.BudgetFreeAt)
 	models := make(map[string]time.Time, len(s.CooldownModels))
 	for model, until := range s.CooldownModels {

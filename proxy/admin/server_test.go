@@ -138,12 +138,15 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 func fullStatus() admin.Status {
 	east := time.FixedZone("east", 3*3600)
 	at := func(d time.Duration) time.Time { return noon.Add(d).In(east) }
+	firstByte := explain.Seconds(1234567 * time.Microsecond)
 	until, reset, empties := at(90*time.Second+123456789), at(2*time.Hour), at(time.Hour+7)
 	spent, capacity, drift := admin.NanoUSD(20_000_000_000), admin.NanoUSD(25_500_000_000), 0.25
 	return admin.Status{
 		Subscriptions: []admin.Subscription{
 			{
 				ID: "team-a", Provider: "anthropic", Domain: "org-1", State: "cooling", Reason: "window", Health: 12,
+				Score:          explain.Score{Total: 6, Availability: 0.5, Headroom: 0.24, Soundness: 1, Swiftness: math.NaN(), Idleness: 1.0 / 3},
+				FirstByte:      &firstByte,
 				CooldownUntil:  &until,
 				CooldownModels: map[string]time.Time{"claude-opus-4-8": at(time.Minute)},
 				Breaker:        "closed",

@@ -126,6 +126,7 @@ func (c *codec) choice(o *Choice) {
 	c.text(&o.Source)
 	c.text(&o.Home)
 	c.flag(&o.Inherited)
+	c.text(&o.Strategy)
 	c.flag(&o.ByHash)
 	c.flag(&o.Pinned)
 	c.text(&o.Owner)
@@ -157,7 +158,15 @@ func (c *codec) candidate(o *Candidate) {
 		c.thousandths(&o.Score.Availability)
 		c.thousandths(&o.Score.Headroom)
 		c.thousandths(&o.Score.Soundness)
+		c.thousandths(&o.Score.Swiftness)
 		c.thousandths(&o.Score.Idleness)
+	}
+	if optional(c, &o.Standing) {
+		c.thousandths(&o.Standing.Used)
+		c.seconds(&o.Standing.ExpiresIn)
+		c.number(&o.Standing.Sessions)
+		c.number(&o.Standing.InFlight)
+		c.thousandths(&o.Standing.Turn)
 	}
 }
 

@@ -70,6 +70,7 @@ type Choice struct {
 	Source    string `json:"source"`
 	Home      string `json:"home"`      // where the session stuck before
 	Inherited bool   `json:"inherited"` // the session was put where its parent is
+	Strategy  string `json:"strategy"`  // by which Candidates were compared; empty: they were not
 	ByHash    bool   `json:"by_hash"`   // Redis did not answer: chosen by the session's name alone
 	Pinned    bool   `json:"pinned"`    // only the session's own domain could serve
 	Owner     string `json:"owner"`     // the one that has what the request names
@@ -90,6 +91,7 @@ type Candidate struct {
 	Until        *time.Time `json:"until"` // when that may change; null: not known
 	Priority     int64      `json:"priority"`
 	Draining     bool       `json:"draining"` // nearly used up: any other comes first
+	Standing     *Standing  `json:"standing"` // null without a score, and where the score decided alone
 	Score        *Score     `json:"score"`    // null with an obstacle, and where no score was looked at
 }
 
@@ -99,7 +101,17 @@ type Score struct {
 	Availability float64 `json:"availability"` // these are 0..1, in thousandths
 	Headroom     float64 `json:"headroom"`
 	Soundness    float64 `json:"soundness"`
+	Swiftness    float64 `json:"swiftness"`
 	Idleness     float64 `json:"idleness"`
+}
+
+// Standing is pool.Standing.
+type Standing struct {
+	Used      float64 `json:"used"`         // spent part of the tightest limit, in thousandths
+	ExpiresIn Seconds `json:"expires_in_s"` // until the rest of its tightest window is lost; 0: nothing is
+	Sessions  int64   `json:"sessions"`
+	InFlight  int64   `json:"in_flight"`
+	Turn      float64 `json:"turn"` // the lower, the sooner it is served in turn
 }
 
 // Wait is how the request stood in the queue of its provider.

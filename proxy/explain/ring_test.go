@@ -39,9 +39,9 @@ func request(n int) *Request {
 // noted is a story of some choices, each among many and with an attempt.
 func noted(s *Story, choices, candidates int) {
 	s.Reset()
-	req := &pool.Request{Trace: &pool.Trace{Home: "team-a"}}
+	req := &pool.Request{Trace: &pool.Trace{Home: "team-a", Strategy: pool.StrategyBalanced}}
 	for i := range candidates {
-		c := pool.Candidate{Subscription: fmt.Sprint("team-", i), Priority: 1, Score: pool.Score{Total: 99, Availability: 1, Headroom: 0.99, Soundness: 1, Idleness: 1}}
+		c := pool.Candidate{Subscription: fmt.Sprint("team-", i), Priority: 1, Score: pool.Score{Total: 99, Availability: 1, Headroom: 0.99, Soundness: 1, Swiftness: 1, Idleness: 1}}
 		if i%2 == 0 {
 			c = pool.Candidate{Subscription: c.Subscription, Obstacle: "cooling", Reason: "throttled", Until: time.UnixMilli(1_795_348_900_000)}
 		}

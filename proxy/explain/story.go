@@ -59,7 +59,7 @@ func (s *Story) Choice(req *pool.Request, lease *pool.Lease, err error) {
 	s.attempt = false
 	t := req.Trace
 	c := Choice{
-		Home: t.Home, Inherited: t.Inherited, ByHash: t.ByHash, Pinned: req.Pinned, Owner: req.Owner, Omitted: int64(t.Omitted),
+		Home: t.Home, Inherited: t.Inherited, Strategy: string(t.Strategy), ByHash: t.ByHash, Pinned: req.Pinned, Owner: req.Owner, Omitted: int64(t.Omitted),
 	}
 	if lease != nil {
 		c.Subscription, c.Source = lease.Subscription().ID, string(lease.Source())
@@ -81,21 +81,28 @@ func (s *Story) Choice(req *pool.Request, lease *pool.Lease, err error) {
 	}
 	s.begin(noteChoice).choice(&c)
 	for i := range candidates {
-		s.candidate(&candidates[i], t.ByHash)
+		s.candidate(&candidates[i], t)
 	}
 }
 
-func (s *Story) candidate(from *pool.Candidate, byHash bool) {
+func (s *Story) candidate(from *pool.Candidate, t *pool.Trace) {
 	c := Candidate{
 		Subscription: from.Subscription, Obstacle: from.Obstacle, Reason: from.Reason,
 		Until: instant(&from.Until), Priority: int64(from.Priority), Draining: from.Draining,
 	}
 	score := Score{
 		Total: from.Score.Total, Availability: from.Score.Availability, Headroom: from.Score.Headroom,
-		Soundness: from.Score.Soundness, Idleness: from.Score.Idleness,
+		Soundness: from.Score.Soundness, Swiftness: from.Score.Swiftness, Idleness: from.Score.Idleness,
 	}
-	if from.Obstacle == "" && !byHash {
+	standing := Standing{
+		Used: from.Standing.Used, ExpiresIn: Seconds(from.Standing.ExpiresIn),
+		Sessions: from.Standing.Sessions, InFlight: from.Standing.InFlight, Turn: from.Standing.Turn,
+	}
+	if from.Obstacle == "" && !t.ByHash {
 		c.Score = &score
+		if t.Strategy != pool.StrategyBalanced {
+			c.Standing = &standing
+		}
 	}
 	s.begin(noteCandidate).candidate(&c)
 }

@@ -136,6 +136,7 @@ func (ex *exchange) try() ratelimit.Verdict {
 		return ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription, Wait: -1, Row: "credential unusable"}
 	}
 	isHead := string(req.head.Method) == http.MethodHead
+	ex.auditUse()
 	ex.sending()
 	err = ex.s.deps.Transport.Do(ex.leave, &ex.call, ex.s.origin(ex.provider), head, req.body[:req.n], isHead)
 	// The head holds the credential, and its buffer outlives the request.

@@ -128,6 +128,7 @@ func (ex *exchange) endRefused(r *refusal) {
 		ex.tellEcho(ex.failure)
 		ex.release()
 	}
+	ex.auditRefusal(r)
 	ex.log(r.status, "refused", r.code, r.message)
 	ex.end()
 }

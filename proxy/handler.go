@@ -258,6 +258,7 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	}
 	id := newID()
 	ctx.Response.Header.Set("X-Authpool-Request-Id", id)
+	s.auditBroken(ctx, id, r)
 	writeRefusal(ctx, family, id, r)
 	requestsTotal.WithLabelValues("", "", statusClass(r.status)).Inc()
 	s.log.Info("request", "request", id, "status", r.status, "end", "refused", "error", r.code)

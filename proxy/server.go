@@ -26,6 +26,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/audit"
 	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/proxy/agentconn"
 	"github.com/authpool/authpool/proxy/explain"
@@ -77,6 +78,7 @@ type Deps struct {
 	Prices    Prices
 	Transport *upstream.Transport
 	Events    *event.Bus // nil: nobody hears of events
+	Audit     *audit.Log // nil: nothing is written down
 	Log       *slog.Logger
 }
 

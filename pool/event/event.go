@@ -57,6 +57,8 @@ const (
 	UsageWaiting   Kind = "usage.waiting"   // usage is not counted in Redis for a long time
 	UsageDoubtful  Kind = "usage.doubtful"  // usage was or may be counted wrongly: lost, damaged, or another writer
 
+	AuditFailing Kind = "audit.failing" // what happens cannot be written to the audit log
+
 	NotificationsTest Kind = "notifications.test" // an operator wants to see that notifications arrive
 )
 
@@ -66,7 +68,7 @@ var kinds = []Kind{
 	Window50, Window80, Window95, Window100, WindowBurning,
 	CredentialFailing, CredentialRestored,
 	ProviderOverloaded, ProviderDown, ProviderEgress, ProviderRecovered,
-	PoolExhausted, RedisLost, RedisBack, JournalFilling, JournalFull, UsageWaiting, UsageDoubtful,
+	PoolExhausted, RedisLost, RedisBack, JournalFilling, JournalFull, UsageWaiting, UsageDoubtful, AuditFailing,
 	NotificationsTest,
 }
 

@@ -20,14 +20,15 @@ import (
 
 func newAuditCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "audit",
-		Short:   "Check what authpool has counted",
-		Long:    "Checks what authpool has counted against what others say.",
-		Example: "  authpool audit usage --ledger http://127.0.0.1:8790/ledger -c authpool.yaml",
+		Use:   "audit",
+		Short: "Check what authpool has done and counted",
+		Long: `Shows the audit log and checks that nobody has changed it; checks what authpool has
+counted against what others say.`,
+		Example: "  authpool audit tail -f\n  authpool audit verify\n  authpool audit usage --ledger http://127.0.0.1:8790/ledger -c authpool.yaml",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newAuditUsageCommand(p))
+	cmd.AddCommand(newAuditTailCommand(p), newAuditVerifyCommand(p), newAuditUsageCommand(p))
 	return cmd
 }
 

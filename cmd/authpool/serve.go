@@ -67,21 +67,25 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 	if err := s.start(); err != nil {
 		return errors.Join(err, s.shutdown(ctx))
 	}
+	s.auditStart(file)
 	if err := s.ready(); err != nil {
 		log.Warn("not ready", "reason", err)
 	}
 	for {
 		select {
 		case err := <-s.failed:
+			s.auditStop(err.Error())
 			return errors.Join(err, s.shutdown(ctx))
 		case <-ctx.Done():
+			s.auditStop("cancelled")
 			return s.shutdown(context.WithoutCancel(ctx))
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				reload(log, cfg, s.prices.Version(), load)
+				s.auditReload(file, reload(log, cfg, s.prices.Version(), load))
 				continue
 			}
 			log.Info("stopping", "signal", sig.String())
+			s.auditStop(sig.String())
 			return stopOn(signals, func() error { return s.shutdown(ctx) })
 		}
 	}
@@ -116,23 +120,24 @@ func logSubscriptions(log *slog.Logger, cfg *config.Config) {
 
 // reload reads the config again. A wrong one changes nothing. A good one that
 // differs cannot be taken over while serving yet: the log says which keys wait
-// for a restart. prices is the version in use of what the key prices names.
-func reload(log *slog.Logger, old *config.Config, prices string, load func() (*config.Config, error)) {
+// for a restart. prices is the version in use of what the key prices names. What
+// came of it is returned in a few words.
+func reload(log *slog.Logger, old *config.Config, prices string, load func() (*config.Config, error)) string {
 	fresh, err := load()
 	if err != nil {
 		if faults, ok := errors.AsType[config.Faults](err); ok {
 			for _, fault := range faults {
 				log.Error("reload: the config is wrong, the old one stays", "fault", fault.String())
 			}
-			return
+			return "refused: it is wrong"
 		}
 		log.Error("reload: the config cannot be read, the old one stays", "error", err)
-		return
+		return "refused: it cannot be read"
 	}
 	table, err := newPricesFromConfig(fresh)
 	if err != nil {
 		log.Error("reload: the prices are wrong, the old ones stay", "error", err)
-		return
+		return "refused: the prices are wrong"
 	}
 	changed := changedKeys(old, fresh)
 	if table.Version() != prices && !slices.Contains(changed, "prices") {
@@ -140,9 +145,10 @@ func reload(log *slog.Logger, old *config.Config, prices string, load func() (*c
 	}
 	if len(changed) == 0 {
 		log.Info("reload: the config has not changed")
-		return
+		return "unchanged"
 	}
 	log.Warn("reload: the config is good, but takes effect at the next start only", "changed", strings.Join(changed, ", "))
+	return "waits for a restart: " + strings.Join(changed, ", ")
 }
 
 // changedKeys names the top-level keys in which two configs differ.

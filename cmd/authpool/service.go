@@ -17,6 +17,7 @@ import (
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/config/statedir"
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/audit"
 	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/notify"
 	"github.com/authpool/authpool/pool/redisdb"
@@ -36,6 +37,7 @@ type service struct {
 
 	dir       *statedir.Dir
 	events    event.Bus
+	audit     *audit.Log
 	notifier  *notify.Notifier
 	db        *redisdb.DB
 	usage     *usage.Store
@@ -98,6 +100,9 @@ func (s *service) open(ctx context.Context, getenv func(string) string) error {
 	s.onClose("state folder", func(context.Context) error { return s.dir.Close() })
 	for _, note := range s.dir.Notes() {
 		s.log.Warn("state folder repaired", "note", note)
+	}
+	if err := s.openAudit(); err != nil {
+		return err
 	}
 	if err := s.listen(); err != nil {
 		return err
@@ -193,6 +198,7 @@ func (s *service) openServers(ctx context.Context) error {
 		Prices:    s.prices,
 		Transport: s.transport,
 		Events:    &s.events,
+		Audit:     s.audit,
 		Log:       s.log,
 	})
 	token, err := adminTokenFromConfig(ctx, s.cfg.Admin, s.dir)
@@ -204,14 +210,15 @@ func (s *service) openServers(ctx context.Context) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
+	operate := audited{operator{s.pool}, notifications{s.notifier}, s.audit}
 	s.admin = admin.New(admin.Options{
 		Token:    token,
 		Ready:    s.ready,
 		Status:   sources,
 		Usage:    sources,
 		Requests: s.proxy.Explained(),
-		Operate:  operator{s.pool},
-		Notify:   notifications{s.notifier},
+		Operate:  operate,
+		Notify:   operate,
 		Metrics:  prometheus.Gatherers{prometheus.DefaultGatherer, registry},
 		Logger:   s.log,
 	})

@@ -33,8 +33,9 @@ type Kind string
 const (
 	ServeStarted        Kind = "serve.started"
 	ServeStopped        Kind = "serve.stopped"
-	ConfigLoaded        Kind = "config.loaded"        // read at the start or on SIGHUP, with what came of it
+	ConfigLoaded        Kind = "config.loaded"        // read again, with what came of it
 	SubscriptionsEnable Kind = "subscriptions.enable" // an operator asked for it
+	NotificationsSend   Kind = "notifications.send"   // an operator asked for a test
 	CredentialUsed      Kind = "credential.used"      //nolint:gosec // names none: by a session, once a day
 	RequestRefused      Kind = "request.refused"      // by authpool itself; count of them since the line before
 

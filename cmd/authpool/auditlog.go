@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/authpool/authpool/pool/audit"
+	"github.com/authpool/authpool/pool/event"
+	"github.com/authpool/authpool/proxy/admin"
+)
+
+const (
+	// auditFolder holds the audit log in the state folder.
+	auditFolder = "audit"
+	// auditRoom is how many events may wait to be handed on to it, which has a far
+	// larger queue.
+	auditRoom = 1024
+)
+
+// openAudit begins to write the audit log, in which s.events are, too.
+func (s *service) openAudit() error {
+	log, err := audit.Open(audit.Options{
+		Dir: filepath.Join(s.dir.Path(), auditFolder), Logger: s.log,
+		Failing: func(err error) {
+			if err != nil {
+				s.events.Emit(event.Event{Kind: event.AuditFailing, Text: "The audit log cannot be written: " + err.Error()})
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.audit = log
+	s.log.Info("audit log", "public_key", log.PublicKey())
+	events, stop := s.events.Subscribe("audit", auditRoom)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for e := range events {
+			log.Event(&e)
+		}
+	}()
+	s.onClose("audit log", func(context.Context) error {
+		stop()
+		<-done
+		return log.Close()
+	})
+	return nil
+}
+
+// auditStart notes that the process serves, with which config.
+func (s *service) auditStart(file string) {
+	b := readBuild()
+	fields := configFields(file)
+	fields["version"], fields["commit"], fields["pid"] = b.Version, b.Commit, strconv.Itoa(os.Getpid())
+	s.audit.Add(audit.Entry{Kind: audit.ServeStarted, Actor: audit.Operator, Fields: fields})
+}
+
+// auditStop notes why the process is about to end.
+func (s *service) auditStop(why string) {
+	s.audit.Add(audit.Entry{Kind: audit.ServeStopped, Actor: audit.Operator, Fields: map[string]string{"why": why}})
+}
+
+// auditReload notes that the config was read again and what came of it.
+func (s *service) auditReload(file, result string) {
+	fields := configFields(file)
+	fields["result"] = result
+	s.audit.Add(audit.Entry{Kind: audit.ConfigLoaded, Actor: audit.Operator, Fields: fields})
+}
+
+// configFields name the config file and the SHA-256 of what is in it now; the
+// environment is not written down, because keys are in it.
+func configFields(file string) map[string]string {
+	if file == "" {
+		return map[string]string{"config": "environment"}
+	}
+	fields := map[string]string{"config": file}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		fields["error"] = err.Error()
+		return fields
+	}
+	sum := sha256.Sum256(text)
+	fields["sha256"] = hex.EncodeToString(sum[:])
+	return fields
+}
+
+// audited writes down what the admin address is asked for and what came of it. It
+// implements admin.Operator and admin.Notifier.
+type audited struct {
+	operator admin.Operator
+	notifier admin.Notifier
+	log      *audit.Log
+}
+
+// Enable implements admin.Operator.
+func (a audited) Enable(ctx context.Context, id string) error {
+	err := a.operator.Enable(ctx, id)
+	a.note(audit.SubscriptionsEnable, err, map[string]string{"subscription": id})
+	return err
+}
+
+// TestNotifications implements admin.Notifier.
+func (a audited) TestNotifications(ctx context.Context, name string, target int) ([]admin.NotificationTest, error) {
+	tests, err := a.notifier.TestNotifications(ctx, name, target)
+	fields := map[string]string{"event": name}
+	if target >= 0 {
+		fields["target"] = strconv.Itoa(target)
+	}
+	accepted := 0
+	for _, test := range tests {
+		if test.OK {
+			accepted++
+		}
+	}
+	if err == nil {
+		fields["accepted"] = fmt.Sprintf("%d of %d", accepted, len(tests))
+	}
+	a.note(audit.NotificationsSend, err, fields)
+	return tests, err
+}
+
+func (a audited) note(kind audit.Kind, err error, fields map[string]string) {
+	fields["result"] = "done"
+	if err != nil {
+		fields["result"], fields["error"] = "failed", err.Error()
+	}
+	a.log.Add(audit.Entry{Kind: kind, Actor: audit.Operator, Fields: fields})
+}

@@ -142,8 +142,8 @@ type Brake struct {
 
 // Failover bounds what one request may cost in attempts and time.
 type Failover struct {
-	Attempts   int      `yaml:"attempts" jsonschema:"minimum=1,maximum=20" jsonschema_description:"Most subscriptions tried for one request."`
-	Deadline   Duration `yaml:"deadline" jsonschema_description:"No new attempt after this long."`
+	Attempts   int      `yaml:"attempts" jsonschema:"minimum=1,maximum=20" jsonschema_description:"How often a provider may have begun to execute one request. What it refuses does not count; 1 turns failover off."`
+	Deadline   Duration `yaml:"deadline" jsonschema_description:"No new attempt after this long, or after wait where that is longer."`
 	Wait       Duration `yaml:"wait" jsonschema_description:"Longest wait for a subscription before the agent gets the refusal. Above one minute streams are kept alive by pings."`
 	Hold       Duration `yaml:"hold" jsonschema_description:"Longest that the opening events of a stream, before content, are held back."`
 	ReplayBody Size     `yaml:"replay_body" jsonschema_description:"Larger request bodies are attempted once."`

@@ -234,11 +234,12 @@ func newTransportFromConfig(c config.Timeouts) *upstream.Transport {
 
 func proxyOptionsFromConfig(c *config.Config) proxy.Options {
 	return proxy.Options{
-		BodyLimit:    int(c.LimitsHTTP.Body),
-		HeaderLimit:  int(c.LimitsHTTP.Header),
-		ReplayLimit:  int(c.Failover.ReplayBody),
-		Attempts:     c.Failover.Attempts,
-		Deadline:     time.Duration(c.Failover.Deadline),
+		BodyLimit:   int(c.LimitsHTTP.Body),
+		HeaderLimit: int(c.LimitsHTTP.Header),
+		ReplayLimit: int(c.Failover.ReplayBody),
+		Attempts:    c.Failover.Attempts,
+		// Who is let wait longer must not get a limit that is met after the wait.
+		Deadline:     time.Duration(max(c.Failover.Deadline, c.Failover.Wait)),
 		Hold:         time.Duration(c.Failover.Hold),
 		Idle:         time.Duration(c.Timeouts.Idle),
 		WriteStall:   time.Duration(c.Timeouts.WriteStall),

@@ -19,10 +19,7 @@ var signature = regexp.MustCompile(`^t=([0-9]{10}),v1=([0-9a-f]{64})$`)
 // line for each to FILE, with the path, whether it is signed by $HOOK_SECRET, and the
 // body. What is posted below /redirect is sent elsewhere.
 func webhook() {
-	if err := receive(os.Args[1], os.Args[2]); err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, err)
-		os.Exit(exitFailed)
-	}
+	panic(receive(os.Args[1], os.Args[2]))
 }
 
 func receive(address, file string) error {

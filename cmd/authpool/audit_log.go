@@ -10,10 +10,12 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,7 +55,9 @@ checks nothing: "authpool audit verify" does.`,
 			if err := t.last(count); err != nil || !follow {
 				return err
 			}
-			return t.follow(cmd.Context())
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			return t.follow(ctx)
 		},
 	}
 	flags := cmd.Flags()
@@ -166,7 +170,7 @@ func (p *program) printAuditLine(raw []byte) error {
 // logWord is s, quoted when anything in it could be taken for something else.
 func logWord(s string) string {
 	plain := s != "" && strings.IndexFunc(s, func(r rune) bool {
-		return r <= ' ' || r > '~' || r == '"' || r == '=' || r == '\\'
+		return r <= ' ' || r > '~' || r == '"' || r == '\\'
 	}) < 0
 	if plain {
 		return s

@@ -196,7 +196,6 @@ func (l *Log) nextTime(batch []Entry) time.Duration {
 // finish writes and signs what there is, and closes the file.
 func (l *Log) finish(batch []Entry) {
 	l.ending = true
-	batch = append(batch, l.refusals.rest(time.Now())...)
 	for more := true; more; {
 		select {
 		case e := <-l.queue:
@@ -205,7 +204,7 @@ func (l *Log) finish(batch []Entry) {
 			more = false
 		}
 	}
-	l.write(batch)
+	l.write(append(batch, l.refusals.rest(time.Now())...))
 	if l.file != nil {
 		if err := l.file.Close(); err != nil && l.failing == nil {
 			l.failing = err

@@ -3,9 +3,11 @@ package event_test
 import (
 	"os"
 	"regexp"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/authpool/authpool/pool/event"
 )
@@ -95,6 +97,21 @@ func TestEventsHaveATime(t *testing.T) {
 			t.Errorf("a dated event happened at %v", e.Time)
 		}
 	})
+}
+
+// Names come from agents, who may send anything.
+func TestEventsAreCut(t *testing.T) {
+	var bus event.Bus
+	events, stop := bus.Subscribe("one", 1)
+	defer stop()
+	long := strings.Repeat("x", 255) + strings.Repeat("é", 5000)
+	bus.Emit(event.Event{Kind: event.PoolExhausted, Model: long, Agent: long, Session: long, Text: long})
+	e := <-events
+	for name, text := range map[string]string{"model": e.Model, "agent": e.Agent, "session": e.Session, "text": e.Text} {
+		if len(text) > 1100 || len(text) < 200 || !utf8.ValidString(text) || name != "text" && len(text) > 300 {
+			t.Errorf("the %s has %d bytes, valid %t", name, len(text), utf8.ValidString(text))
+		}
+	}
 }
 
 func kindsOf(events <-chan event.Event) (all []event.Kind) {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -171,9 +172,10 @@ func TestTargetsThatAreRefused(t *testing.T) {
 // The certificate must be valid, and have the pinned key where one is pinned.
 func TestCertificates(t *testing.T) {
 	var posts atomic.Int32
-	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { posts.Add(1) }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { posts.Add(1) }))
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	server.StartTLS()
 	defer server.Close()
-	server.Config.ErrorLog = nil
 	u, err := url.Parse(server.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -222,6 +224,7 @@ func TestCertificates(t *testing.T) {
 func TestOldTLS(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.TLS = &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10} //nolint:gosec // this is what it is about
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	server.StartTLS()
 	defer server.Close()
 	target := hook("*")

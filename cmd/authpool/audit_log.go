@@ -48,9 +48,9 @@ checks nothing: "authpool audit verify" does.`,
 			if err != nil {
 				return err
 			}
-			t := auditTail{dir: dir, print: p.printAuditLine}
+			t := auditTail{dir: dir, show: p.showAuditLine}
 			if asJSON {
-				t.print = func(raw []byte) error { return p.printf("%s", raw) }
+				t.show = func(raw []byte) error { return p.printf("%s", raw) }
 			}
 			if err := t.last(count); err != nil || !follow {
 				return err
@@ -100,13 +100,14 @@ earlier state verify, unless you have kept the number and hash that this prints.
 					return wrongf("--public-key: %w", err)
 				}
 			}
-			path := ""
 			if len(args) == 1 {
-				path = args[0]
-			} else if path, err = p.auditDir(stateDir); err != nil {
+				return p.auditVerify(args[0], key, asJSON)
+			}
+			dir, err := p.auditDir(stateDir)
+			if err != nil {
 				return err
 			}
-			return p.auditVerify(path, key, asJSON)
+			return p.auditVerify(dir, key, asJSON)
 		},
 	}
 	flags := cmd.Flags()
@@ -154,17 +155,18 @@ func (p *program) auditVerify(path string, key ed25519.PublicKey, asJSON bool) e
 	return err
 }
 
-// printAuditLine prints a line for people, in printable ASCII.
-func (p *program) printAuditLine(raw []byte) error {
+// showAuditLine prints a line for people, in printable ASCII.
+func (p *program) showAuditLine(raw []byte) error {
 	line, err := audit.ParseLine(raw)
 	if err != nil {
 		return p.printf("%s\n", strconv.QuoteToASCII(string(bytes.TrimSuffix(raw, []byte("\n")))))
 	}
-	text := fmt.Sprintf("%s %d %s %s", logWord(line.Time), line.Seq, logWord(string(line.Kind)), logWord(line.Actor))
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s %d %s %s", logWord(line.Time), line.Seq, logWord(string(line.Kind)), logWord(line.Actor))
 	for _, name := range slices.Sorted(maps.Keys(line.Fields)) {
-		text += " " + logWord(name) + "=" + logWord(line.Fields[name])
+		fmt.Fprintf(&text, " %s=%s", logWord(name), logWord(line.Fields[name]))
 	}
-	return p.printf("%s\n", text)
+	return p.printf("%s\n", text.String())
 }
 
 // logWord is s, quoted when anything in it could be taken for something else.
@@ -183,8 +185,8 @@ const followEvery = 250 * time.Millisecond
 
 // auditTail reads the end of a log that may be written meanwhile.
 type auditTail struct {
-	dir   string
-	print func(raw []byte) error
+	dir  string
+	show func(raw []byte) error
 
 	file string // the one that was read last
 	at   int64  // up to there
@@ -214,12 +216,12 @@ func (t *auditTail) last(n int) error {
 			break
 		}
 	}
-	return t.printAll(kept)
+	return t.showAll(kept)
 }
 
-func (t *auditTail) printAll(lines [][]byte) error {
+func (t *auditTail) showAll(lines [][]byte) error {
 	for _, raw := range lines {
-		if err := t.print(raw); err != nil {
+		if err := t.show(raw); err != nil {
 			return err
 		}
 	}
@@ -252,7 +254,7 @@ func (t *auditTail) follow(ctx context.Context) error {
 				return err
 			}
 			t.at = size
-			if err := t.printAll(lines); err != nil {
+			if err := t.showAll(lines); err != nil {
 				return err
 			}
 		}

@@ -73,6 +73,11 @@ func (s *service) auditReload(file, result string) {
 	s.audit.Add(audit.Entry{Kind: audit.ConfigLoaded, Actor: audit.Operator, Fields: fields})
 }
 
+// auditStranger notes a request to the admin address without the admin token.
+func (s *service) auditStranger(remote string) {
+	s.audit.Refused(audit.Refusal{Code: "admin_unauthorized", Remote: remote})
+}
+
 // configFields name the config file and the SHA-256 of what is in it now; the
 // environment is not written down, because keys are in it.
 func configFields(file string) map[string]string {

@@ -219,6 +219,7 @@ func (s *service) openServers(ctx context.Context) error {
 		Requests: s.proxy.Explained(),
 		Operate:  operate,
 		Notify:   operate,
+		Refused:  s.auditStranger,
 		Metrics:  prometheus.Gatherers{prometheus.DefaultGatherer, registry},
 		Logger:   s.log,
 	})

@@ -83,17 +83,30 @@ func quoteHost(host string) string {
 }
 
 // requireToken lets requests pass that carry the admin token as Bearer. Hashes
-// are compared, so that the time tells neither the token nor its length.
-func requireToken(token credential.Secret, next http.Handler) http.Handler {
+// are compared, so that the time tells neither the token nor its length. refused is
+// told from where the others come.
+func requireToken(token credential.Secret, refused func(remote string), next http.Handler) http.Handler {
 	want := sha256.Sum256([]byte(token.Reveal()))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		got := sha256.Sum256([]byte(strings.TrimSpace(given)))
 		if token.Empty() || !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			if refused != nil {
+				refused(remoteHost(r))
+			}
 			w.Header().Set("WWW-Authenticate", `Bearer realm="authpool admin"`)
 			problem(w, http.StatusUnauthorized, "the admin token is missing or wrong: send \"Authorization: Bearer\" with the content of admin.token in serve's state folder")
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// remoteHost is the sender's address without the port, "" when it has none.
+func remoteHost(r *http.Request) string {
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return addr.Addr().Unmap().String()
 }

@@ -48,7 +48,7 @@ func (r *RefusedError) Error() string { return r.Err.Error() }
 // Unwrap returns the cause.
 func (r *RefusedError) Unwrap() error { return r.Err }
 
-// Options says what a Server serves. All fields but Logger are required.
+// Options says what a Server serves. All fields but Refused and Logger are required.
 type Options struct {
 	Token    credential.Secret   // the admin token; an empty one lets nobody in
 	Ready    func() error        // nil: /readyz is 200; else the sentence that it answers 503 with
@@ -58,6 +58,7 @@ type Options struct {
 	Operate  Operator            // for EnablePath
 	Notify   Notifier            // for NotificationsTestPath
 	Metrics  prometheus.Gatherer // for /metrics
+	Refused  func(remote string) // hears of requests without the admin token, by their address; nil: nobody does
 	Logger   *slog.Logger        // nil: slog.Default()
 }
 
@@ -146,7 +147,7 @@ func (s *Server) routes(o Options) http.Handler {
 		MaxRequestsInFlight: maxScrapes,
 		Timeout:             sourceTimeout,
 	}))
-	mux.Handle("/", requireToken(o.Token, api))
+	mux.Handle("/", requireToken(o.Token, o.Refused, api))
 	return guardBrowsers(refuseBodies(mux))
 }
 

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 const (
@@ -99,7 +101,11 @@ func TestLateErrorWithGoodStatus(t *testing.T) {
 	if got := fmt.Sprint(r.pool.Status()[2].CooldownModels); !strings.Contains(got, chatModel) {
 		t.Errorf("closed models: %s", got)
 	}
+	// It is remembered a moment after the agent has the last byte.
 	told, ok := r.server.Explained().Find(resp.Header.Get("X-Authpool-Request-Id"))
+	for end := time.Now().Add(20 * time.Second); !ok && time.Now().Before(end); runtime.Gosched() {
+		told, ok = r.server.Explained().Find(resp.Header.Get("X-Authpool-Request-Id"))
+	}
 	if !ok || len(told.Choices) != 1 || told.Choices[0].Attempt.Late == nil || told.Choices[0].Attempt.Late.Signal != "limited" {
 		t.Errorf("of the error is told: %+v", told.Choices)
 	}

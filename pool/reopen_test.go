@@ -66,10 +66,15 @@ func newSidecar(mini *miniredis.Miniredis, opts pool.Options, subs ...pool.Subsc
 // again when it has its answer would do so for ever in one instant of the bubble.
 type wire struct{ net.Conn }
 
-// Write implements net.Conn.
-func (w wire) Write(b []byte) (int, error) {
-	time.Sleep(500 * time.Microsecond)
-	return w.Conn.Write(b)
+// Read implements net.Conn. Write must not sleep: go-redis holds a lock meanwhile
+// that the end of a subscription waits for, and time in a bubble stands still while
+// anybody waits for a lock.
+func (w wire) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if err == nil {
+		time.Sleep(500 * time.Microsecond)
+	}
+	return n, err
 }
 
 // partition takes Redis away, or gives it back.
@@ -89,6 +94,7 @@ func (s *sidecar) partition(cut bool) {
 func (s *sidecar) close() {
 	s.pool.Close()
 	_ = s.client.Close()
+	time.Sleep(time.Second) // go-redis' goroutines find out; a bubble must not end before
 }
 
 // provider refuses everybody until it opens, and notes what reaches it.

@@ -142,8 +142,8 @@ func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, pati
 		source := SourceElsewhere
 		if r.moves(now) || req.Seals && !req.Pinned && r.obstacle != unfit {
 			source = SourceMoved
-			req.moving.yes = r.moves(now) && r.obstacle != full
 		}
+		req.moving.yes, req.moving.until = r.moves(now) && r.obstacle != full, time.Time{}
 		lease = p.place(ctx, g, req, s, home, source, patience, now)
 		if lease != nil || s.home() == home {
 			return lease

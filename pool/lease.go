@@ -76,6 +76,7 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	if l.served {
 		m.began(now, l.firstByte)
 	}
+	awaited := l.pass.Awaited() || l.whole.Awaited() || v.Signal != ratelimit.OK && v.Signal != ratelimit.ClientError
 	own, domain, one := l.pass.Probes()
 	change := l.pass.Verdict(now, v)
 	news := l.whole.Verdict(now, v)
@@ -109,7 +110,11 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 		p.confirm(l.session, m, now)
 	}
 	verdicts.WithLabelValues(m.conf.ID, v.Signal.String(), string(v.Reason)).Inc()
-	p.groups[m.conf.Provider].queue.event()
+	// Any other verdict leaves all as it was until Done. A round for nothing would be
+	// under way by then, and let one in its middle have what the first waits for.
+	if awaited {
+		p.groups[m.conf.Provider].queue.event()
+	}
 }
 
 // Late tells what an answer said after its content had begun, when its Verdict

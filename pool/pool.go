@@ -7,11 +7,13 @@
 // each is Factors.Rate.
 //
 // Everything is decided from memory. What the processes of a fleet have to
-// agree on (who a session sticks to, places, shares of the concurrency,
-// cooldowns) is written to and read from Redis by the keeper, off the request
-// path. Only these wait for Redis, for bindingWait at most: the binding of a session
-// that is new here, the one request that is to find out whether a cooldown is over,
-// and what names or has made something account-bound (see Pool.Owner). Without Redis the pool goes on with what it knows.
+// agree on (who a session sticks to, places, shares of the concurrency, allowances
+// of limits per minute, cooldowns, organisations) is written to and read from Redis
+// by the keeper, off the request path. Only these wait for Redis, for bindingWait at
+// most: the binding of a session that is new here, the one request that is to find
+// out whether a cooldown is over, and what names or has made something account-bound
+// (see Pool.Owner). Without Redis the pool goes on with what it knows. What is about
+// a whole provider (see ratelimit.Provider) each process finds out for itself.
 package pool
 
 import (

@@ -178,3 +178,28 @@ func TestConfiguredRateIsWaitedFor(t *testing.T) {
 		}
 	})
 }
+
+// An answer that is well changes nothing for those who wait for it to end: they try
+// when it has. A round that is under way by then lets one in the middle go first.
+func TestGoodAnswersDisturbNobodyWhoWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{Wait: time.Minute}, sub("one", limits(pool.Limits{Concurrent: 1})))
+		defer p.Close()
+		l, err := p.Acquire(context.Background(), ask("a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		trace := &pool.Trace{}
+		wg.Go(func() { serve(t, p, ask("b", func(r *pool.Request) { r.Trace = trace }), ok) })
+		synctest.Wait()
+		trace.Home = "as it was" // a try begins it anew
+		l.Verdict(ok)
+		synctest.Wait()
+		if trace.Home != "as it was" {
+			t.Error("who waits has tried although nothing opened")
+		}
+		l.Done(usage.Tokens{Input: 1})
+		wg.Wait()
+	})
+}

@@ -3,6 +3,8 @@ package ratelimit
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/sony/gobreaker/v2"
 )
 
 // Why says what keeps a request out.
@@ -57,10 +59,11 @@ type Change struct {
 // None tells whether nothing changed.
 func (c Change) None() bool { return c.Until.IsZero() && !c.Opened }
 
-// Gate says whether one subscription may be used now. It asks in this order:
-// cooldowns (what the provider refused), the breaker (what is broken) and the
-// configured rates. A Gate is safe for concurrent use; time is a parameter, as
-// in Cooldowns, except that gobreaker reads the clock itself.
+// Gate says whether one subscription may be used now. In the order in which Check
+// tells of them there are cooldowns (what the provider refused, the subscription
+// alone or its domain), the breaker (what is broken), the configured rates, and what
+// the provider's answers say is left of its own. A Gate is safe for concurrent use;
+// time is a parameter, as in Cooldowns, except that gobreaker reads the clock itself.
 //
 // Allow lends a Pass; the Pass is settled by Verdict as soon as it is known what
 // the answer means, and by Done at the end.
@@ -330,6 +333,13 @@ func (p *Pass) Alone(scope Scope, now time.Time) Refusal {
 		return Refusal{}
 	}
 	return c.hold(*t, p.at, until)
+}
+
+// Awaited tells, before its Verdict, whether that may open something for others even
+// if the answer is good: the attempt finds out, or it is one of a model of whose
+// limits the provider tells.
+func (p *Pass) Awaited() bool {
+	return p.turn.isProbe() || p.own.isProbe() || p.dares || p.told != nil || !p.gate.breaker.is(gobreaker.StateClosed)
 }
 
 // Done settles the rates with the tokens that were really used. settled false

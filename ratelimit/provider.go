@@ -250,6 +250,9 @@ type News struct {
 // Asked is what the attempt asks for.
 func (q *ProviderPass) Asked() Asked { return q.asked }
 
+// Awaited tells, before the Verdict, whether that may open something for others.
+func (q *ProviderPass) Awaited() bool { return q.tickets != nil }
+
 // Verdict tells what the answer meant: that there was no capacity, that there was
 // nobody to talk to, or that the model has answered. All else says nothing. The
 // base URL is judged by subscriptions' failures only while it is Down.

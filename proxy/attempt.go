@@ -335,7 +335,7 @@ func (ex *exchange) noLease(err error) *refusal {
 	var none *pool.NoSubscriptionError
 	var away *pool.UnavailableError
 	switch {
-	case ex.gone():
+	case ex.leave.Err() != nil: // nothing was lent, so that nothing is to be drained
 		return agentLeft
 	case errors.As(err, &none):
 		return &refusal{status: fasthttp.StatusNotFound, code: codeNoSubscription, message: none.Error()}

@@ -194,8 +194,16 @@ func TestNoPings(t *testing.T) {
 	}
 }
 
-// TestAgentLeavesWhilePinged: it makes room in the queue at once.
+// TestAgentLeavesWhilePinged: it makes room in the queue at once. There is no answer
+// yet to be drained.
 func TestAgentLeavesWhilePinged(t *testing.T) {
+	for _, drain := range []bool{false, true} {
+		t.Run(fmt.Sprint("drain ", drain), func(t *testing.T) { leaveWhilePinged(t, drain) })
+	}
+}
+
+func leaveWhilePinged(t *testing.T, drain bool) {
+	t.Helper()
 	free := make(chan struct{})
 	up := newUpstream(t, func(c *upstreamConn) {
 		c.sse()
@@ -204,7 +212,7 @@ func TestAgentLeavesWhilePinged(t *testing.T) {
 		c.chunk(msgDelta + msgStop)
 		c.last()
 	})
-	r := newRig(t, up.url(), 1, pinging(time.Hour), oneAtATime, func(o *rigOptions) { o.pool.Waiters = 1 })
+	r := newRig(t, up.url(), 1, pinging(time.Hour), oneAtATime, func(o *rigOptions) { o.pool.Waiters, o.opts.DrainOnLeave = 1, drain })
 	r.server.pingAfter, r.server.pingEvery = time.Millisecond, time.Millisecond
 	_ = r.sendPinged("/v1/messages", "", messageS)
 	c := r.dial()

@@ -39,7 +39,11 @@ func TestAllocations(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			up := newEcho(t, tt.reply)
-			r := newRig(t, "http://"+up.Addr().String(), 1, func(o *rigOptions) { o.quiet = true })
+			log, _ := openAudit(t)
+			r := newRig(t, "http://"+up.Addr().String(), 1, func(o *rigOptions) {
+				o.quiet = true
+				o.deps = func(d *Deps) { d.Audit = log }
+			})
 			c := r.dial()
 			br := bufio.NewReaderSize(c, 64<<10)
 			request := []byte(strings.Replace(messageRequest(tt.body), "\r\n", "\r\nanthropic-version: 2023-06-01\r\nX-Authpool-Session: one\r\n", 1))

@@ -98,6 +98,25 @@ func TestRefusedForItsAddressAlone(t *testing.T) {
 	}
 }
 
+// TestRefusedForItsAddressInARow: what is refused for another reason in between says
+// that the address is let through.
+func TestRefusedForItsAddressInARow(t *testing.T) {
+	up := newUpstream(t, func(c *upstreamConn) {
+		switch c.key {
+		case key("anthropic", 4):
+			c.json(200, "", answer)
+		case key("anthropic", 2):
+			c.json(429, "Retry-After: 60\r\n", limited)
+		default:
+			c.page(403, challenge)
+		}
+	})
+	r := newRig(t, up.url(), 4)
+	if status, h, body := r.post("/v1/messages", message); status != 200 || h.Get("X-Authpool-Attempts") != "4" {
+		t.Errorf("%d after %s attempts: %s", status, h.Get("X-Authpool-Attempts"), body)
+	}
+}
+
 func TestEgressDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var e egresses

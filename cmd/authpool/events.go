@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/notify"
+	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -42,11 +44,40 @@ func (s *service) openNotifications(ctx context.Context) error {
 	}
 	folder := filepath.Join(s.dir.Path(), notificationsFolder)
 	var err error
-	if s.notifier, err = notify.Open(notify.Options{Folder: folder, Logger: s.log}, targets, &s.events); err != nil {
+	if s.notifier, err = notify.Open(notify.Options{Folder: folder, Claim: s.claims.claim, Logger: s.log}, targets, &s.events); err != nil {
 		return err
 	}
 	s.onClose("notifications", s.notifier.Close)
 	return nil
+}
+
+// claims let one process of a fleet tell of what all of them see: that a budget or a
+// window has reached a level. The others see it within a second, and a process that
+// was restarted sees it again.
+type claims struct{ store atomic.Pointer[store.Store] }
+
+const (
+	// claimTime bounds one question to Redis.
+	claimTime = 2 * time.Second
+	// claimSlack is by how much processes may differ about a window's reset, which
+	// some providers tell as a wait.
+	claimSlack = 10 * time.Minute
+	// claimMost is how long a claim is kept at most: beyond the longest budget.
+	claimMost = 32 * 24 * time.Hour
+)
+
+// claim is for notify.Options. While Redis does not answer each process tells.
+func (c *claims) claim(e event.Event) bool {
+	s := c.store.Load()
+	if e.Window == "" || e.Until.IsZero() || s == nil || !s.Healthy() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), claimTime)
+	defer cancel()
+	resets := e.Until.Round(claimSlack)
+	name := fmt.Sprintf("%s:%s:%d", e.Kind, e.Window, resets.Unix())
+	first, err := s.Claim(ctx, e.Subscription, name, min(time.Until(resets.Add(claimSlack)), claimMost))
+	return first || err != nil
 }
 
 func notificationFormat(n config.Notification) notify.Format {

@@ -39,6 +39,7 @@ type service struct {
 	events    event.Bus
 	audit     *audit.Log
 	notifier  *notify.Notifier
+	claims    claims
 	db        *redisdb.DB
 	usage     *usage.Store
 	recorder  *usage.Recorder
@@ -181,6 +182,7 @@ func (s *service) openServers(ctx context.Context) error {
 		return err
 	}
 	bindings := store.New(s.db.Client(), s.db.Durable(), s.db, s.cfg.Redis.Prefix)
+	s.claims.store.Store(bindings)
 	if s.pool, err = newPoolFromConfig(s.cfg, bindings, &spending{store: s.usage, recorder: s.recorder, healthy: s.db.Healthy}, &s.events, s.log); err != nil {
 		return err
 	}

@@ -45,6 +45,10 @@ type Options struct {
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Dial connects to an address with a port. Nil: net.Dialer.
 	Dial func(ctx context.Context, address netip.AddrPort) (net.Conn, error)
+	// Claim tells whether this process is the one of its fleet to tell of e, which it
+	// is asked once, before anybody is told. It must return within a moment. Nil: it
+	// always is.
+	Claim func(e event.Event) bool
 	// Logger gets what could not be told. Nil: slog.Default.
 	Logger *slog.Logger
 }
@@ -56,6 +60,7 @@ type Notifier struct {
 	host    string // of this process, for people with many
 	targets []*target
 	quiet   *quiet
+	claim   func(event.Event) bool
 
 	unsubscribe func()
 	cancel      context.CancelFunc
@@ -67,7 +72,7 @@ type Notifier struct {
 // bus tells from now on. The queues of targets that are not there any more are
 // deleted. An error names the target's index or the folder.
 func Open(opts Options, targets []Target, bus *event.Bus) (*Notifier, error) {
-	n := &Notifier{log: opts.Logger, quiet: newQuiet()}
+	n := &Notifier{log: opts.Logger, quiet: newQuiet(), claim: opts.Claim}
 	if n.log == nil {
 		n.log = slog.Default()
 	}
@@ -167,7 +172,7 @@ func (n *Notifier) sort(events <-chan event.Event) {
 				}
 				return
 			}
-			if n.wanted(e.Kind) && n.quiet.admit(time.Now(), e) {
+			if n.wanted(e.Kind) && (n.claim == nil || n.claim(e)) && n.quiet.admit(time.Now(), e) {
 				n.enqueue(told{Event: e})
 			}
 		case <-timer.C:

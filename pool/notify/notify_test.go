@@ -231,6 +231,33 @@ func TestOldNewsIsDropped(t *testing.T) {
 	})
 }
 
+// What another process of the fleet has claimed is not told here.
+func TestClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver()
+		defer r.stop()
+		var bus event.Bus
+		asked := 0
+		n, err := notify.Open(notify.Options{Folder: t.TempDir(), Dial: r.dial, Claim: func(e event.Event) bool {
+			asked++
+			return e.Subscription == "mine"
+		}}, []notify.Target{hook("budget.*")}, &bus)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bus.Emit(event.Event{Kind: event.Budget80, Subscription: "theirs"})
+		bus.Emit(event.Event{Kind: event.Budget80, Subscription: "mine"})
+		bus.Emit(event.Event{Kind: event.RedisLost}) // nobody wants it
+		synctest.Wait()
+		if all := subscriptions(r.take()); !slices.Equal(all, []string{"mine"}) || asked != 2 {
+			t.Errorf("came %v, asked %d times", all, asked)
+		}
+		if err := n.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A subscription that flaps is told of once, and what it came to once more at the end
 // of the quiet time.
 func TestTheSameIsToldOnce(t *testing.T) {
@@ -535,34 +562,5 @@ func TestTest(t *testing.T) {
 			t.Errorf("of none: %+v", results)
 		}
 		n.close()
-	})
-}
-
-// FuzzQueueFile opens whatever stands in a queue's file.
-func FuzzQueueFile(f *testing.F) {
-	line, err := json.Marshal(map[string]any{"add": map[string]any{"id": "1", "event": limited("one")}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(string(line) + "\n")
-	f.Add(string(line) + "\n{\"done\":\"1\"}\n")
-	f.Add(string(line))
-	f.Fuzz(func(t *testing.T, text string) {
-		synctest.Test(t, func(t *testing.T) {
-			r := newReceiver()
-			defer r.stop()
-			folder := t.TempDir()
-			open(t, folder, r, hook("*")).close()
-			if err := os.WriteFile(queueFile(t, folder), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			n := open(t, folder, r, hook("*"))
-			n.bus.Emit(limited("new"))
-			time.Sleep(time.Minute)
-			if all := subscriptions(r.take()); !slices.Contains(all, "new") {
-				t.Errorf("came %v", all)
-			}
-			n.close()
-		})
 	})
 }

@@ -21,6 +21,7 @@
 //	                                    opened<…>              when it was, the last turn on the ramp, how many had one, and who
 //	                                    enabled                when an operator ended all of them
 //	authpool:{SUB}:organisation   hash  organisation: that its provider's answers named, since
+//	authpool:{SUB}:claim:<what>   string  one process of the fleet has told people of it
 //	authpool:session:{<session>}  hash  subscription, since, last, parent
 //	authpool:resource:{<id>}      hash  subscription, agent
 //	authpool:events               channel that tells about changed states and moved sessions

@@ -171,6 +171,35 @@ func TestPingsEndWithTheProvidersError(t *testing.T) {
 	}
 }
 
+// TestPingsBeforeWhatIsNoStream: an answer that cannot follow the head that the agent
+// has is not shown as if it could; what it used is counted.
+func TestPingsBeforeWhatIsNoStream(t *testing.T) {
+	free := make(chan struct{})
+	up := newUpstream(t, func(c *upstreamConn) {
+		if strings.Contains(c.head, "X-Mark: first") {
+			c.sse()
+			c.chunk(msgStart + msgBlock + msgHello)
+			c.wait(free)
+			c.chunk(msgDelta + msgStop)
+			c.last()
+			return
+		}
+		c.json(200, "", answer)
+	})
+	r := newRig(t, up.url(), 1, pinging(time.Hour), oneAtATime)
+	r.server.pingAfter, r.server.pingEvery = time.Millisecond, time.Hour
+	_ = r.sendPinged("/v1/messages", "X-Mark: first\r\n", messageS)
+	second := r.sendPinged("/v1/messages", "", messageS)
+	close(free)
+	b, err := io.ReadAll(second.Body)
+	if got := string(b); err != nil || !strings.Contains(got, "event: error\n") || !strings.Contains(got, "no plain event stream") || strings.Contains(got, "msg_1") {
+		t.Errorf("%q, %v", b, err)
+	}
+	if events := r.waitEvents(2); len(events) != 2 {
+		t.Errorf("recorded %+v", events)
+	}
+}
+
 // TestNoPings: what does not wait for a subscription keeps its own status, however
 // long the provider takes; so does what is no stream, and what an HTTP/1.0 agent
 // asks.

@@ -151,13 +151,16 @@ func (m *member) standing(now time.Time) (Factors, Standing) {
 		f.Availability = 0
 	default:
 	}
-	st := Standing{Sessions: f.Sessions, InFlight: f.InFlight, Turn: m.turns.next(m.conf.weight())}
-	weight, expiring := 0.0, 0.0
+	st := Standing{Sessions: f.Sessions, InFlight: f.InFlight, Turn: m.turns.next()}
+	weight, expiring, over := 0.0, 0.0, false
 	limit := func(l ratelimit.Limit) {
 		f.Fullest = max(f.Fullest, l.Spent)
 		in := time.Duration(0)
 		if !l.Reset.IsZero() {
-			in = max(l.Reset.Sub(now), 1)
+			if in = l.Reset.Sub(now); in <= 0 {
+				over = over || l.Expires
+				return
+			}
 		}
 		if w := m.health.weighs(l.Spent, in); w > weight {
 			weight, f.Utilization, f.ResetIn = w, l.Spent, in
@@ -168,6 +171,9 @@ func (m *member) standing(now time.Time) (Factors, Standing) {
 	}
 	m.gate.EachLimit(now, limit)
 	m.budgets.each(now, limit)
+	if expiring == 0 && (over || !m.answered.Load()) {
+		st.ExpiresIn = WindowNews
+	}
 	st.Used = f.Fullest
 	return f, st
 }

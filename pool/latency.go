@@ -81,6 +81,9 @@ func (l *Lease) FirstByte(took time.Duration) {
 
 // began learns from a good answer.
 func (m *member) began(now time.Time, firstByte time.Duration) {
+	if !m.answered.Load() {
+		m.answered.Store(true)
+	}
 	if firstByte <= 0 {
 		return
 	}

@@ -11,8 +11,8 @@ import (
 type Strategy string
 
 // The strategies. All but StrategyPriority put those first whose limits are not
-// nearly used up, then the lower tier, and within a tier those that do not fail
-// or are being probed.
+// nearly used up, then the lower tier, and within a tier those that do not fail.
+// Who opens again is no worse for it: only a request can find out that it did.
 const (
 	// StrategyBalanced takes the highest Score.Total.
 	StrategyBalanced Strategy = "balanced"
@@ -33,8 +33,13 @@ type Standing struct {
 	ExpiresIn time.Duration // until what is left of its tightest window or budget is lost; 0: nothing is
 	Sessions  int64         // that have a place
 	InFlight  int64
-	Turn      float64 // when it would be served next, in turns of this process
+	Turn      float64 // when its next turn begins, in turns of this process
 }
+
+// WindowNews is the Standing.ExpiresIn of a subscription of whose present window
+// only the next answer will tell: this process has had none of it, or none since
+// the last window was over.
+const WindowNews = time.Microsecond
 
 // candidate is one subscription that could serve, as a Strategy compares them.
 // Without Redis only what every process knows is set: all but draining,
@@ -43,20 +48,20 @@ type candidate struct {
 	draining bool // the rest of it is for the sessions that are there
 	priority int
 	order    int  // its place in the configuration
-	doubtful bool // it is being probed, or most of its answers are failures
+	doubtful bool // most of its answers are failures
 	weight   int
 	total    float64 // Score.Total
 	claim    float64 // on the session, see rendezvous
 	Standing
 }
 
-// doubtfulBelow is the availability or soundness of a doubtful candidate.
+// doubtfulBelow is the soundness of a doubtful candidate.
 const doubtfulBelow = 0.5
 
 // rate sets what only this process knows.
 func (c *candidate) rate(s Score, st Standing) {
 	c.total, c.Standing = s.Total, st
-	c.doubtful = s.Availability < 1 || s.Soundness < doubtfulBelow
+	c.doubtful = s.Soundness < doubtfulBelow
 }
 
 // before tells whether a is to be taken before b. It is a pure function.

@@ -9,6 +9,9 @@ const drainStep = time.Minute
 // sooner is StrategyDrainSoonest: whose tightest window or budget ends sooner,
 // before those of which nothing is lost at any time; between equals as balanced.
 //
+// One whose window is not known comes first: it is as soon as it is used, and
+// windows that begin with their first use go by unused until then.
+//
 // What is spent early out of a window that ends later is missing in a rush,
 // while the rest of one that has ended is gone.
 func (c *candidate) sooner(o *candidate) bool {

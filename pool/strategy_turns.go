@@ -25,12 +25,8 @@ type turns struct {
 	ended atomic.Uint64  // the bits of when its last turn was over
 }
 
-// next is when its next turn would be over.
-func (t *turns) next(weight int) float64 {
-	return t.begin() + 1/float64(weight)
-}
-
-func (t *turns) begin() float64 {
+// next is when its next turn begins.
+func (t *turns) next() float64 {
 	return max(math.Float64frombits(t.clock.Load()), math.Float64frombits(t.ended.Load()))
 }
 
@@ -39,14 +35,19 @@ func (t *turns) take(weight int) {
 	for {
 		ended := t.ended.Load()
 		begin := max(math.Float64frombits(t.clock.Load()), math.Float64frombits(ended))
-		if !t.ended.CompareAndSwap(ended, math.Float64bits(begin+1/float64(weight))) {
-			continue
+		if t.ended.CompareAndSwap(ended, math.Float64bits(begin+1/float64(weight))) {
+			t.advance(begin)
+			return
 		}
-		for {
-			clock := t.clock.Load()
-			if math.Float64frombits(clock) >= begin || t.clock.CompareAndSwap(clock, math.Float64bits(begin)) {
-				return
-			}
+	}
+}
+
+// advance sets the provider's clock, which never goes back.
+func (t *turns) advance(begin float64) {
+	for {
+		clock := t.clock.Load()
+		if math.Float64frombits(clock) >= begin || t.clock.CompareAndSwap(clock, math.Float64bits(begin)) {
+			return
 		}
 	}
 }

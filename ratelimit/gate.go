@@ -395,13 +395,13 @@ func (g *Gate) Windows() []Window { return g.windows.list() }
 // Limit is how much of one limit of a subscription is spent.
 type Limit struct {
 	Spent   float64   // 0..1 and sometimes above; never negative or NaN
-	Reset   time.Time // when it is whole again; zero: not known, or it refills all the time
+	Reset   time.Time // when it is whole again, or was; zero: not known, or it refills all the time
 	Expires bool      // what is left of it then is lost, as it does not refill before
 }
 
 // EachLimit tells f of every limit that concerns all requests: the provider's
-// windows that have not been reset since, and the fullest of the configured
-// rates. f must not use the gate.
+// windows as last told, and the fullest of the configured rates. f must not use
+// the gate.
 func (g *Gate) EachLimit(now time.Time, f func(Limit)) {
 	g.windows.each(now, f)
 	if spent := g.rates.used(now); spent > 0 {
@@ -409,7 +409,8 @@ func (g *Gate) EachLimit(now time.Time, f func(Limit)) {
 	}
 }
 
-// Utilization is how much of the tightest of these limits is spent.
+// Utilization is how much of the tightest of these limits is spent; nothing of one
+// that has been reset since it was told.
 func (g *Gate) Utilization(now time.Time) float64 {
 	most := 0.0
 	g.EachLimit(now, func(l Limit) { most = max(most, l.Spent) })

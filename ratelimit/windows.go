@@ -68,7 +68,7 @@ func (w *windows) each(now time.Time, f func(Limit)) {
 	defer w.mu.Unlock()
 	for i := range w.all {
 		one := &w.all[i]
-		if one.partial() || !one.Reset.IsZero() && !now.Before(one.Reset) {
+		if one.partial() {
 			continue
 		}
 		f(Limit{Spent: one.Spent(now), Reset: one.Reset, Expires: one.Kind == "provider"})

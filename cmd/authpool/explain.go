@@ -295,8 +295,11 @@ func standingText(by string, s *explain.Standing) string {
 	}
 	switch pool.Strategy(by) {
 	case pool.StrategyDrainSoonest:
-		if s.ExpiresIn == 0 {
+		switch {
+		case s.ExpiresIn == 0:
 			return "nothing of it expires"
+		case s.ExpiresIn <= explain.Seconds(pool.WindowNews):
+			return "the next answer tells of its window"
 		}
 		return "its window ends in " + took(s.ExpiresIn)
 	case pool.StrategyLeastUsed:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/proxy/explain"
 )
 
@@ -32,6 +33,7 @@ var crowded = func() explain.Request {
 			},
 			strategic("least_used", explain.Standing{Used: 0.4567, Sessions: 1, InFlight: 2}),
 			strategic("drain_soonest", explain.Standing{ExpiresIn: explain.Seconds(90 * time.Minute)}),
+			strategic("drain_soonest", explain.Standing{ExpiresIn: explain.Seconds(pool.WindowNews)}),
 			strategic("drain_soonest", explain.Standing{}), strategic("round_robin", explain.Standing{Turn: 2.5}), strategic("priority", explain.Standing{}),
 			{
 				Subscription: "b", Source: "lent", Owner: "b", Pinned: true,

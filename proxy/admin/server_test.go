@@ -38,6 +38,7 @@ type sources struct {
 	asked  usage.Query
 
 	enabled  []string
+	notified []string // tests of notifications, as "event target"
 	requests explain.Ring
 }
 
@@ -67,7 +68,7 @@ func start(t *testing.T, src *sources, ready func() error) (base string) {
 		ready = func() error { return nil }
 	}
 	srv := admin.New(admin.Options{
-		Token: credential.NewSecret(token), Ready: ready, Status: src, Usage: src, Requests: &src.requests, Operate: src, Metrics: registry,
+		Token: credential.NewSecret(token), Ready: ready, Status: src, Usage: src, Requests: &src.requests, Operate: src, Notify: src, Metrics: registry,
 	})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/event"
 )
 
 const (
@@ -54,7 +55,10 @@ func TestRefusedForItsAddress(t *testing.T) {
 				}
 				tt.refuse(c)
 			})
-			r := newRig(t, up.url(), 4)
+			var bus event.Bus
+			events, stop := bus.Subscribe("test", 100)
+			defer stop()
+			r := newRig(t, up.url(), 4, func(o *rigOptions) { o.deps = func(d *Deps) { d.Events = &bus } })
 			try := func(want int, session string) {
 				t.Helper()
 				resp := r.send("POST", tt.path, "X-Authpool-Session: "+session+"\r\n", tt.body)
@@ -70,6 +74,13 @@ func TestRefusedForItsAddress(t *testing.T) {
 			}
 			if n := strings.Count(r.log.text(), "seems to refuse the address"); n > 1 || n == 1 != tt.told {
 				t.Errorf("the operator was told %d times", n)
+			}
+			if n := len(events); n != strings.Count(r.log.text(), "seems to refuse the address") {
+				t.Errorf("%d events", n)
+			} else if n == 1 {
+				if e := <-events; e.Kind != event.ProviderEgress || e.Provider != family || e.Subscription == "" || e.Text == "" {
+					t.Errorf("the event is %+v", e)
+				}
 			}
 			for _, s := range r.pool.Status() {
 				if s.State != pool.StateReady || s.Breaker != "closed" {

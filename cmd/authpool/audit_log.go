@@ -149,6 +149,9 @@ func (p *program) auditVerify(path string, key ed25519.PublicKey, asJSON bool) e
 	if r.Unsigned > 0 {
 		err = p.printf("no signature covers the last %d yet\n", r.Unsigned)
 	}
+	if r.Torn {
+		err = errors.Join(err, p.printf("half a line follows: a serve is writing it, or was killed\n"))
+	}
 	if !r.HeadChecked {
 		err = errors.Join(err, p.printf("this file is not the last one: that no lines are missing at its end, the whole folder tells\n"))
 	}

@@ -3,11 +3,15 @@ package audit_test
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -244,6 +248,14 @@ func TestTampering(t *testing.T) {
 				}
 			}
 		}, base(0) + ":1: it has seq"},
+		{"a line is edited, and all hashes are made anew", func(t *testing.T, dir string) {
+			rechain(t, filepath.Join(dir, base(0)))
+		}, "its signature is not of the key"},
+		{"the same behind the last signature, which is removed", func(t *testing.T, dir string) {
+			path := filepath.Join(dir, base(last))
+			edit(t, path, func(l []string) []string { return l[:len(l)-2] })
+			rechain(t, path)
+		}, "are missing here: head.json has signed them"},
 		{"head.json is removed", func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, "head.json")); err != nil {
 				t.Fatal(err)
@@ -283,6 +295,117 @@ func TestTampering(t *testing.T) {
 			}
 		})
 	}
+}
+
+// rechain edits the second line of a file and makes it and all that follow look right,
+// as far as one can without the key.
+func rechain(t testing.TB, path string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before, out []byte
+	for i, raw := range strings.SplitAfter(strings.TrimSuffix(string(text), "\n"), "\n") {
+		body, hash, _ := strings.Cut(strings.TrimSuffix(raw, "\n"), `,"hash":"`)
+		sum, err := hex.DecodeString(strings.TrimSuffix(hash, `"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 {
+			body = strings.Replace(body, "operator", "nobody", 1)
+		}
+		if i > 0 {
+			digest := sha256.Sum256(append(bytes.Clone(before), body...))
+			sum = digest[:]
+		}
+		before = sum
+		out = fmt.Appendf(out, "%s,\"hash\":\"%x\"}\n", body, sum)
+	}
+	if bytes.Equal(out, text) {
+		t.Fatal("nothing was edited")
+	}
+	if err := os.WriteFile(path, out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLinesMoved: lines of a log of several files cannot be removed, put in or swapped,
+// not even whole and from one file to another.
+func TestLinesMoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for range 4 {
+		write(t, audit.Options{Dir: dir, FileSize: 900}, 3)
+	}
+	paths := files(t, dir)
+	was := make(map[string][]string, len(paths))
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		was[path] = slices.Collect(strings.Lines(string(text)))
+	}
+	save := func(rt *rapid.T, lines map[string][]string) {
+		for path, l := range lines {
+			if err := os.WriteFile(path, []byte(strings.Join(l, "")), 0o600); err != nil {
+				rt.Fatal(err)
+			}
+		}
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		now := maps.Clone(was)
+		for range rapid.IntRange(1, 3).Draw(rt, "changes") {
+			from := paths[rapid.IntRange(0, len(paths)-1).Draw(rt, "from")]
+			to := paths[rapid.IntRange(0, len(paths)-1).Draw(rt, "to")]
+			if len(now[from]) == 0 || len(now[to]) == 0 {
+				continue
+			}
+			a := rapid.IntRange(0, len(now[from])-1).Draw(rt, "a")
+			b := rapid.IntRange(0, len(now[to])-1).Draw(rt, "b")
+			line := now[from][a]
+			switch rapid.SampledFrom([]string{"remove", "copy", "swap"}).Draw(rt, "how") {
+			case "remove":
+				now[from] = slices.Delete(slices.Clone(now[from]), a, a+1)
+			case "copy":
+				now[to] = slices.Insert(slices.Clone(now[to]), b, line)
+			case "swap":
+				now[from] = slices.Clone(now[from])
+				now[to] = slices.Clone(now[to])
+				now[from][a], now[to][b] = now[to][b], now[from][a]
+			}
+		}
+		save(rt, now)
+		defer save(rt, was)
+		_, err := audit.Verify(dir, nil)
+		same := maps.EqualFunc(now, was, slices.Equal[[]string])
+		if _, found := errors.AsType[*audit.FaultError](err); found == same {
+			rt.Fatalf("same: %t, verify: %v", same, err)
+		}
+	})
+}
+
+// FuzzParseLine: no text is taken for a line that is not one byte for byte.
+func FuzzParseLine(f *testing.F) {
+	dir := f.TempDir()
+	write(f, audit.Options{Dir: dir}, 1)
+	text, err := os.ReadFile(files(f, dir)[0])
+	if err != nil {
+		f.Fatal(err)
+	}
+	for raw := range bytes.Lines(text) {
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		line, err := audit.ParseLine(raw)
+		if err != nil {
+			return
+		}
+		if want := `,"hash":"` + line.Hash + `"}`; !strings.HasSuffix(strings.TrimSuffix(string(raw), "\n"), want) {
+			t.Errorf("%q has the hash %q", raw, line.Hash)
+		}
+	})
 }
 
 // TestAnotherKey: who has no key can write a whole log of his own, and the public key
@@ -385,6 +508,9 @@ func TestTornTail(t *testing.T) {
 		dir := copied(t, dir)
 		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), append(bytes.Clone(whole), line[:n]...), 0o600); err != nil {
 			t.Fatal(err)
+		}
+		if r := verifies(t, dir); r.Torn != (n > 0 && n < len(line)) {
+			t.Errorf("after %d bytes of a line, before a start: %+v", n, r)
 		}
 		write(t, audit.Options{Dir: dir}, 1)
 		verifies(t, dir)

@@ -17,6 +17,7 @@ type Report struct {
 	First       uint64 `json:"first"`    // seq of the first line; 0: there is none
 	Last        uint64 `json:"last"`     // and of the last
 	Unsigned    int    `json:"unsigned"` // lines at the end that no signature covers
+	Torn        bool   `json:"torn"`     // half a line follows them: it is being written, or its writer was killed
 	PublicKey   string `json:"public_key"`
 	LastHash    string `json:"last_hash"`
 	HeadChecked bool   `json:"head_checked"` // lines that are missing at the end would have been missed
@@ -97,6 +98,8 @@ func (v *verifier) verify(names []string) (Report, error) {
 		v.line = 0
 		err := eachLine(filepath.Join(v.dir, v.file), v.one)
 		switch {
+		case errors.Is(err, errTorn) && v.mayBeTorn(names):
+			v.report.Torn = true
 		case errors.Is(err, errTorn):
 			v.line++
 			return v.report, v.fault("the line is cut off, at seq %d", v.at.seq+1)
@@ -119,6 +122,12 @@ func (v *verifier) verify(names []string) (Report, error) {
 	v.report.Last, v.report.LastHash = v.at.seq, v.at.hash.String()
 	v.report.Unsigned = int(v.at.seq - min(v.at.seq, max(v.covered, v.start.seq)))
 	return v.report, nil
+}
+
+// mayBeTorn tells whether half a line at the end is what a serve is writing, or was
+// when it was killed: everything that head.json has signed is before it.
+func (v *verifier) mayBeTorn(names []string) bool {
+	return v.whole && v.file == names[len(names)-1] && v.headErr == nil && v.at.seq >= v.head.seq
 }
 
 // one checks a line.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/authpool/authpool/pool"
 )
 
 // pinging makes a rig whose agents wait long, and see pings at once.
@@ -197,6 +199,39 @@ func TestPingsBeforeWhatIsNoStream(t *testing.T) {
 	}
 	if events := r.waitEvents(2); len(events) != 2 {
 		t.Errorf("recorded %+v", events)
+	}
+}
+
+// TestPanicBehindPings: it ends one stream, with an error event, and gives back what
+// the request holds.
+func TestPanicBehindPings(t *testing.T) {
+	free := make(chan struct{})
+	up := newUpstream(t, func(c *upstreamConn) {
+		c.sse()
+		c.chunk(msgStart + msgBlock + msgHello)
+		c.wait(free)
+		c.chunk(msgDelta + msgStop)
+		c.last()
+	})
+	k := &brittleKey{}
+	r := newRig(t, up.url(), 0, pinging(time.Hour), func(o *rigOptions) {
+		o.subs = []pool.Subscription{{ID: "a", Provider: "anthropic", Credential: k, Limits: pool.Limits{Concurrent: 1}}}
+	})
+	r.server.pingAfter, r.server.pingEvery = time.Millisecond, time.Hour
+	_ = r.sendPinged("/v1/messages", "", messageS)
+	second := r.sendPinged("/v1/messages", "", messageS)
+	k.broken.Store(true)
+	close(free)
+	b, err := io.ReadAll(second.Body)
+	if got := string(b); err != nil || !strings.Contains(got, "event: error\n") || !strings.Contains(got, "internal error") {
+		t.Errorf("%q, %v", b, err)
+	}
+	k.broken.Store(false)
+	if status, _, body := r.post("/v1/messages", message); status != 200 {
+		t.Errorf("then %d %s", status, body)
+	}
+	if !strings.Contains(r.log.text(), "out of order") {
+		t.Error("the log does not tell about the panic")
 	}
 }
 

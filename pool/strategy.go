@@ -75,10 +75,7 @@ func (s Strategy) before(a, b *candidate) bool {
 	if a.priority != b.priority {
 		return a.priority < b.priority
 	}
-	if s == StrategyBalanced {
-		return a.better(b) // the score knows how doubtful
-	}
-	if a.doubtful != b.doubtful {
+	if s != StrategyBalanced && a.doubtful != b.doubtful { // there the score knows
 		return b.doubtful
 	}
 	switch s {
@@ -88,8 +85,9 @@ func (s Strategy) before(a, b *candidate) bool {
 		return a.lessUsed(b)
 	case StrategyRoundRobin:
 		return a.nextInTurn(b)
+	default:
+		return a.better(b)
 	}
-	panic("BUG: no such strategy: " + string(s))
 }
 
 // drainFrom is the spent part of a budget from which on the rest of it is for the

@@ -22,12 +22,12 @@ func TestLatencyLowersHealth(t *testing.T) {
 			}
 		}
 		answer = func(_ string, w io.Writer) {
-			time.Sleep(time.Minute)
+			time.Sleep(20 * time.Second)
 			_, _ = io.WriteString(w, raw(200, "", `{"usage":{"input_tokens":1,"output_tokens":1}}`))
 		}
 		ask(2)
 		answer = func(_ string, w io.Writer) {
-			time.Sleep(time.Minute)
+			time.Sleep(20 * time.Second)
 			_, _ = io.WriteString(w, raw(400, "", `{"type":"error","error":{"type":"invalid_request_error","message":"no"}}`))
 		}
 		ask(1)

@@ -278,3 +278,25 @@ func (m *memoryRig) send(path, headers, body string) (*http.Response, string) {
 	}
 	return resp, string(text)
 }
+
+// TestNextTryOfTheProvidersError: where the provider's own error says nothing of the
+// time and nobody else can serve, authpool adds when it will try again.
+func TestNextTryOfTheProvidersError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemoryRig(t, 2, nil, func(c *upstreamConn) { c.json(529, "", busy) })
+		timed := 0
+		for i := range 10 {
+			resp, body := m.send("/v1/messages", fmt.Sprintf("X-Authpool-Session: s%d\r\n", i), message)
+			if body != busy || resp.Header.Get("Retry-After") == "" {
+				continue
+			}
+			timed++
+			if next := nextTry(t, resp.Header); next <= 0 || next > time.Minute {
+				t.Errorf("next try in %s", next)
+			}
+		}
+		if timed == 0 {
+			t.Error("no error of the provider says when to come back")
+		}
+	})
+}

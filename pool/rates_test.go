@@ -150,7 +150,7 @@ func TestLimitPerMinuteWithoutRedis(t *testing.T) {
 			t.Errorf("%d were served, and %d at once without Redis, want %.1f at most", before, served, most)
 		}
 		for _, p := range pools {
-			eventually(t, 20*time.Second, "the process serves on", func() bool {
+			eventually(t, time.Minute, "the process serves on", func() bool {
 				n, _ := storm(t, []*pool.Pool{p}, 1)
 				return n == 1
 			})

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func newSidecar(mini *miniredis.Miniredis, opts pool.Options, subs ...pool.Subsc
 				return nil, err
 			}
 			s.conns = append(s.conns, conn)
-			return wire{conn}, nil
+			return &wire{Conn: conn}, nil
 		},
 	})
 	s.pool = startWith(opts, store.New(s.client, s.client, &s.health, "authpool"), subs...)
@@ -64,17 +65,22 @@ func newSidecar(mini *miniredis.Miniredis, opts pool.Options, subs ...pool.Subsc
 
 // wire is a connection that takes its time, as a real one does: else all that asks
 // again when it has its answer would do so for ever in one instant of the bubble.
-type wire struct{ net.Conn }
+type wire struct {
+	net.Conn
+	listens atomic.Bool
+}
 
-// Read implements net.Conn. Write must not sleep: go-redis holds a lock meanwhile
-// that the end of a subscription waits for, and time in a bubble stands still while
-// anybody waits for a lock.
-func (w wire) Read(b []byte) (int, error) {
-	n, err := w.Conn.Read(b)
-	if err == nil {
+// Write implements net.Conn. What is said where events come in takes no time: go-redis
+// holds a lock meanwhile that the end of a subscription waits for, and time in a
+// bubble stands still while anybody waits for a lock.
+func (w *wire) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("subscribe")) {
+		w.listens.Store(true)
+	}
+	if !w.listens.Load() {
 		time.Sleep(500 * time.Microsecond)
 	}
-	return n, err
+	return w.Conn.Write(b)
 }
 
 // partition takes Redis away, or gives it back.

@@ -24,6 +24,13 @@ func (ex *exchange) auditUse() {
 	ex.s.deps.Audit.Used(ex.agent, ex.provider.Name, ex.info.Session.ID, ex.lease.Subscription().ID)
 }
 
+// auditEcho notes that an answer was cut for the credential that it repeats.
+func (ex *exchange) auditEcho() {
+	ex.s.deps.Audit.Add(audit.Entry{Kind: audit.CredentialEchoed, Actor: ex.agent, Fields: map[string]string{
+		"provider": ex.provider.Name, "subscription": ex.lease.Subscription().ID, "request": ex.id,
+	}})
+}
+
 // auditRefusal notes r if that is due.
 func (ex *exchange) auditRefusal(r *refusal) {
 	if !isAudited(r.code) {

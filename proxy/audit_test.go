@@ -46,7 +46,7 @@ func openAudit(t testing.TB) (log *audit.Log, read func() []audit.Line) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if line.Kind == audit.CredentialUsed || line.Kind == audit.RequestRefused {
+			if line.Kind == audit.CredentialUsed || line.Kind == audit.CredentialEchoed || line.Kind == audit.RequestRefused {
 				lines = append(lines, line)
 			}
 		}

@@ -14,6 +14,9 @@ import (
 // capacity for its model.
 const codeOverloaded = "overloaded"
 
+// codeNotPermitted is told where no subscription may use the model.
+const codeNotPermitted = "not_permitted"
+
 // statusOverloaded is Anthropic's status for having no capacity (its error
 // reference); the others say 503.
 const statusOverloaded = 529
@@ -23,7 +26,7 @@ const statusOverloaded = 529
 func (r *refusal) closed(family provider.Family, reason string) {
 	switch reason {
 	case string(ratelimit.ReasonPermission):
-		r.status, r.code = fasthttp.StatusForbidden, codeForbidden
+		r.status, r.code = fasthttp.StatusForbidden, codeNotPermitted
 	case pool.ReasonBreaker, pool.ReasonDown:
 		r.status, r.code = fasthttp.StatusServiceUnavailable, codeUnavailable
 	case string(ratelimit.ReasonCapacity):

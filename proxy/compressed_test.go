@@ -7,12 +7,14 @@ import (
 	"compress/zlib"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/authpool/authpool/pool/audit"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -131,7 +133,10 @@ func TestCompressedEchoIsCut(t *testing.T) {
 						c.json(200, "Content-Encoding: "+coding+"\r\n", strings.Join(coded, ""))
 					}
 				})
-				r := newRig(t, up.url(), 1)
+				audited, read := openAudit(t)
+				r := newRig(t, up.url(), 1, func(o *rigOptions) {
+					o.deps = func(d *Deps) { d.Audit = audited }
+				})
 				body := message
 				if stream {
 					body = messageS
@@ -154,6 +159,11 @@ func TestCompressedEchoIsCut(t *testing.T) {
 				}
 				if log := r.log.text(); strings.Contains(log, secret) || !strings.Contains(log, "repeat") && !strings.Contains(log, "echo") {
 					t.Errorf("log: %s", log)
+				}
+				if lines := read(); !slices.ContainsFunc(lines, func(l audit.Line) bool {
+					return l.Kind == audit.CredentialEchoed && l.Fields["subscription"] == "anthropic-1"
+				}) {
+					t.Errorf("audited: %+v", lines)
 				}
 			})
 		}

@@ -63,6 +63,7 @@ func (ex *exchange) tellEcho(err error) {
 		return
 	}
 	echoesMasked.Inc()
+	ex.auditEcho()
 	ex.s.log.Error("answer cut: the provider repeated the credential in a compressed answer",
 		"request", ex.id, "provider", ex.provider.Name, "subscription", ex.lease.Subscription().ID)
 }

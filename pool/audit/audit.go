@@ -37,6 +37,7 @@ const (
 	SubscriptionsEnable Kind = "subscriptions.enable" // an operator asked for it
 	NotificationsSend   Kind = "notifications.send"   // an operator asked for a test
 	CredentialUsed      Kind = "credential.used"      //nolint:gosec // names none: by a session, once a day
+	CredentialEchoed    Kind = "credential.echoed"    //nolint:gosec // names none: a provider repeated it where it cannot be masked, and the answer was cut
 	RequestRefused      Kind = "request.refused"      // by authpool itself; count of them since the line before
 
 	fileBegun Kind = "audit.file"      // the first line of each file

@@ -243,7 +243,8 @@ func TestReopening(t *testing.T) {
 					if groups > 1 {
 						most = groups
 					}
-					if float64(n) > math.Ceil(1+most*float64(1+at/ratelimit.RampPace)) {
+					// Each that finds out for itself has a probe beside its ramp.
+					if float64(n) > math.Ceil(max(1, groups)+most*float64(1+at/ratelimit.RampPace)) {
 						t.Fatalf("%v after the first request %d are under way", at, n)
 					}
 				}

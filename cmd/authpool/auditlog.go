@@ -96,14 +96,14 @@ func configFields(file string) map[string]string {
 }
 
 // audited writes down what the admin address is asked for and what came of it. It
-// implements admin.Operator and admin.Notifier.
+// implements admin.Operations and admin.Notifier.
 type audited struct {
-	operator admin.Operator
+	operator admin.Operations
 	notifier admin.Notifier
 	log      *audit.Log
 }
 
-// Enable implements admin.Operator.
+// Enable implements admin.Operations.
 func (a audited) Enable(ctx context.Context, id string) error {
 	err := a.operator.Enable(ctx, id)
 	a.note(audit.SubscriptionsEnable, err, map[string]string{"subscription": id})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -131,39 +132,52 @@ func readToken(path string) (credential.Secret, error) {
 // get asks for path and decodes the answer into v. It returns the answer's
 // head.
 func (c *client) get(ctx context.Context, path string, query url.Values, v any) (http.Header, error) {
-	return c.do(ctx, http.MethodGet, path, query, v)
+	return c.do(ctx, http.MethodGet, path, query, nil, v)
 }
 
 // post has path done, without a body, and decodes the answer into v.
 func (c *client) post(ctx context.Context, path string, v any) error {
-	_, err := c.do(ctx, http.MethodPost, path, nil, v)
+	_, err := c.do(ctx, http.MethodPost, path, nil, nil, v)
 	return err
 }
 
-func (c *client) do(ctx context.Context, method, path string, query url.Values, v any) (http.Header, error) {
+// send has path done with body as JSON and decodes the answer into v. It returns the
+// answer's head.
+func (c *client) send(ctx context.Context, method, path string, body, v any) (http.Header, error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask %s: %w", c.base, err)
+	}
+	return c.do(ctx, method, path, nil, text, v)
+}
+
+func (c *client) do(ctx context.Context, method, path string, query url.Values, body []byte, v any) (http.Header, error) {
 	u, err := c.base.Parse(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask %s: %w", c.base, err)
 	}
 	u.RawQuery = query.Encode()
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask %s: %w", c.base, err)
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach a running serve: %w; start \"authpool serve\" or name its address by --admin", bare(err))
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the answer of %s: %w", c.base, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, refusal(c.base, resp.StatusCode, body)
+		return nil, refusal(c.base, resp.StatusCode, answer)
 	}
-	if err := json.Unmarshal(body, v); err != nil {
+	if err := json.Unmarshal(answer, v); err != nil {
 		return nil, fmt.Errorf("%s does not answer like an authpool: %w; check --admin", c.base, err)
 	}
 	return resp.Header, nil

@@ -95,7 +95,7 @@ answered. It fails when one did not accept it.`,
 				return err
 			}
 			var results []admin.NotificationTest
-			if _, err := c.do(cmd.Context(), http.MethodPost, admin.NotificationsTestPath, query, &results); err != nil {
+			if _, err := c.do(cmd.Context(), http.MethodPost, admin.NotificationsTestPath, query, nil, &results); err != nil {
 				return err
 			}
 			return p.showTests(results, asJSON)

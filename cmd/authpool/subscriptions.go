@@ -13,10 +13,10 @@ import (
 )
 
 // operator does in the pool what the admin address is asked for. It implements
-// admin.Operator.
+// admin.Operations.
 type operator struct{ pool *pool.Pool }
 
-// Enable implements admin.Operator.
+// Enable implements admin.Operations.
 func (o operator) Enable(ctx context.Context, id string) error {
 	err := o.pool.Enable(ctx, id)
 	switch {

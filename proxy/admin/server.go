@@ -8,12 +8,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/proxy/explain"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -29,8 +32,8 @@ type UsageSource interface {
 	Usage(ctx context.Context, q usage.Query) ([]UsageRow, error)
 }
 
-// Operator does what an operator asks for. It must be safe for concurrent use.
-type Operator interface {
+// Operations do what an operator asks for. It must be safe for concurrent use.
+type Operations interface {
 	// Enable ends the cooldowns of a subscription. An error that is a RefusedError is
 	// the operator's own; any other means that Redis did not answer.
 	Enable(ctx context.Context, subscription string) error
@@ -55,15 +58,14 @@ type Options struct {
 	Status   StatusSource        // for StatusPath
 	Usage    UsageSource         // for UsagePath
 	Requests RequestSource       // for RequestsPath
-	Operate  Operator            // for EnablePath
+	Operate  Operations          // for EnablePath
 	Notify   Notifier            // for NotificationsTestPath
 	Metrics  prometheus.Gatherer // for /metrics
 	Refused  func(remote string) // hears of requests without the admin token, by their address; nil: nobody does
 	Logger   *slog.Logger        // nil: slog.Default()
 }
 
-// The bounds of one admin request. Nothing here takes a body: they are refused, and
-// an answer that takes longer than writeTimeout means that Redis hangs.
+// The bounds of one admin request: an answer that takes longer than writeTimeout means that Redis hangs.
 const (
 	readTimeout    = 10 * time.Second
 	writeTimeout   = 30 * time.Second
@@ -79,7 +81,7 @@ type Server struct {
 	status   StatusSource
 	usage    UsageSource
 	requests RequestSource
-	operate  Operator
+	operate  Operations
 	notify   Notifier
 	log      *slog.Logger
 }
@@ -122,14 +124,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 func (s *Server) routes(o Options) http.Handler {
 	api := http.NewServeMux()
-	api.HandleFunc("GET "+StatusPath, s.serveStatus)
-	api.HandleFunc("GET "+UsagePath, s.serveUsage)
-	api.HandleFunc("GET "+RequestsPath, s.serveRequests)
-	api.HandleFunc("GET "+RequestsPath+"/{id}", s.serveRequest)
-	api.HandleFunc("POST /api/v1/subscriptions/{id}/enable", s.enable)
-	api.HandleFunc("POST "+NotificationsTestPath, s.testNotifications)
+	table := s.table()
+	for _, one := range table {
+		api.Handle(one.method+" "+one.path, bounded(one))
+	}
 	api.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusNotFound, "there is GET "+StatusPath+", GET "+UsagePath+", GET "+RequestsPath+", GET "+RequestsPath+"/ID, POST /api/v1/subscriptions/ID/enable and POST "+NotificationsTestPath)
+		var known []string
+		for _, one := range table {
+			known = append(known, one.method+" "+one.path)
+		}
+		problem(w, http.StatusNotFound, "there is "+strings.Join(known, ", "))
 	})
 
 	mux := http.NewServeMux()
@@ -148,7 +152,21 @@ func (s *Server) routes(o Options) http.Handler {
 		Timeout:             sourceTimeout,
 	}))
 	mux.Handle("/", requireToken(o.Token, o.Refused, api))
-	return guardBrowsers(refuseBodies(mux))
+	return guardBrowsers(mux)
+}
+
+// table is all operations of the API.
+func (s *Server) table() []route {
+	return slices.Concat(
+		[]route{
+			{"GET", StatusPath, Viewer, "Tell how the subscriptions and Redis are", nil, Status{}, s.serveStatus},
+			{"GET", UsagePath, Viewer, "Add up what was used", nil, []UsageRow{}, s.serveUsage},
+			{"GET", RequestsPath, Viewer, "List the last requests", nil, []explain.Request{}, s.serveRequests},
+			{"GET", RequestsPath + "/{id}", Viewer, "Tell why a request went where it went", nil, explain.Request{}, s.serveRequest},
+			{"POST", "/api/v1/subscriptions/{id}/enable", Operator, "End the cooldowns of a subscription", nil, Enabled{}, s.enable},
+			{"POST", NotificationsTestPath, Operator, "Send a test to the webhooks", nil, []NotificationTest{}, s.testNotifications},
+		},
+	)
 }
 
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
@@ -216,15 +234,18 @@ func (s *Server) fail(w http.ResponseWriter, what string, err error) {
 	problem(w, http.StatusServiceUnavailable, what+": "+err.Error())
 }
 
-// refuseBodies closes the door to uploads: nothing here takes one.
-func refuseBodies(next http.Handler) http.Handler {
+// bounded refuses a body where none is wanted, before a byte of it is read.
+func bounded(one route) http.Handler {
+	if one.body != nil {
+		return one.serve
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			w.Header().Set("Connection", "close")
-			problem(w, http.StatusRequestEntityTooLarge, "this address takes no request bodies")
+			problem(w, http.StatusRequestEntityTooLarge, "this takes no request body")
 			return
 		}
-		next.ServeHTTP(w, r)
+		one.serve(w, r)
 	})
 }
 

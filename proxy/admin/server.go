@@ -137,15 +137,16 @@ func (s *Server) routes(o Options) http.Handler {
 	})
 
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+	open := func(pattern string, h http.Handler) { mux.Handle(pattern, bodiless(h)) }
+	open("GET /healthz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") }))
+	open("GET /readyz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if err := o.Ready(); err != nil {
 			plain(w, http.StatusServiceUnavailable, "not ready: "+err.Error())
 			return
 		}
 		plain(w, http.StatusOK, "ok")
-	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{
+	}))
+	open("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		ErrorHandling:       promhttp.ContinueOnError, // one failing collector must not hide the others
 		MaxRequestsInFlight: maxScrapes,
@@ -234,18 +235,23 @@ func (s *Server) fail(w http.ResponseWriter, what string, err error) {
 	problem(w, http.StatusServiceUnavailable, what+": "+err.Error())
 }
 
-// bounded refuses a body where none is wanted, before a byte of it is read.
+// bounded refuses a body where none is wanted.
 func bounded(one route) http.Handler {
 	if one.body != nil {
 		return one.serve
 	}
+	return bodiless(one.serve)
+}
+
+// bodiless refuses a body before a byte of it is read.
+func bodiless(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			w.Header().Set("Connection", "close")
 			problem(w, http.StatusRequestEntityTooLarge, "this takes no request body")
 			return
 		}
-		one.serve(w, r)
+		next.ServeHTTP(w, r)
 	})
 }
 

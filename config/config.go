@@ -105,7 +105,7 @@ type Budget struct {
 // Agents says how agents are known and what they see of one another.
 type Agents struct {
 	Auth      string `yaml:"auth" jsonschema:"enum=token,enum=none" jsonschema_description:"token: every request needs an agent token. none: only on loopback or a unix socket."`
-	Isolation string `yaml:"isolation" jsonschema:"enum=strict,enum=shared" jsonschema_description:"strict: agents cannot reach each other's files, batches and stored answers."`
+	Isolation string `yaml:"isolation" jsonschema:"enum=strict,enum=shared" jsonschema_description:"strict: agents cannot reach each other's files, batches and stored answers, nor list what all have. shared: they can."`
 	Brake     Brake  `yaml:"brake" jsonschema_description:"What one agent may use within an hour, at each sidecar."`
 }
 

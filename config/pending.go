@@ -43,11 +43,6 @@ var pendingKeys = []pendingKey{
 		effect: "has no effect in this version: there is no proxy mode yet, CONNECT is refused",
 	},
 	{
-		path:   "agents.isolation",
-		when:   func(c *Config) bool { return c.Agents.Isolation == "strict" },
-		effect: "is not kept in this version: there is one agent token, and who has it reaches the files, batches and stored answers of all",
-	},
-	{
 		path:   "sessions.cache_warm",
 		when:   func(c *Config) bool { return c.Sessions.CacheWarm != Default().Sessions.CacheWarm },
 		effect: "has no effect in this version: a session is moved only when its subscription cannot serve",

@@ -30,7 +30,7 @@ type Request struct {
 	// model's overload has nothing to do with it.
 	Aside bool
 	// Owner is the one subscription that can serve the request, because it has what
-	// the request names (see Pool.Owner); empty: any. Pinned does not matter then.
+	// the request names (see Pool.Owners); empty: any. Pinned does not matter then.
 	Owner string
 	// Bytes is the size of the request's body, by which its tokens are estimated
 	// for the configured rates; 0: nothing is estimated.

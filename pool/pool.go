@@ -12,7 +12,7 @@
 // by the keeper, off the request path. Only these wait for Redis, for bindingWait at
 // most: the binding of a session that is new here, the one request that is to find
 // out whether a cooldown is over, and what names or has made something account-bound
-// (see Pool.Owner). Without Redis the pool goes on with what it knows. What is about
+// (see Pool.Owners). Without Redis the pool goes on with what it knows. What is about
 // a whole provider (see ratelimit.Provider) each process finds out for itself.
 package pool
 

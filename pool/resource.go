@@ -71,15 +71,16 @@ func (p *Pool) Learn(ctx context.Context, made []Made) {
 	}
 }
 
-// Owner returns the subscription of provider that has the first known one of the
-// resources, and whose agent it is; the zero Resource when nobody knows any. It
-// asks Redis only for ids that this process does not know, for 50 ms at most.
+// Owners returns those of the resources that somebody at provider is known to have,
+// in the order of ids: with whose subscription and whose agent each is. It asks Redis
+// only for ids that this process does not know, for 50 ms at most. Without an answer
+// sure is false: one that is not among them may be somebody's all the same.
 //
 // The subscription may be one that is not configured any more: no other has the
 // resource, and Acquire will say so.
-func (p *Pool) Owner(ctx context.Context, provider string, ids []string) Resource {
+func (p *Pool) Owners(ctx context.Context, provider string, ids []string) (owned []Resource, sure bool) {
 	if len(ids) == 0 {
-		return Resource{}
+		return nil, true
 	}
 	r := p.resources
 	found := make([]Resource, len(ids))
@@ -94,11 +95,13 @@ func (p *Pool) Owner(ctx context.Context, provider string, ids []string) Resourc
 		}
 	}
 	r.mu.Unlock()
+	sure = len(unknown) == 0 || p.bindings == nil
 	if len(unknown) > 0 && p.shared() {
 		ctx, cancel := context.WithTimeout(ctx, bindingWait)
 		defer cancel()
 		// What came in spite of an error counts.
-		told, _ := p.bindings.Owners(ctx, unknown)
+		told, err := p.bindings.Owners(ctx, unknown)
+		sure = err == nil
 		r.mu.Lock()
 		for i, id := range ids {
 			if found[i].ID != "" {
@@ -112,13 +115,14 @@ func (p *Pool) Owner(ctx context.Context, provider string, ids []string) Resourc
 		}
 		r.mu.Unlock()
 	}
+	owned = found[:0]
 	for _, one := range found {
 		// Ids of different providers may be equal, as each makes its own.
 		if m := p.byID[one.Subscription]; one.ID != "" && (m == nil || m.conf.Provider == provider) {
-			return one
+			owned = append(owned, one)
 		}
 	}
-	return Resource{}
+	return owned, sure
 }
 
 // keep puts one in front, under the lock. As in Redis, it stays its agent's.

@@ -76,8 +76,8 @@ func TestOwnerIsKnownToTheFleet(t *testing.T) {
 		pools, h := fleet(t, client, 2, pool.Options{}, sub("one"), sub("two"), other)
 		want := func(p *pool.Pool, owner string, ids ...string) {
 			t.Helper()
-			if got := p.Owner(t.Context(), "anthropic", ids); got.Subscription != owner || owner != "" && got.Agent != "a" {
-				t.Errorf("Owner(%v) = %+v, want %s", ids, got, owner)
+			if got := ownerOf(t, p, "anthropic", ids); got.Subscription != owner || owner != "" && got.Agent != "a" {
+				t.Errorf("Owners(%v) = %+v, want %s", ids, got, owner)
 			}
 		}
 		pools[0].Learn(t.Context(), madeBy("two", "file_1", "file_2"))
@@ -96,7 +96,7 @@ func TestOwnerIsKnownToTheFleet(t *testing.T) {
 		want(pools[1], "", "file_5")
 		h.away.Store(false)
 		eventually(t, 10*time.Second, "the other one knows file_5", func() bool {
-			return pools[1].Owner(t.Context(), "anthropic", []string{"file_5"}).Subscription == "one"
+			return ownerOf(t, pools[1], "anthropic", []string{"file_5"}).Subscription == "one"
 		})
 	})
 }
@@ -134,13 +134,13 @@ func TestOwnerDoesNotWaitForASlowRedis(t *testing.T) {
 		}
 		within("learning", 50*time.Millisecond, func() { p.Learn(t.Context(), madeBy("one", "file_1")) })
 		within("a known id", 0, func() {
-			if p.Owner(t.Context(), "anthropic", []string{"file_1"}).Subscription != "one" {
+			if ownerOf(t, p, "anthropic", []string{"file_1"}).Subscription != "one" {
 				t.Error("forgotten")
 			}
 		})
-		within("an unknown id", 50*time.Millisecond, func() { p.Owner(t.Context(), "anthropic", []string{"file_2"}) })
+		within("an unknown id", 50*time.Millisecond, func() { ownerOf(t, p, "anthropic", []string{"file_2"}) })
 		h.away.Store(true)
-		within("an unknown id without Redis", 0, func() { p.Owner(t.Context(), "anthropic", []string{"file_2"}) })
+		within("an unknown id without Redis", 0, func() { ownerOf(t, p, "anthropic", []string{"file_2"}) })
 		p.Close()
 	})
 }
@@ -152,13 +152,23 @@ func TestOwnersAreBounded(t *testing.T) {
 	p.Learn(t.Context(), madeBy("one", "first", "second"))
 	for i := range most - 1 {
 		if i == 1000 {
-			p.Owner(t.Context(), "anthropic", []string{"first"}) // in use
+			ownerOf(t, p, "anthropic", []string{"first"}) // in use
 		}
 		p.Learn(t.Context(), madeBy("one", fmt.Sprint("id-", i)))
 	}
 	for id, want := range map[string]string{"first": "one", "second": ""} {
-		if got := p.Owner(t.Context(), "anthropic", []string{id}); got.Subscription != want {
+		if got := ownerOf(t, p, "anthropic", []string{id}); got.Subscription != want {
 			t.Errorf("%s: %+v, want %q", id, got, want)
 		}
 	}
+}
+
+// ownerOf is the first of the resources that is known.
+func ownerOf(t *testing.T, p *pool.Pool, provider string, ids []string) pool.Resource {
+	t.Helper()
+	owned, _ := p.Owners(t.Context(), provider, ids)
+	if len(owned) == 0 {
+		return pool.Resource{}
+	}
+	return owned[0]
 }

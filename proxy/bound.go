@@ -2,7 +2,11 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"sync"
+
+	"github.com/valyala/fasthttp"
 
 	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/proxy/provider"
@@ -137,14 +141,65 @@ func (ex *exchange) learnMade() {
 	ex.s.deps.Pool.Learn(context.Background(), made)
 }
 
-// owner is the subscription that has what the request names; empty when that is
-// nothing that is known.
-func (ex *exchange) owner() string {
+// bind finds who has what the request names, and with it the one subscription that
+// can serve. With isolation it refuses what is another agent's, as the provider
+// would if it did not exist, and to list what the agents have between them.
+func (ex *exchange) bind(req *provider.Request) *refusal {
 	var ids []string
 	for _, id := range ex.info.Pins.IDs {
 		if provider.KeepResource(id) > 0 {
 			ids = append(ids, id)
 		}
 	}
-	return ex.s.deps.Pool.Owner(ex.leave, ex.provider.Name, ids).Subscription
+	if !ex.s.opts.Isolate {
+		owned, _ := ex.s.deps.Pool.Owners(ex.leave, ex.provider.Name, ids)
+		ex.ownedBy(owned)
+		return nil
+	}
+	if req.Lists() {
+		return &refusal{
+			status: fasthttp.StatusForbidden, code: codeIsolated,
+			message: "lists show what all agents have made, which agents.isolation: strict keeps apart; ask for a single id, or have the operator set it to shared",
+		}
+	}
+	named := namedIDs.Get().(*provider.Named)
+	defer namedIDs.Put(named)
+	named.Find(req, &ex.info.Pins)
+	if named.Unread {
+		return &refusal{
+			status: fasthttp.StatusBadRequest, code: codeIsolated,
+			message: "the body cannot be looked through for other agents' files and answers (agents.isolation: strict); send it uncompressed or by gzip, br, deflate or zstd alone, and name fewer of them",
+		}
+	}
+	// The first that is known is the owner of all; those of the documented places come
+	// first.
+	owned, sure := ex.s.deps.Pool.Owners(ex.leave, ex.provider.Name, named.IDs)
+	for _, one := range owned {
+		if one.Agent != ex.agent && one.Agent != "" {
+			return &refusal{
+				status: ex.info.Shape.Missing(), code: codeIsolated, final: true,
+				message: "there is no " + one.ID + " for agent " + ex.agent + " (agents.isolation: strict)",
+			}
+		}
+	}
+	if !sure {
+		isolationUnsure.Inc()
+	}
+	for i, one := range owned {
+		if !slices.Contains(ids, one.ID) {
+			owned = owned[:i]
+			break
+		}
+	}
+	ex.ownedBy(owned)
+	return nil
+}
+
+var namedIDs = sync.Pool{New: func() any { return new(provider.Named) }}
+
+func (ex *exchange) ownedBy(owned []pool.Resource) {
+	ex.owner = ""
+	if len(owned) > 0 {
+		ex.owner = owned[0].Subscription
+	}
 }

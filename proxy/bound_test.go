@@ -22,11 +22,13 @@ type account struct {
 	owners  map[string]string // by id, the key
 	limited string            // the key that is limited
 	made    int
+	asked   int
 }
 
 func (a *account) serve(c *upstreamConn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.asked++
 	line, _, _ := strings.Cut(c.head, " HTTP/")
 	if c.key == "" {
 		_, rest, _ := strings.Cut(strings.ToLower(c.head), "x-goog-api-key: ")
@@ -77,6 +79,13 @@ func (a *account) limit(key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.limited = key
+}
+
+// requests is how many requests came.
+func (a *account) requests() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked
 }
 
 // last is the id that was made last.
@@ -179,10 +188,10 @@ func TestBoundLearnsNothingElse(t *testing.T) {
 	unstored := a.last()
 	r.call("POST", "/openai/v1/responses", "s", `{"model":"m","stream":true,"input":"x"}`)
 	for id, want := range map[string]bool{unstored: false, "file-00000000": false, a.last(): true} {
-		if got := r.pool.Owner(t.Context(), "openai", []string{id}); (got.Subscription != "") != want {
+		if got, _ := r.pool.Owners(t.Context(), "openai", []string{id}); (len(got) > 0) != want {
 			t.Errorf("%s: %+v, want known: %v", id, got, want)
-		} else if want && got.Agent != "default" {
-			t.Errorf("%s is agent %q's", id, got.Agent)
+		} else if want && got[0].Agent != "default" {
+			t.Errorf("%s is agent %q's", id, got[0].Agent)
 		}
 	}
 }

@@ -80,6 +80,7 @@ type exchange struct {
 	story  story
 	bound  *bound // made when it is needed first
 	making bool   // the answer may make account-bound things, and bound reads it
+	owner  string // the one subscription that has what the request names; empty: any
 }
 
 func newExchange(s *Server) *exchange {

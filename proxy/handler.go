@@ -100,13 +100,17 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 
 	body := ctx.Request.Body()
 	req := &ex.request
-	ex.info, err = provider.Inspect(&provider.Request{
+	asked := provider.Request{
 		Provider: ex.provider, Agent: agent, Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Body: body,
-	})
+	}
+	ex.info, err = provider.Inspect(&asked)
 	if err != nil {
 		return refusalOf(err)
 	}
 	ex.family = ex.info.Shape
+	if no := ex.bind(&asked); no != nil {
+		return no
+	}
 	*req = upstreamRequest{
 		head: provider.Head{Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Length: -1},
 		size: len(body),
@@ -213,7 +217,7 @@ func (ex *exchange) poolRequest() pool.Request {
 		Pinned:   ex.info.Pins.Organisation || len(ex.info.Pins.IDs) > 0,
 		Seals:    ex.info.Seals,
 		Aside:    !ex.costs(),
-		Owner:    ex.owner(),
+		Owner:    ex.owner,
 	}
 }
 

@@ -379,9 +379,15 @@ func (r *rig) dial() net.Conn {
 // send writes a request and reads the answer's head.
 func (r *rig) send(method, path, headers, body string) *http.Response {
 	r.t.Helper()
+	return r.sendAs(testToken, method, path, headers, body)
+}
+
+// sendAs is send with another agent's token.
+func (r *rig) sendAs(token, method, path, headers, body string) *http.Response {
+	r.t.Helper()
 	c := r.dial()
 	_, err := fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n%sContent-Length: %d\r\n\r\n%s",
-		method, path, r.addr, testToken, headers, len(body), body)
+		method, path, r.addr, token, headers, len(body), body)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -31,6 +31,10 @@ var (
 		Name: "authpool_agents_left_total",
 		Help: "Answers cut because the agent had left.",
 	})
+	isolationUnsure = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "authpool_isolation_unsure_total",
+		Help: "Requests served although Redis could not be asked whether an id that they name is another agent's.",
+	})
 	echoesMasked = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_credential_echoes_total",
 		Help: "Answers in which the provider repeated the credential.",

@@ -16,6 +16,7 @@ const (
 	codeBadRequest      = "bad_request"
 	codeUnauthorized    = "unauthorized"
 	codeForbidden       = "forbidden"
+	codeIsolated        = "isolated" // it names what another agent has made
 	codeNoSubscription  = provider.CodeNoSubscription
 	codeTooLarge        = "payload_too_large"
 	codeHeadTooLarge    = "head_too_large"

@@ -45,6 +45,7 @@ type Options struct {
 	Hold         time.Duration // how long an answer without content yet is kept back for a failover
 	Idle         time.Duration // how long an answer or an upload may stand still
 	WriteStall   time.Duration // how long an agent may accept nothing
+	Isolate      bool          // keep agents from what others have made at providers
 	DrainOnLeave bool          // read an answer to its end although the agent has left
 	Ping         bool          // begin a stream that waits long for a subscription, and keep it alive by pings
 }

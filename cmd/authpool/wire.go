@@ -243,6 +243,7 @@ func proxyOptionsFromConfig(c *config.Config) proxy.Options {
 		Hold:         time.Duration(c.Failover.Hold),
 		Idle:         time.Duration(c.Timeouts.Idle),
 		WriteStall:   time.Duration(c.Timeouts.WriteStall),
+		Isolate:      c.Agents.Isolation == "strict",
 		DrainOnLeave: c.Sessions.DrainOnDisconnect,
 		Ping:         time.Duration(c.Failover.Wait) > time.Minute,
 	}

@@ -62,10 +62,43 @@ func (h *contentHeaders) multipart() bool {
 	return foldedPrefix(h.mediaType, "multipart/form-data")
 }
 
+// read takes what the headers say of the body.
+func (h *contentHeaders) read(headers Headers) {
+	for rest := headers; ; {
+		name, value, next, ok := rest.cut()
+		if !ok {
+			return
+		}
+		rest = next
+		var buf [maxName]byte
+		h.header(foldName(&buf, name), value)
+	}
+}
+
+// header takes one of them, by its name in lower case.
+func (h *contentHeaders) header(name, value []byte) {
+	switch string(name) {
+	case "content-type":
+		h.mediaType = value
+	case "content-encoding":
+		h.encodings = append(h.encodings, value...)
+		h.encodings = append(h.encodings, ',')
+	}
+}
+
 // writeDecoded scans a compressed body; false when it cannot be read to its
 // end within maxDecoded.
 func (s *bodyScan) writeDecoded(content *contentHeaders, body []byte) bool {
-	name, ok := content.coding()
+	return content.decoded(body, s.chunk[:], func(piece []byte) bool {
+		s.scanner.Write(piece)
+		return s.scanner.Valid()
+	})
+}
+
+// decoded gives the text of a compressed body in pieces, which lie in buf; false when
+// it cannot be read to its end within maxDecoded, or f wants no more.
+func (h *contentHeaders) decoded(body, buf []byte, f func(piece []byte) bool) bool {
+	name, ok := h.coding()
 	if !ok {
 		return false
 	}
@@ -74,10 +107,12 @@ func (s *bodyScan) writeDecoded(content *contentHeaders, body []byte) bool {
 		return false
 	}
 	defer func() { _ = decoder.Close() }() // the body's end was seen or does not matter
-	for total := 0; total <= maxDecoded && s.scanner.Valid(); {
-		n, err := decoder.Read(s.chunk[:])
-		s.scanner.Write(s.chunk[:n])
+	for total := 0; total <= maxDecoded; {
+		n, err := decoder.Read(buf)
 		total += n
+		if !f(buf[:n]) {
+			return false
+		}
 		if err != nil {
 			return err == io.EOF
 		}
@@ -135,11 +170,25 @@ const maxFormField = 1 << 10
 // readForm reads the fields model and stream of a form with files (audio,
 // image edits), which stands beside the file, not in JSON.
 func readForm(c *Call, mediaType, body []byte) {
+	pathModel := c.Model != ""
+	formFields(mediaType, body, func(name string, value []byte) {
+		switch name {
+		case "model":
+			if !pathModel {
+				c.Model = CleanModel(value)
+			}
+		case "stream":
+			c.Stream = string(value) == "true"
+		}
+	})
+}
+
+// formFields gives the short fields of a form that are no files.
+func formFields(mediaType, body []byte, f func(name string, value []byte)) {
 	_, parameters, err := mime.ParseMediaType(string(mediaType))
 	if err != nil || parameters["boundary"] == "" {
 		return
 	}
-	pathModel := c.Model != ""
 	boundary := []byte("--" + parameters["boundary"])
 	_, body, _ = bytes.Cut(body, boundary)
 	for {
@@ -150,16 +199,8 @@ func readForm(c *Call, mediaType, body []byte) {
 		body = rest
 		head, value, ok := bytes.Cut(part, []byte("\r\n\r\n"))
 		value = bytes.TrimSuffix(value, []byte("\r\n"))
-		if !ok || len(value) > maxFormField {
-			continue
-		}
-		switch fieldName(head) {
-		case "model":
-			if !pathModel {
-				c.Model = CleanModel(value)
-			}
-		case "stream":
-			c.Stream = string(value) == "true"
+		if name := fieldName(head); ok && name != "" && len(value) <= maxFormField {
+			f(name, value)
 		}
 	}
 }

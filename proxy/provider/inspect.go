@@ -46,11 +46,8 @@ func Inspect(r *Request) (Call, error) {
 			if n, err := strconv.ParseUint(string(attempt), 10, 8); err == nil && n > 0 {
 				c.RetryCount = int(n) - 1
 			}
-		case "content-type":
-			content.mediaType = value
-		case "content-encoding":
-			content.encodings = append(content.encodings, value...)
-			content.encodings = append(content.encodings, ',')
+		case "content-type", "content-encoding":
+			content.header(name, value)
 		case "x-parent-session-id", "x-codex-parent-thread-id":
 			id.parent = value
 		case "x-claude-code-agent-id":

@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+)
+
+const otherToken = "apa_test-token-of-another-agent"
+
+// isolated keeps two agents apart.
+func isolated(o *rigOptions) {
+	o.opts.Isolate = true
+	o.agents = NewAgents(map[string]string{"default": testToken, "other": otherToken})
+}
+
+// callAs sends a request and returns what came.
+func (r *rig) callAs(token, method, path, headers, body string) (status int, code, text string) {
+	r.t.Helper()
+	resp := r.sendAs(token, method, path, headers, body)
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header.Get("X-Authpool-Error"), string(b)
+}
+
+func zipped(text string) string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = w.Write([]byte(text))
+	_ = w.Close()
+	return b.String()
+}
+
+// Wherever another agent's id stands in a request, the provider never gets it; the
+// agent that has it is served.
+func TestIsolationKeepsAgentsFromOthersThings(t *testing.T) {
+	const js = "Content-Type: application/json\r\n"
+	many := strings.Repeat(`{"type":"file","file":{"file_id":"file-mine%d"}},`, 20)
+	dozen := fmt.Sprintf(many, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
+	tests := map[string]struct {
+		makes, headers string // "" for a JSON body
+		use            string // METHOD PATH BODY, with ID for the id
+		status         int
+		want           string // in the answer
+	}{
+		"in the path":                {"files", "", `GET /openai/v1/files/ID/content `, 404, `"message":"authpool: there is no file-`},
+		"to delete it":               {"files", "", `DELETE /openai/v1/files/ID `, 404, `authpool:`},
+		"escaped in the path":        {"files", "", `GET /openai/v1/files/%66ID/x `, 404, `"message":"not found"`}, // another id: the provider's own answer
+		"percent-encoded":            {"files", "", `GET /openai/v1/files/PERCENT `, 404, `authpool:`},
+		"in the query":               {"files", "", `GET /openai/v1/models?after=x&file=PERCENT `, 404, `authpool:`},
+		"in a message":               {"files", "", `POST /openai/v1/chat/completions {"model":"m","messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"ID"}}]}]}`, 404, `authpool:`},
+		"behind a crowd of its own":  {"files", "", `POST /openai/v1/chat/completions {"model":"m","messages":[{"role":"user","content":[` + dozen + `{"type":"file","file":{"file_id":"ID"}}]}]}`, 404, `authpool:`},
+		"in a batch":                 {"files", "", `POST /openai/v1/batches {"input_file_id":"ID","endpoint":"/v1/responses"}`, 404, `authpool:`},
+		"where nobody knows a field": {"files", "", `POST /openai/v1/responses {"model":"m","input":[],"x":{"y":["ID"]}}`, 404, `authpool:`},
+		"with an escape in it":       {"files", "", `POST /openai/v1/batches {"input_file_id":"ESCAPED"}`, 404, `authpool:`},
+		"compressed":                 {"files", js + "Content-Encoding: gzip\r\n", `POST /openai/v1/batches {"input_file_id":"ID"}`, 404, `authpool:`},
+		"compressed by something":    {"files", js + "Content-Encoding: lzma\r\n", `POST /openai/v1/batches {"input_file_id":"ID"}`, 400, `send it uncompressed`},
+		"in a form":                  {"files", "Content-Type: multipart/form-data; boundary=x\r\n", "POST /openai/v1/containers/c/files --x\r\nContent-Disposition: form-data; name=\"file_id\"\r\n\r\nID\r\n--x--\r\n", 404, `authpool:`},
+		"in a file of requests":      {"files", "Content-Type: multipart/form-data; boundary=x\r\n", "POST /openai/v1/files --x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.jsonl\"\r\n\r\n{\"body\":{\"input\":[{\"file_id\":\"ID\"}]}}\r\n--x--\r\n", 404, `authpool:`},
+		"an answer to go on from":    {"responses", "", `POST /openai/v1/responses {"model":"m","previous_response_id":"ID","input":"y"}`, 404, `authpool:`},
+		"a cache of Google's":        {"caches", "", `POST /gemini/v1beta/models/m:generateContent {"cachedContent":"cachedContents/ID","contents":[]}`, 403, `"status":"PERMISSION_DENIED"`},
+		"a cache by its long name":   {"caches", "", `POST /gemini/v1beta/models/m:generateContent {"x":"projects/p/locations/l/cachedContents/ID","contents":[]}`, 403, `authpool:`},
+		"a mention in a text":        {"files", "", `POST /openai/v1/responses {"model":"m","input":"what is ID?"}`, 404, `"message":"not found"`}, // by the provider, too
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r, a := newAccounts(t, isolated)
+			switch test.makes {
+			case "files":
+				r.callAs(testToken, "POST", "/openai/v1/files", js, `{}`)
+			case "responses":
+				r.callAs(testToken, "POST", "/openai/v1/responses", js, `{"model":"m","input":"x"}`)
+			case "caches":
+				r.callAs(testToken, "POST", "/gemini/v1beta/cachedContents", js, `{}`)
+			}
+			id := a.last()
+			method, rest, _ := strings.Cut(test.use, " ")
+			path, body, _ := strings.Cut(strings.NewReplacer(
+				"ID", id, "PERCENT", fmt.Sprintf("%%%x%s", id[0], id[1:]), "ESCAPED", fmt.Sprintf(`\u%04x%s`, id[0], id[1:]),
+			).Replace(rest), " ")
+			headers := test.headers
+			if headers == "" {
+				headers = js
+			}
+			if strings.Contains(headers, "gzip") {
+				body = zipped(body)
+			}
+			before := a.requests()
+			status, code, text := r.callAs(otherToken, method, path, headers, body)
+			if status != test.status || !strings.Contains(text, test.want) {
+				t.Errorf("another agent got %d %s, want %d with %q", status, text, test.status, test.want)
+			}
+			if reached := a.requests() != before; reached != (code == "") || reached != strings.Contains(test.want, "not found") {
+				t.Errorf("reached the provider: %v, code %q", reached, code)
+			}
+			if status, _, text := r.callAs(testToken, method, path, headers, body); test.status != 400 && (status >= 400 && status != 404 || strings.Contains(text, "authpool:")) {
+				t.Errorf("its own agent got %d %s", status, text)
+			}
+		})
+	}
+}
+
+// A list shows what all agents have made: nobody gets it, and what lies below a single
+// id is no such list.
+func TestIsolationRefusesLists(t *testing.T) {
+	r, a := newAccounts(t, isolated)
+	for path, want := range map[string]int{
+		"/openai/v1/files": 403, "/openai/v1/files/": 403, "/openai/v1/FILES?limit=3": 403, "/openai/v1/batches": 403, "/v1/files": 403,
+		"/openai/v1/chat/completions": 403, "/anthropic/v1/messages/batches?limit=1": 403, "/anthropic/v1/skills": 403,
+		"/gemini/v1beta/files": 403, "/gemini/v1beta/cachedContents": 403, "/gemini/v1/projects/p/locations/l/cachedContents": 403,
+		"/openai/v1/models": 200, "/gemini/v1beta/models": 200, "/openai/v1/vector_stores/vs_1/files": 200, "/anthropic/v1/models": 200,
+	} {
+		before := a.requests()
+		status, code, text := r.callAs(testToken, "GET", path, "", "")
+		if status != want || want == 403 && (code != "isolated" || !strings.Contains(text, "authpool: lists") || a.requests() != before) {
+			t.Errorf("%s: got %d %s %s, want %d", path, status, code, text, want)
+		}
+	}
+}
+
+// Where agents share, as the operator wanted it, each is served what the others made.
+func TestSharedAgentsAreNotKeptApart(t *testing.T) {
+	r, a := newAccounts(t, isolated, func(o *rigOptions) { o.opts.Isolate = false })
+	r.callAs(testToken, "POST", "/openai/v1/files", "", `{}`)
+	for _, path := range []string{"/openai/v1/files/" + a.last(), "/openai/v1/files"} {
+		if status, _, text := r.callAs(otherToken, "GET", path, "", ""); status != 200 {
+			t.Errorf("%s: %d %s", path, status, text)
+		}
+	}
+}

@@ -20,7 +20,7 @@ var events = []string{
 	"window.50", "window.80", "window.95", "window.100", "window.burning",
 	"credential.failing", "credential.restored",
 	"provider.overloaded", "provider.down", "provider.egress", "provider.recovered",
-	"pool.exhausted", "redis.lost", "redis.back", "journal.filling", "journal.full", "usage.waiting", "usage.doubtful", "audit.failing",
+	"pool.exhausted", "session.moved", "session.released", "redis.lost", "redis.back", "journal.filling", "journal.full", "usage.waiting", "usage.doubtful", "audit.failing",
 	"notifications.test",
 }
 

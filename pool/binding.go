@@ -80,7 +80,7 @@ func (p *Pool) home(ctx context.Context, s *session, now time.Time) *member {
 // not asked, and the keeper does that when it can; unless places are limited,
 // which nobody else may count while Redis, or the node of a cluster that has them,
 // is there.
-func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool, now time.Time) bindResult {
+func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool, now time.Time) (result bindResult) {
 	s.binding.Lock()
 	defer s.binding.Unlock()
 	s.mu.Lock()
@@ -89,6 +89,11 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 	if bound != home {
 		return bindLost
 	}
+	defer func() {
+		if result == bindDone && home != nil {
+			p.tellMoved(s.key.exported(), home.conf.ID, m.conf.ID, ReasonClosed)
+		}
+	}()
 	limit := m.conf.Limits.Sessions
 	alone := func() bindResult {
 		free, ok := m.place(s.name, now, now.Add(p.opts.IdleTimeout), limit)

@@ -197,8 +197,7 @@ func (k *keeper) hear(e store.Event) {
 			return
 		}
 		// The news may be old: the truth is asked for.
-		s.doubt()
-		k.dirty(s)
+		k.check(s)
 	case e.State != "":
 		k.mu.Lock()
 		if k.pool.byID[e.State] != nil {

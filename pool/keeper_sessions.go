@@ -49,6 +49,13 @@ func (k *keeper) dirty(s *session) {
 	k.changed = append(k.changed, s)
 }
 
+// check has it asked for where the session is bound.
+func (k *keeper) check(s *session) {
+	s.doubt()
+	k.dirty(s)
+	k.wake()
+}
+
 // reserve has the session's reservation prolonged while a request is under way.
 func (k *keeper) reserve(s *session) {
 	k.mu.Lock()
@@ -218,7 +225,11 @@ func (k *keeper) keep(ctx context.Context, list []*session, now time.Time) {
 			s.synced, s.looked, s.expect = true, true, bound[i]
 		}
 		s.mu.Unlock()
-		if same && bound[i] != bindings[i].Subscription {
+		switch {
+		case !same || bound[i] == bindings[i].Subscription:
+		case bound[i] == store.Released:
+			p.unbind(s)
+		default:
 			p.adopt(s, bound[i])
 		}
 	}

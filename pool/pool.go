@@ -104,6 +104,12 @@ type Bindings interface {
 	Release(ctx context.Context, sub, session string, score int64) error
 	Bind(ctx context.Context, session, expect, sub, parent string, affinity time.Duration) (bound string, err error)
 	Keep(ctx context.Context, bindings []store.Binding, affinity time.Duration) ([]string, error)
+	ReserveMoved(ctx context.Context, sub, session string, most int, hold time.Duration, fence int64) (store.Place, error)
+	Fence(ctx context.Context, subs []string, fence int64) error
+	Unbind(ctx context.Context, session string) (former string, err error)
+	Stays(ctx context.Context, sessions []string) ([]store.Stay, error)
+	Place(ctx context.Context, sub, session string) (store.Occupant, error)
+	Places(ctx context.Context, sub string, f func(store.Occupant)) error
 	Counts(ctx context.Context, subs []string) ([]int64, error)
 	Shares(ctx context.Context, process string, requests []store.ShareRequest) ([]store.Share, error)
 	DrawRates(ctx context.Context, process string, draws []store.RateDraw) []store.RateDrawn

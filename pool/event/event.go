@@ -49,6 +49,9 @@ const (
 
 	PoolExhausted Kind = "pool.exhausted" // a request found nobody who could serve; once a minute for a provider
 
+	SessionMoved    Kind = "session.moved"    // it sticks to another subscription from now on
+	SessionReleased Kind = "session.released" // an operator ended its binding
+
 	RedisLost Kind = "redis.lost"
 	RedisBack Kind = "redis.back"
 
@@ -68,7 +71,7 @@ var kinds = []Kind{
 	Window50, Window80, Window95, Window100, WindowBurning,
 	CredentialFailing, CredentialRestored,
 	ProviderOverloaded, ProviderDown, ProviderEgress, ProviderRecovered,
-	PoolExhausted, RedisLost, RedisBack, JournalFilling, JournalFull, UsageWaiting, UsageDoubtful, AuditFailing,
+	PoolExhausted, SessionMoved, SessionReleased, RedisLost, RedisBack, JournalFilling, JournalFull, UsageWaiting, UsageDoubtful, AuditFailing,
 	NotificationsTest,
 }
 

@@ -1,8 +1,17 @@
 -- Takes or prolongs a session's place on a subscription.
--- KEYS 1: the places (zset: session -> end, epoch ms)
--- ARGV 1: session, 2: most places (0: no limit), 3: hold in ms
--- Answers {0 refused | 1 held before | 2 new, score, places, ms until the first one ends}.
+-- KEYS 1: the places (zset: session -> end, epoch ms), 2: the highest fence that
+--      moved sessions here (string); only for a move that has one
+-- ARGV 1: session, 2: most places (0: no limit), 3: hold in ms, 4: fence,
+--      5: how long it is remembered, in ms
+-- Answers {-1 fenced off | 0 refused | 1 held before | 2 new, score, places, ms until
+-- the first one ends}.
 -- Every change raises the score, so that a score names one state of the place.
+if KEYS[2] then
+  if tonumber(ARGV[4]) < tonumber(redis.call('GET', KEYS[2]) or 0) then
+    return {-1, 0, 0, 0}
+  end
+  redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
+end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)

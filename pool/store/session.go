@@ -47,13 +47,17 @@ func (s *Store) Reserve(ctx context.Context, sub, session string, most int, hold
 	if err != nil {
 		return Place{}, fmt.Errorf("cannot reserve a place on subscription %q: %w", sub, err)
 	}
+	return placeOf(reply), nil
+}
+
+func placeOf(reply []int64) Place {
 	return Place{
 		Granted: reply[0] > 0,
 		Created: reply[0] == 2,
 		Score:   reply[1],
 		Count:   reply[2],
 		Free:    fromMS(reply[3]),
-	}, nil
+	}
 }
 
 // Hold asks that a session keeps its place for a time from now on.
@@ -102,28 +106,32 @@ func (s *Store) Lookup(ctx context.Context, session string) (sub string, err err
 // nobody), and returns who it is bound to afterwards. The binding is forgotten
 // when it is not used for the affinity. Others are told when it moves.
 func (s *Store) Bind(ctx context.Context, session, expect, sub, parent string, affinity time.Duration) (bound string, err error) {
-	bound, err = bindScript.Run(ctx, s.client, []string{s.sessionKey(session)}, s.bindArgs(session, expect, sub, parent, affinity)...).Text()
+	bound, err = bindScript.Run(ctx, s.client, []string{s.sessionKey(session)}, s.bindArgs(session, expect, sub, parent, affinity, 0)...).Text()
 	if err != nil {
 		return "", fmt.Errorf("cannot bind session %q: %w", session, err)
 	}
 	return bound, nil
 }
 
-func (s *Store) bindArgs(session, expect, sub, parent string, affinity time.Duration) []any {
-	return []any{expect, sub, parent, ms(affinity), s.channel(), session}
+func (s *Store) bindArgs(session, expect, sub, parent string, affinity time.Duration, kept int) []any {
+	return []any{expect, sub, parent, ms(affinity), s.channel(), session, kept}
 }
+
+// Released is what Keep tells of a session that an operator has released: it is not
+// bound, and is not to be.
+const Released = "-"
 
 // Binding is a session and the subscription that it is believed to stick to.
 type Binding struct{ Session, Subscription, Parent string }
 
 // Keep marks bindings as used, writes those that Redis does not have, and
 // returns for each, in order, the subscription that is bound in truth: another
-// process may have moved the session, and its binding wins. Where that cannot be
+// process may have moved the session, and its binding wins, or Released. Where that cannot be
 // known, it is empty, and the error is that of the first.
 func (s *Store) Keep(ctx context.Context, bindings []Binding, affinity time.Duration) (bound []string, err error) {
 	calls := make([]call, len(bindings))
 	for i, b := range bindings {
-		calls[i] = call{[]string{s.sessionKey(b.Session)}, s.bindArgs(b.Session, "", b.Subscription, b.Parent, affinity)}
+		calls[i] = call{[]string{s.sessionKey(b.Session)}, s.bindArgs(b.Session, "", b.Subscription, b.Parent, affinity, 1)}
 	}
 	bound = make([]string, len(bindings))
 	for i, cmd := range pipeline(ctx, s.client, bindScript, calls) {

@@ -10,6 +10,7 @@
 // so that nobody compares two machines' clocks.
 //
 //	authpool:{SUB}:sessions       zset  <provider>/<agent>/<session> -> end of its place, epoch ms
+//	authpool:{SUB}:fence          string  the highest fence that moved sessions there
 //	authpool:{SUB}:slots          hash  <process> -> its share of limits.concurrent
 //	authpool:{SUB}:rates          hash  requests, input, output -> the buckets of limits per minute,
 //	                                    <process> -> what it holds of them
@@ -22,7 +23,8 @@
 //	                                    enabled                when an operator ended all of them
 //	authpool:{SUB}:organisation   hash  organisation: that its provider's answers named, since
 //	authpool:{SUB}:claim:<what>   string  one process of the fleet has told people of it
-//	authpool:session:{<session>}  hash  subscription, since, last, parent
+//	authpool:session:{<session>}  hash  subscription, since, last, parent; or released: when an operator
+//	                                    ended the binding, for a while
 //	authpool:resource:{<id>}      hash  subscription, agent
 //	authpool:events               channel that tells about changed states and moved sessions
 package store

@@ -34,6 +34,7 @@ type Config struct {
 	Intercept     Intercept           `yaml:"intercept" jsonschema_description:"Proxy mode: what happens to CONNECT."`
 	Egress        Egress              `yaml:"egress" jsonschema_description:"How authpool itself reaches providers."`
 	Notifications []Notification      `yaml:"notifications" jsonschema_description:"Webhooks told about events."`
+	Audit         Audit               `yaml:"audit" jsonschema_description:"The tamper-evident log in the state folder."`
 	Log           Log                 `yaml:"log" jsonschema_description:"What is written to standard error."`
 	Shutdown      Shutdown            `yaml:"shutdown" jsonschema_description:"What happens at SIGTERM."`
 
@@ -190,6 +191,11 @@ type Notification struct {
 	Format       string   `yaml:"format" jsonschema:"enum=json,enum=slack" jsonschema_description:"json (default) or slack."`
 	PinSHA256    string   `yaml:"pin_sha256" jsonschema_description:"Base64 SHA-256 of the public key that the receiver's certificate or its issuer must have."`
 	AllowPrivate bool     `yaml:"allow_private" jsonschema_description:"Allow addresses of private networks and of this machine."`
+}
+
+// Audit says where the audit log goes beside its files.
+type Audit struct {
+	Stream bool `yaml:"stream" jsonschema_description:"Copy its lines into a Redis stream, too: authpool:audit:{…}, about 100,000 lines for each sidecar. Needs a Redis that is not embedded."`
 }
 
 // Log says what goes to standard error.

@@ -51,7 +51,7 @@ func TestWarnings(t *testing.T) {
 	f("admin: {listen: ':1'}\nredis: {listen: ':2'}\n",
 		`a.yaml:1:17: admin.listen: ":1" can be reached from other machines: the admin token`,
 		`a.yaml:2:17: redis.listen: ":2" can be reached`)
-	f("redis: {listen: ':2', url: 'redis://r'}\n")
+	f("redis: {listen: ':2', url: 'redis://r'}\naudit: {stream: true}\n")
 	f("providers: {groq: {base_url: 'https://api.groq.com/openai/v1/'}}\n", "a.yaml:1:30: providers.groq.base_url: ends in /v1: agents' paths are appended whole")
 	f("subscriptions:\n  - {id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, cost_usd: 1}]}\n")
 	f("intercept: {enabled: true, other_hosts: tunnel}\n", "a.yaml:1:22: intercept.enabled: has no effect", "a.yaml:1:41: intercept.other_hosts: has no effect")

@@ -84,6 +84,7 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 		"a.yaml:1:16: journal.max: 63KiB is too small → at least 64KiB",
 		"a.yaml:2:23: limits_http.header: 1KiB is too small → at least 4KiB",
 	)
+	f("audit stream in the process", "audit: {stream: true}\n", "a.yaml:1:17: audit.stream: copies nothing out of reach of who can change the files")
 	f("journal", "journal: {sync: never}\n", `a.yaml:1:17: journal.sync: "never" is not a sync policy → a positive duration such as "500ms", "30s", "10m" or "720h", or always`)
 	f("enums", "agents: {auth: tokn}\nlog: {level: loud, format: xml}\n",
 		`a.yaml:1:16: agents.auth: "tokn" is not known here (did you mean "token"?) → one of token, none`,

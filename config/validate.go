@@ -263,6 +263,9 @@ func (v *validator) rest() {
 	if v.Egress.Proxy != "" {
 		v.httpURL("egress.proxy", v.Egress.Proxy, false)
 	}
+	if v.Audit.Stream && v.Redis.Topology() == RedisEmbedded {
+		v.fault("audit.stream", "copies nothing out of reach of who can change the files, as the Redis is embedded", "a redis section, or leave it out")
+	}
 	v.notifications()
 }
 

@@ -183,6 +183,10 @@ func (s *service) openServers(ctx context.Context) error {
 	}
 	bindings := store.New(s.db.Client(), s.db.Durable(), s.db, s.cfg.Redis.Prefix)
 	s.claims.store.Store(bindings)
+	if s.cfg.Audit.Stream {
+		stop := s.audit.CopyTo(bindings.AuditStream(s.audit.StreamName()), s.db.Healthy)
+		s.onClose("audit stream", func(ctx context.Context) error { stop(ctx); return nil })
+	}
 	if s.pool, err = newPoolFromConfig(s.cfg, bindings, &spending{store: s.usage, recorder: s.recorder, healthy: s.db.Healthy}, &s.events, s.log); err != nil {
 		return err
 	}

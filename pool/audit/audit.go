@@ -47,6 +47,7 @@ const (
 	cut       Kind = "audit.cut"       // half a line, at the end, was left by a crash
 	unsigned  Kind = "audit.unsigned"  // lines that no signature covered were found at the end after a crash
 	damaged   Kind = "audit.damaged"   // a file that does not verify was found at the start
+	diverged  Kind = "audit.diverged"  // its copy in Redis has another line than the files
 	shortened Kind = "audit.shortened" // lines that head.json tells of were gone at the start
 )
 

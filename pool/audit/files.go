@@ -61,6 +61,11 @@ func eachLine(path string, f func(n int, raw []byte) error) error {
 		return err
 	}
 	defer func() { _ = file.Close() }() // only read
+	return eachLineOf(file, f)
+}
+
+// eachLineOf is eachLine of an open file.
+func eachLineOf(file io.Reader, f func(n int, raw []byte) error) error {
 	r := bufio.NewReaderSize(file, maxLine)
 	for n := 1; ; n++ {
 		raw, err := r.ReadSlice('\n')

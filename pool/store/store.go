@@ -26,6 +26,7 @@
 //	authpool:session:{<session>}  hash  subscription, since, last, parent; or released: when an operator
 //	                                    ended the binding, for a while
 //	authpool:resource:{<id>}      hash  subscription, agent
+//	authpool:audit:{<log>}        stream of <seq>-1 -> line: the copy of an audit log, by its key
 //	authpool:events               channel that tells about changed states and moved sessions
 package store
 

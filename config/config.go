@@ -73,6 +73,7 @@ type Subscription struct {
 	Priority   int        `yaml:"priority" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Lower first; the next tier serves when the tier before cannot."`
 	Weight     int        `yaml:"weight" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Share of new sessions within a tier."`
 	Domain     string     `yaml:"domain" jsonschema_description:"Subscriptions of one domain share limits: no failover inside a limited one."`
+	Labels     []string   `yaml:"labels" jsonschema_description:"Names by which agents are allowed to use it, beside its id; as ids are."`
 	Models     []string   `yaml:"models" jsonschema_description:"Globs (* ? [a-z]) of models that it serves; none means all."`
 	Limits     Limits     `yaml:"limits" jsonschema_description:"Limits that authpool keeps by itself; left out means none."`
 	Budgets    []Budget   `yaml:"budgets" jsonschema_description:"What may be used per window, over all sidecars. From 80 % on new sessions go elsewhere while they can; at 100 % nothing is sent until the window is over."`

@@ -15,6 +15,9 @@ import (
 // maxNodes bounds the work that aliases can multiply (a "billion laughs" file).
 const maxNodes = 100_000
 
+// missing is what a fault says of a key that has to be there.
+const missing = "is missing"
+
 // decoder walks a YAML tree beside a Go value. It does not stop at a fault, and
 // it remembers where each value stood, so that later checks can say so too.
 type decoder struct {
@@ -211,7 +214,7 @@ func (d *decoder) structure(path string, n ast.Node, v reflect.Value) {
 		field := v.Type().Field(fields[name])
 		if r, required := rulesOf(field.Tag); required && !given[name] {
 			d.mark(join(path, name), n)
-			d.fault(n, join(path, name), "is missing", d.allowed(v.Field(fields[name]), r))
+			d.fault(n, join(path, name), missing, d.allowed(v.Field(fields[name]), r))
 		}
 	}
 }

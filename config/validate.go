@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -192,27 +193,41 @@ func (v *validator) subscriptions() {
 		} else {
 			seen[s.ID] = i
 		}
-		v.subscriptionProvider(at("provider"), s.Provider)
 		if s.Credential.Value == "" {
 			v.fault(at("credential.value"), "is empty", refAllowed)
 		}
-		if s.Domain != "" && !domainName.MatchString(s.Domain) {
-			v.fault(at("domain"), quoted(s.Domain)+" is no domain", "letters, digits, ., _ and -, at most 128")
+		v.settings(s, at)
+	}
+}
+
+// settings judges what a subscription says beside its id and the place of its
+// secret; at gives the path of a key of it.
+func (v *validator) settings(s Subscription, at func(key string) string) {
+	v.subscriptionProvider(at("provider"), s.Provider)
+	if s.Domain != "" && !domainName.MatchString(s.Domain) {
+		v.fault(at("domain"), quoted(s.Domain)+" is no domain", "letters, digits, ., _ and -, at most 128")
+	}
+	for j, label := range s.Labels {
+		field := at(fmt.Sprintf("labels[%d]", j))
+		if !identifier.MatchString(label) {
+			v.fault(field, quoted(label)+" is no label", identifierAllowed)
+		} else if slices.Contains(s.Labels[:j], label) {
+			v.fault(field, quoted(label)+" stands here a second time", "each label once")
 		}
-		for j, glob := range s.Models {
-			if _, err := path.Match(glob, ""); err != nil || glob == "" {
-				v.fault(at(fmt.Sprintf("models[%d]", j)), quoted(glob)+" is no glob", `a model name with *, ? or [a-z], such as "claude-*"`)
-			}
+	}
+	for j, glob := range s.Models {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			v.fault(at(fmt.Sprintf("models[%d]", j)), quoted(glob)+" is no glob", `a model name with *, ? or [a-z], such as "claude-*"`)
 		}
-		windows := map[string]bool{}
-		for j, b := range s.Budgets {
-			if windows[b.Window] {
-				v.fault(at(fmt.Sprintf("budgets[%d].window", j)), "stands here a second time", "one budget a window")
-			}
-			windows[b.Window] = true
-			if b.CostUSD == 0 && b.Tokens == 0 && b.Requests == 0 && b.Window != "" {
-				v.fault(at(fmt.Sprintf("budgets[%d]", j)), "limits nothing", "cost_usd, tokens or requests beside window")
-			}
+	}
+	windows := map[string]bool{}
+	for j, b := range s.Budgets {
+		if windows[b.Window] {
+			v.fault(at(fmt.Sprintf("budgets[%d].window", j)), "stands here a second time", "one budget a window")
+		}
+		windows[b.Window] = true
+		if b.CostUSD == 0 && b.Tokens == 0 && b.Requests == 0 && b.Window != "" {
+			v.fault(at(fmt.Sprintf("budgets[%d]", j)), "limits nothing", "cost_usd, tokens or requests beside window")
 		}
 	}
 }

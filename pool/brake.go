@@ -101,11 +101,12 @@ func (h *hour) over(now time.Time, b Brake) (what string, until time.Time) {
 }
 
 // brakes are the hours of all who have a brake of one kind. It is safe for
-// concurrent use, and does nothing without a limit.
+// concurrent use, and without a limit refuses nobody.
 type brakes struct {
 	who   string
 	limit Brake
-	most  int // of hours
+	shown bool // counts without a limit too, for people
+	most  int  // of hours
 
 	mu    sync.Mutex
 	hours map[sessionKey]*hour
@@ -131,9 +132,25 @@ func (b *brakes) over(now time.Time, key sessionKey) *BrakeError {
 	return &BrakeError{Who: b.who, What: what, Until: until, Wait: until.Sub(now)}
 }
 
+// look tells what key has used within the last hour, and which limit is used up.
+func (b *brakes) look(now time.Time, key sessionKey) (Spent, string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := b.hours[key]
+	if h == nil {
+		return Spent{}, ""
+	}
+	what, _ := h.over(now, b.limit)
+	var sum spending
+	for _, s := range h.slots {
+		sum = sum.plus(s)
+	}
+	return Spent{Requests: sum.requests, Tokens: sum.tokens, CostNanoUSD: sum.cost}, what
+}
+
 // add counts what key has used. It keeps a copy of key.
 func (b *brakes) add(now time.Time, key sessionKey, s spending) {
-	if b.limit == (Brake{}) {
+	if b.limit == (Brake{}) && !b.shown {
 		return
 	}
 	b.mu.Lock()

@@ -180,7 +180,7 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		turns:    make(chan struct{}, bindingTurns),
 		closed:   make(chan struct{}),
 	}
-	p.sessionBrakes = brakes{who: "session", limit: opts.SessionBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
+	p.sessionBrakes = brakes{who: "session", limit: opts.SessionBrake, shown: true, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
 	p.agentBrakes = brakes{who: "agent", limit: opts.AgentBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
 	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)
 	whole := bindings == nil || opts.Whole

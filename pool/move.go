@@ -69,6 +69,9 @@ func (e *MoveError) Error() string {
 // is not known whether the session was.
 func (p *Pool) Move(ctx context.Context, m Move) (from string, err error) {
 	now := time.Now()
+	if !m.Session.valid() {
+		return "", ErrNoSession
+	}
 	to := p.byID[m.To]
 	if to == nil {
 		return "", ErrNoSuchSubscription
@@ -217,6 +220,9 @@ func (p *Pool) Fence(ctx context.Context, fence int64) error {
 // the session was bound to. Requests under way end where they are. The errors are
 // ErrNoSession, and that Redis does not answer.
 func (p *Pool) ReleaseSession(ctx context.Context, key SessionKey) (from string, err error) {
+	if !key.valid() {
+		return "", ErrNoSession
+	}
 	s := p.sessions.find(key.key())
 	if s != nil {
 		if home := s.home(); home != nil {
@@ -281,6 +287,23 @@ func (p *Pool) tellMoved(key SessionKey, from, to, why string) {
 	e := event.Event{Kind: event.SessionMoved, Provider: key.Provider, Agent: key.Agent, Session: key.Session, Subscription: to, Reason: why}
 	e.Text = fmt.Sprintf("session %s has moved from subscription %s to %s", key, from, to)
 	p.opts.Events.Emit(e)
+}
+
+// valid tells whether there can be such a session. Nothing else is asked for.
+func (k SessionKey) valid() bool {
+	for _, part := range [...]string{k.Provider, k.Agent, k.Session} {
+		if part == "" || len(part) > 128 {
+			return false
+		}
+		for i := range len(part) {
+			switch c := part[i]; {
+			case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '.', c == '_', c == '-':
+			default:
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (k SessionKey) key() sessionKey { return sessionKey{k.Provider, k.Agent, k.Session} }

@@ -82,22 +82,6 @@ func (p *Pool) Sessions(ctx context.Context, f SessionFilter) (list []SessionSta
 	return list, whole, nil
 }
 
-// Session returns what is known of one session, or ErrNoSession. whole is as in
-// Sessions.
-func (p *Pool) Session(ctx context.Context, key SessionKey) (s SessionStatus, whole bool, err error) {
-	if key.Provider == "" || key.Agent == "" || key.Session == "" {
-		return SessionStatus{}, true, ErrNoSession
-	}
-	list, whole, err := p.Sessions(ctx, SessionFilter{Provider: key.Provider, Agent: key.Agent, Session: key.Session})
-	if err == nil && len(list) == 0 {
-		err = ErrNoSession
-	}
-	if err != nil {
-		return SessionStatus{}, whole, err
-	}
-	return list[0], whole, nil
-}
-
 // status is what this process knows.
 func (s *session) status(last, now time.Time) SessionStatus {
 	s.mu.Lock()
@@ -136,7 +120,7 @@ func (p *Pool) knownSessions(f SessionFilter) map[*session]time.Time {
 func (p *Pool) wanted(f SessionFilter) map[sessionKey]time.Time {
 	keys := make(map[sessionKey]time.Time)
 	for provider := range p.groups {
-		if key := (sessionKey{provider, f.Agent, f.Session}); f.wants(key) {
+		if key := (sessionKey{provider, f.Agent, f.Session}); f.wants(key) && key.exported().valid() {
 			keys[key] = time.Time{}
 		}
 	}

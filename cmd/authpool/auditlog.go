@@ -96,10 +96,11 @@ func configFields(file string) map[string]string {
 }
 
 // audited writes down what the admin address is asked for and what came of it. It
-// implements admin.Operations and admin.Notifier.
+// implements admin.Operations, admin.Notifier and admin.Sessions.
 type audited struct {
 	operator admin.Operations
 	notifier admin.Notifier
+	sessions admin.Sessions
 	log      *audit.Log
 }
 
@@ -128,6 +129,25 @@ func (a audited) TestNotifications(ctx context.Context, name string, target int)
 	}
 	a.note(audit.NotificationsSend, err, fields)
 	return tests, err
+}
+
+// Sessions implements admin.Sessions. Who only looks changes nothing.
+func (a audited) Sessions(ctx context.Context, q admin.SessionQuery) (admin.SessionList, error) {
+	return a.sessions.Sessions(ctx, q)
+}
+
+// MoveSession implements admin.Sessions.
+func (a audited) MoveSession(ctx context.Context, name admin.SessionName, to string) (admin.SessionMoved, error) {
+	moved, err := a.sessions.MoveSession(ctx, name, to)
+	a.note(audit.SessionsMove, err, map[string]string{"session": name.String(), "from": moved.From, "subscription": to})
+	return moved, err
+}
+
+// ReleaseSession implements admin.Sessions.
+func (a audited) ReleaseSession(ctx context.Context, name admin.SessionName) (admin.SessionReleased, error) {
+	released, err := a.sessions.ReleaseSession(ctx, name)
+	a.note(audit.SessionsRelease, err, map[string]string{"session": name.String(), "from": released.From})
+	return released, err
 }
 
 func (a audited) note(kind audit.Kind, err error, fields map[string]string) {

@@ -59,6 +59,7 @@ AUTHPOOL_STATE_DIR. A flag rules over the variable, the variable over the file.`
 		newUsageCommand(p),
 		newAuditCommand(p),
 		newSubscriptionsCommand(p),
+		newSessionsCommand(p),
 		newNotificationsCommand(p),
 		newEnvCommand(p),
 		newExplainCommand(p),

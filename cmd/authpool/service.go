@@ -216,7 +216,7 @@ func (s *service) openServers(ctx context.Context) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
-	operate := audited{operator{s.pool}, notifications{s.notifier}, s.audit}
+	operate := audited{operator{s.pool}, notifications{s.notifier}, sessions{s.pool}, s.audit}
 	s.admin = admin.New(admin.Options{
 		Token:    token,
 		Ready:    s.ready,
@@ -225,6 +225,7 @@ func (s *service) openServers(ctx context.Context) error {
 		Requests: s.proxy.Explained(),
 		Operate:  operate,
 		Notify:   operate,
+		Sessions: operate,
 		Refused:  s.auditStranger,
 		Metrics:  prometheus.Gatherers{prometheus.DefaultGatherer, registry},
 		Logger:   s.log,

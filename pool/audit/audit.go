@@ -35,6 +35,8 @@ const (
 	ServeStopped        Kind = "serve.stopped"
 	ConfigLoaded        Kind = "config.loaded"        // read again, with what came of it
 	SubscriptionsEnable Kind = "subscriptions.enable" // an operator asked for it
+	SessionsMove        Kind = "sessions.move"        // an operator asked for it
+	SessionsRelease     Kind = "sessions.release"     // likewise
 	NotificationsSend   Kind = "notifications.send"   // an operator asked for a test
 	CredentialUsed      Kind = "credential.used"      //nolint:gosec // names none: by a session, once a day
 	CredentialEchoed    Kind = "credential.echoed"    //nolint:gosec // names none: a provider repeated it where it cannot be masked, and the answer was cut

@@ -60,6 +60,7 @@ type Options struct {
 	Requests RequestSource       // for RequestsPath
 	Operate  Operations          // for EnablePath
 	Notify   Notifier            // for NotificationsTestPath
+	Sessions Sessions            // for SessionsPath and what is below it
 	Metrics  prometheus.Gatherer // for /metrics
 	Refused  func(remote string) // hears of requests without the admin token, by their address; nil: nobody does
 	Logger   *slog.Logger        // nil: slog.Default()
@@ -83,12 +84,13 @@ type Server struct {
 	requests RequestSource
 	operate  Operations
 	notify   Notifier
+	sessions Sessions
 	log      *slog.Logger
 }
 
 // New returns a Server that is not listening yet.
 func New(o Options) *Server {
-	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, operate: o.Operate, notify: o.Notify, log: o.Logger}
+	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, operate: o.Operate, notify: o.Notify, sessions: o.Sessions, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -167,6 +169,7 @@ func (s *Server) table() []route {
 			{"POST", "/api/v1/subscriptions/{id}/enable", Operator, "End the cooldowns of a subscription", nil, Enabled{}, s.enable},
 			{"POST", NotificationsTestPath, Operator, "Send a test to the webhooks", nil, []NotificationTest{}, s.testNotifications},
 		},
+		s.sessionRoutes(),
 	)
 }
 

@@ -211,14 +211,6 @@ type UsageRow struct {
 	Units     map[string]int64 `json:"units"`     // what is not counted in tokens, by name; never null
 }
 
-// Problem is the body of every error of this API (RFC 9457,
-// application/problem+json).
-type Problem struct {
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail"` // one sentence that says what to do
-}
-
 // utc brings a time to the form that the API shows: UTC, whole milliseconds.
 func utc(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 

@@ -20,9 +20,9 @@ func guardBrowsers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case onLoopback(r) && !localHost(r.Host):
-			problem(w, http.StatusForbidden, "this address answers only to localhost and loopback addresses, not to Host "+quoteHost(r.Host))
+			coded(w, http.StatusForbidden, CodeHost, "this address answers only to localhost and loopback addresses, not to Host "+quoteHost(r.Host))
 		case !sameOrigin(r):
-			problem(w, http.StatusForbidden, "requests from other web pages are refused")
+			coded(w, http.StatusForbidden, CodeBrowser, "requests from other web pages are refused")
 		default:
 			next.ServeHTTP(w, r)
 		}

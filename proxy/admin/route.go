@@ -73,5 +73,5 @@ func carry[T any](s *Server, w http.ResponseWriter, r *http.Request, failed stri
 		s.fail(w, failed, err)
 		return
 	}
-	writeJSON(w, done)
+	answer(w, r, done)
 }

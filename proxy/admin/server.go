@@ -267,10 +267,6 @@ func plain(w http.ResponseWriter, status int, line string) {
 
 func writeJSON(w http.ResponseWriter, v any) { write(w, http.StatusOK, "application/json", v) }
 
-func problem(w http.ResponseWriter, status int, detail string) {
-	write(w, status, "application/problem+json", Problem{Title: http.StatusText(status), Status: status, Detail: detail})
-}
-
 func write(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {

@@ -1,0 +1,74 @@
+package admin
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+)
+
+func TestIfMatch(t *testing.T) {
+	f := func(want int64, fields ...string) {
+		t.Helper()
+		r := httptest.NewRequest(http.MethodPatch, "/", http.NoBody)
+		r.Header["If-Match"] = fields
+		w := httptest.NewRecorder()
+		got, ok := ifMatch(w, r)
+		if want < noVersion {
+			if ok || w.Code != http.StatusBadRequest {
+				t.Errorf("%q: got %d, %v, %d", fields, got, ok, w.Code)
+			}
+			return
+		}
+		if got != want || !ok {
+			t.Errorf("%q: got %d, %v, want %d", fields, got, ok, want)
+		}
+	}
+	const wrong = noVersion - 1
+	f(AnyVersion)
+	f(AnyVersion, "*")
+	f(7, `"7"`)
+	f(7, ` "7" `)
+	f(1<<62, ETag(1<<62))
+	f(noVersion, `W/"7"`)
+	f(noVersion, `"07"`)
+	f(noVersion, `"+7"`)
+	f(noVersion, `"0"`)
+	f(noVersion, `"-1"`)
+	f(noVersion, `"abc"`)
+	f(noVersion, `""`)
+	f(noVersion, `"99999999999999999999"`)
+	f(wrong, "")
+	f(wrong, "7")
+	f(wrong, `"7`)
+	f(wrong, `"`)
+	f(wrong, `"7"8"`)
+	f(wrong, `"7", "8"`)
+	f(wrong, `"7"`, `"8"`)
+	f(wrong, "*", "*")
+}
+
+type record int64
+
+func (r record) RecordVersion() int64 { return int64(r) }
+
+func TestAnswerHasTheVersionAsETag(t *testing.T) {
+	f := func(v any, method, ifNoneMatch, etag string, status int) {
+		t.Helper()
+		r := httptest.NewRequest(method, "/", http.NoBody)
+		if ifNoneMatch != "" {
+			r.Header.Set("If-None-Match", ifNoneMatch)
+		}
+		w := httptest.NewRecorder()
+		answer(w, r, v)
+		if w.Code != status || w.Header().Get("ETag") != etag || (status == http.StatusNotModified) != (w.Body.Len() == 0) {
+			t.Errorf("%v, %s, %q: got %d, %q, %q", v, method, ifNoneMatch, w.Code, w.Header().Get("ETag"), w.Body)
+		}
+	}
+	f(record(7), "GET", "", `"7"`, 200)
+	f(record(7), "GET", `"6"`, `"7"`, 200)
+	f(record(7), "GET", `"6", W/"7"`, `"7"`, 304)
+	f(record(7), "GET", "*", `"7"`, 304)
+	f(record(7), "POST", `"7"`, `"7"`, 200)
+	f(record(0), "GET", "*", "", 200)
+	f("without", "GET", "*", "", 200)
+}

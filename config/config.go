@@ -180,8 +180,11 @@ type Intercept struct {
 
 // Egress is the way out to providers.
 type Egress struct {
-	Proxy  string `yaml:"proxy" jsonschema_description:"http:// or https:// URL of a forward proxy."`
-	CAFile string `yaml:"ca_file" jsonschema_description:"PEM bundle trusted in addition to the system's."`
+	Proxy    string   `yaml:"proxy" jsonschema_description:"http:// or https:// URL of a forward proxy that takes CONNECT. HTTPS_PROXY of authpool's own environment is not looked at."`
+	Username string   `yaml:"username" jsonschema_description:"For the proxy."`
+	Password Ref      `yaml:"password" jsonschema_description:"For the proxy: env:NAME or file:PATH."`
+	NoProxy  []string `yaml:"no_proxy" jsonschema_description:"Hosts that are reached without the proxy, as NO_PROXY has them: names with their subdomains, addresses, networks. Left out: those of the variable NO_PROXY. Loopback always is."`
+	CAFile   string   `yaml:"ca_file" jsonschema_description:"PEM bundle trusted in addition to the system's, for providers and for an https:// proxy."`
 }
 
 // Notification is one webhook.

@@ -278,10 +278,14 @@ subscriptions:
 		"a.yaml:1:93: sessions.health.slow_percent: 99 is out of range → a whole number from 100 to 10000",
 		"a.yaml:1:114: sessions.health.session_percent: is a text → a whole number from 1 to 100",
 	)
-	f("egress is refused, not ignored", "egress: {proxy: 'http://p:1', ca_file: ca.pem}\n",
-		"a.yaml:1:17: egress.proxy: is not available in this version: providers would be reached directly → leave it out",
-		"a.yaml:1:40: egress.ca_file: is not available in this version",
+	f("egress", "egress: {proxy: 'socks5://p:1', username: 'a:b', no_proxy: [ok.example.com, 10.0.0.0/8, 'a b', 'http://x']}\n",
+		"a.yaml:1:17: egress.proxy: is not a URL",
+		"a.yaml:1:43: egress.username: holds a colon",
+		`a.yaml:1:89: egress.no_proxy[2]: "a b" is no host`,
+		`a.yaml:1:96: egress.no_proxy[3]: "http://x" is no host`,
 	)
+	f("egress without a proxy", "egress: {password: env:P}\n", "a.yaml:1:20: egress.password: is for a proxy, and there is none → egress.proxy beside it")
+	f("egress with a path", "egress: {proxy: 'http://p:1/x'}\n", "a.yaml:1:17: egress.proxy: has a path → http://HOST:PORT or https://HOST:PORT")
 }
 
 func TestNoFaultRepeatsASecret(t *testing.T) {

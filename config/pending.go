@@ -21,18 +21,6 @@ type pendingKey struct {
 // without the key.
 var pendingKeys = []pendingKey{
 	{
-		path:   "egress.proxy",
-		when:   func(c *Config) bool { return c.Egress.Proxy != "" },
-		refuse: true,
-		effect: "is not available in this version: providers would be reached directly",
-	},
-	{
-		path:   "egress.ca_file",
-		when:   func(c *Config) bool { return c.Egress.CAFile != "" },
-		refuse: true,
-		effect: "is not available in this version: only the system's CAs are trusted (SSL_CERT_FILE replaces them)",
-	},
-	{
 		path:   "intercept.enabled",
 		when:   func(c *Config) bool { return c.Intercept.Enabled },
 		effect: "has no effect in this version: there is no proxy mode yet, CONNECT is refused",

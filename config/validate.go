@@ -275,13 +275,40 @@ func (v *validator) rest() {
 			v.fault(fmt.Sprintf("intercept.other_hosts[%d]", i), quoted(glob)+" is no host glob", `a host name with * or ?, such as "*.example.com", and maybe a port`)
 		}
 	}
-	if v.Egress.Proxy != "" {
-		v.httpURL("egress.proxy", v.Egress.Proxy, false)
-	}
+	v.egress()
 	if v.Audit.Stream && v.Redis.Topology() == RedisEmbedded {
 		v.fault("audit.stream", "copies nothing out of reach of who can change the files, as the Redis is embedded", "a redis section, or leave it out")
 	}
 	v.notifications()
+}
+
+func (v *validator) egress() {
+	e := v.Egress
+	if e.Proxy != "" {
+		v.httpURL("egress.proxy", e.Proxy, false)
+		if u, err := url.Parse(e.Proxy); err == nil && (u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "") {
+			v.fault("egress.proxy", "has a path", "http://HOST:PORT or https://HOST:PORT")
+		}
+	} else {
+		for key, said := range map[string]bool{"username": e.Username != "", "password": e.Password != "", "no_proxy": len(e.NoProxy) > 0} {
+			if said {
+				v.fault("egress."+key, "is for a proxy, and there is none", "egress.proxy beside it")
+			}
+		}
+	}
+	if strings.Contains(e.Username, ":") {
+		v.fault("egress.username", "holds a colon", "a name; the password has a key of its own")
+	}
+	for i, host := range e.NoProxy {
+		if strings.ContainsAny(host, ", /@") && !isNetwork(host) || host == "" {
+			v.fault(fmt.Sprintf("egress.no_proxy[%d]", i), quoted(host)+" is no host", "a name such as .internal.example.com, an address, a network such as 10.0.0.0/8, or *")
+		}
+	}
+}
+
+func isNetwork(text string) bool {
+	_, err := netip.ParsePrefix(text)
+	return err == nil
 }
 
 // httpURL judges a URL that is not a provider's. It is not repeated: webhook

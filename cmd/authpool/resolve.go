@@ -37,6 +37,7 @@ func resolveSecrets(ctx context.Context, origin string, cfg *config.Config) erro
 	}
 	try("admin.token", cfg.Admin.Token, nil)
 	try("redis.password", cfg.Redis.Password, nil)
+	try("egress.password", cfg.Egress.Password, nil)
 	if ref, ok := cfg.Redis.URLRef(); ok {
 		try("redis.url", ref, func(url credential.Secret) error {
 			opts := redisOptions(cfg.Redis)

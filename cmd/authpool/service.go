@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +115,7 @@ func (s *service) open(ctx context.Context, getenv func(string) string) error {
 	if err := s.openStore(ctx); err != nil {
 		return err
 	}
-	return s.openServers(ctx)
+	return s.openServers(ctx, getenv)
 }
 
 // listen takes the addresses early: a port that is taken should be told before
@@ -168,7 +169,7 @@ func (s *service) openStore(ctx context.Context) error {
 }
 
 // openServers makes the pool and the two servers.
-func (s *service) openServers(ctx context.Context) error {
+func (s *service) openServers(ctx context.Context, getenv func(string) string) error {
 	var err error
 	if s.prices, err = newPricesFromConfig(s.cfg); err != nil {
 		return err
@@ -194,7 +195,9 @@ func (s *service) openServers(ctx context.Context) error {
 	s.onClose("pool", func(context.Context) error { s.pool.Close(); return nil })
 	windows := startWindows(windowsDeps{status: s.pool.Status, healthy: s.db.Healthy, observe: s.usage.Observe}, s.log)
 	s.onClose("windows", windows.close)
-	s.transport = newTransportFromConfig(s.cfg.Timeouts)
+	if s.transport, err = newTransportFromConfig(ctx, s.cfg, cmp.Or(getenv("NO_PROXY"), getenv("no_proxy"))); err != nil {
+		return err
+	}
 	s.onClose("upstream connections", func(context.Context) error { s.transport.Close(); return nil })
 	s.proxy = proxy.New(proxyOptionsFromConfig(s.cfg), proxy.Deps{
 		Providers: providers,

@@ -18,6 +18,7 @@ import (
 	"github.com/authpool/authpool/pool/redisdb"
 	"github.com/authpool/authpool/pool/redisdb/embedded"
 	"github.com/authpool/authpool/proxy"
+	"github.com/authpool/authpool/proxy/egress"
 	"github.com/authpool/authpool/proxy/provider"
 	"github.com/authpool/authpool/proxy/upstream"
 	"github.com/authpool/authpool/ratelimit/price"
@@ -221,15 +222,38 @@ const (
 	upstreamHead      = 16 << 10 // bytes of an answer's head; every answer under way holds a buffer of this size
 )
 
-func newTransportFromConfig(c config.Timeouts) *upstream.Transport {
+// newTransportFromConfig opens no connection yet. noProxy is the variable NO_PROXY.
+func newTransportFromConfig(ctx context.Context, c *config.Config, noProxy string) (*upstream.Transport, error) {
+	e := c.Egress
+	roots, err := egress.RootCAs(e.CAFile)
+	if err != nil {
+		return nil, wrongUseError{fmt.Errorf("egress.ca_file: %w", err)}
+	}
+	opts := egress.Options{
+		Proxy: e.Proxy, Username: e.Username, NoProxy: e.NoProxy, Connect: time.Duration(c.Timeouts.Connect), RootCAs: roots,
+	}
+	if len(e.NoProxy) == 0 {
+		opts.NoProxy = []string{noProxy}
+	}
+	if e.Password != "" {
+		if opts.Password, err = resolve(ctx, e.Password); err != nil {
+			return nil, fmt.Errorf("egress.password: %w", err)
+		}
+	}
+	dialer, err := egress.New(opts)
+	if err != nil {
+		return nil, wrongUseError{fmt.Errorf("egress.proxy: %w", err)}
+	}
 	return upstream.New(upstream.Options{
-		Connect:   time.Duration(c.Connect),
-		FirstByte: time.Duration(c.FirstByte),
-		Idle:      time.Duration(c.Idle),
+		Connect:   time.Duration(c.Timeouts.Connect),
+		FirstByte: time.Duration(c.Timeouts.FirstByte),
+		Idle:      time.Duration(c.Timeouts.Idle),
 		KeepAlive: upstreamKeepAlive,
 		MaxIdle:   upstreamIdle,
 		HeadLimit: upstreamHead,
-	})
+		RootCAs:   roots,
+		Dial:      dialer.Dial,
+	}), nil
 }
 
 func proxyOptionsFromConfig(c *config.Config) proxy.Options {

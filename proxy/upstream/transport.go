@@ -63,10 +63,7 @@ var ErrClosed = errors.New("upstream transport is closed")
 func New(opts Options) *Transport {
 	t := &Transport{opts: opts, idle: make(map[Origin][]*conn)}
 	if opts.Dial == nil {
-		dialer := &net.Dialer{
-			Timeout:         opts.Connect,
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4},
-		}
+		dialer := &net.Dialer{Timeout: opts.Connect}
 		t.opts.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }
 	}
 	t.readers.New = func() any { return bufio.NewReaderSize(nil, opts.HeadLimit) }
@@ -116,7 +113,7 @@ const checkAfter = time.Second
 // would be taken for the answer to the next request.
 func (c *conn) quiet() bool {
 	nc := c.nc
-	if t, ok := nc.(*tls.Conn); ok {
+	for t, ok := nc.(*tls.Conn); ok; t, ok = nc.(*tls.Conn) { // twice behind an https:// proxy
 		nc = t.NetConn()
 	}
 	sc, ok := nc.(syscall.Conn)

@@ -55,6 +55,7 @@ func (t TLS) Enabled() bool { return t.Cert != "" }
 type Admin struct {
 	Listen string `yaml:"listen" jsonschema_description:"host:port of health, metrics and API."`
 	Token  Ref    `yaml:"token" jsonschema_description:"Admin token, env:NAME or file:PATH. Left out, one is made in the state folder."`
+	Viewer Ref    `yaml:"viewer_token" jsonschema_description:"Token of who may read the API and change nothing, env:NAME or file:PATH. Left out, one is made in the state folder."`
 }
 
 // Provider is one API family reached over HTTP.

@@ -35,7 +35,7 @@ var switchedOff = regexp.MustCompile(`(?m)^#((?:  )*[a-z_]+: )`)
 func TestExampleHoldsWithEverySettingSwitchedOn(t *testing.T) {
 	c := parseConfig(t, exampleFile, switchedOff.ReplaceAllString(read(t, exampleFile), "$1"))
 	switch {
-	case !c.TLS.Enabled(), c.Admin.Token == "", c.Redis.Topology() != config.RedisSingle, c.Redis.Password == "",
+	case !c.TLS.Enabled(), c.Admin.Token == "", c.Admin.Viewer == "", c.Redis.Topology() != config.RedisSingle, c.Redis.Password == "",
 		c.StateDir == "", c.Prices == "", len(c.Notifications) == 0, len(c.Subscriptions[0].Budgets) == 0:
 		t.Errorf("a setting did not come on: %+v", c)
 	}

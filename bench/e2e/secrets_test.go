@@ -100,7 +100,7 @@ func TestNoSecretLeaves(t *testing.T) {
 	places["the log"] = a.log.String()
 
 	tokens := []string{a.token}
-	for _, file := range []string{"admin.token", "redis.password"} {
+	for _, file := range []string{"admin.token", "viewer.token", "redis.password"} {
 		b, err := os.ReadFile(filepath.Join(a.state, file))
 		if err != nil {
 			t.Fatal(err)

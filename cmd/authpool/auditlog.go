@@ -73,9 +73,14 @@ func (s *service) auditReload(file, result string) {
 	s.audit.Add(audit.Entry{Kind: audit.ConfigLoaded, Actor: audit.Operator, Fields: fields})
 }
 
-// auditStranger notes a request to the admin address without the admin token.
-func (s *service) auditStranger(remote string) {
-	s.audit.Refused(audit.Refusal{Code: "admin_unauthorized", Remote: remote})
+// auditStranger notes a request to the admin address without a token that may do what
+// was asked for.
+func (s *service) auditStranger(remote string, code admin.Code) {
+	why := "admin_unauthorized"
+	if code == admin.CodeRole {
+		why = "admin_role"
+	}
+	s.audit.Refused(audit.Refusal{Code: why, Remote: remote})
 }
 
 // configFields name the config file and the SHA-256 of what is in it now; the

@@ -36,6 +36,7 @@ func resolveSecrets(ctx context.Context, origin string, cfg *config.Config) erro
 		try(fmt.Sprintf("notifications[%d].secret", i), n.Secret, nil)
 	}
 	try("admin.token", cfg.Admin.Token, nil)
+	try("admin.viewer_token", cfg.Admin.Viewer, nil)
 	try("redis.password", cfg.Redis.Password, nil)
 	try("egress.password", cfg.Egress.Password, nil)
 	if ref, ok := cfg.Redis.URLRef(); ok {

@@ -210,7 +210,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		Audit:     s.audit,
 		Log:       s.log,
 	})
-	token, err := adminTokenFromConfig(ctx, s.cfg.Admin, s.dir)
+	token, viewer, err := adminTokensFromConfig(ctx, s.cfg.Admin, s.dir)
 	if err != nil {
 		return err
 	}
@@ -222,6 +222,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	operate := audited{operator{s.pool}, notifications{s.notifier}, sessions{s.pool}, s.audit}
 	s.admin = admin.New(admin.Options{
 		Token:    token,
+		Viewer:   viewer,
 		Ready:    s.ready,
 		Status:   sources,
 		Usage:    sources,

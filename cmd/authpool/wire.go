@@ -273,17 +273,30 @@ func proxyOptionsFromConfig(c *config.Config) proxy.Options {
 	}
 }
 
-// adminTokenFromConfig is the configured admin token, else the state folder's.
-func adminTokenFromConfig(ctx context.Context, c config.Admin, dir *statedir.Dir) (credential.Secret, error) {
-	if c.Token == "" {
-		return credential.NewSecret(dir.AdminToken()), nil
+// adminTokensFromConfig are the configured tokens of the admin address, else the state
+// folder's.
+func adminTokensFromConfig(ctx context.Context, c config.Admin, dir *statedir.Dir) (operator, viewer credential.Secret, err error) {
+	one := func(key string, ref config.Ref, made string) (credential.Secret, error) {
+		if ref == "" {
+			return credential.NewSecret(made), nil
+		}
+		token, err := resolve(ctx, ref)
+		if err == nil && token.Empty() {
+			err = errors.New("it is empty, and an empty token lets nobody in")
+		}
+		if err != nil {
+			return credential.Secret{}, fmt.Errorf("%s: %w", key, err)
+		}
+		return token, nil
 	}
-	token, err := resolve(ctx, c.Token)
-	if err != nil {
-		return credential.Secret{}, fmt.Errorf("admin.token: %w", err)
+	if operator, err = one("admin.token", c.Token, dir.AdminToken()); err != nil {
+		return operator, viewer, err
 	}
-	if token.Empty() {
-		return credential.Secret{}, errors.New("admin.token: it is empty, and an empty token lets nobody in")
+	if viewer, err = one("admin.viewer_token", c.Viewer, dir.ViewerToken()); err != nil {
+		return operator, viewer, err
 	}
-	return token, nil
+	if operator.Reveal() == viewer.Reveal() {
+		err = errors.New("admin.viewer_token: it is admin.token too, which may do everything: who may only read needs another one")
+	}
+	return operator, viewer, err
 }

@@ -14,7 +14,7 @@ type Dir struct {
 	lock  *os.File
 	notes []string
 
-	agentToken, adminToken, redisPassword string
+	agentToken, adminToken, viewerToken, redisPassword string
 }
 
 // Open makes the folder if it is not there, locks it for this process, closes it
@@ -52,6 +52,7 @@ func (d *Dir) open() error {
 	}{
 		{AgentTokenFile, "apa_", &d.agentToken},
 		{AdminTokenFile, "apo_", &d.adminToken},
+		{ViewerTokenFile, "apo_", &d.viewerToken},
 		{RedisPasswordFile, "", &d.redisPassword},
 	} {
 		if err := d.closeToOthers(filepath.Join(d.path, secret.file), 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -94,6 +95,9 @@ func (d *Dir) AgentToken() string { return d.agentToken }
 
 // AdminToken is the token of the admin API; a secret.
 func (d *Dir) AdminToken() string { return d.adminToken }
+
+// ViewerToken is the token of who may only read the admin API; a secret.
+func (d *Dir) ViewerToken() string { return d.viewerToken }
 
 // RedisPassword is the password of the embedded Redis' front; a secret.
 func (d *Dir) RedisPassword() string { return d.redisPassword }

@@ -15,6 +15,7 @@ import (
 const (
 	AgentTokenFile    = "agent.token"    // token of the agent called default
 	AdminTokenFile    = "admin.token"    // token of the admin API
+	ViewerTokenFile   = "viewer.token"   // likewise, of who may only read
 	RedisPasswordFile = "redis.password" // password of the embedded Redis' front
 )
 

@@ -59,9 +59,10 @@ func TestOpenMakesTokensThatLast(t *testing.T) {
 	secrets := map[string]string{
 		statedir.AgentTokenFile:    d.AgentToken(),
 		statedir.AdminTokenFile:    d.AdminToken(),
+		statedir.ViewerTokenFile:   d.ViewerToken(),
 		statedir.RedisPasswordFile: d.RedisPassword(),
 	}
-	prefixes := map[string]string{statedir.AgentTokenFile: "apa_", statedir.AdminTokenFile: "apo_"}
+	prefixes := map[string]string{statedir.AgentTokenFile: "apa_", statedir.AdminTokenFile: "apo_", statedir.ViewerTokenFile: "apo_"}
 	seen := map[string]bool{}
 	for file, secret := range secrets {
 		random, ok := strings.CutPrefix(secret, prefixes[file])
@@ -89,7 +90,7 @@ func TestOpenMakesTokensThatLast(t *testing.T) {
 	}
 
 	again := open(t, path)
-	if again.AgentToken() != d.AgentToken() || again.AdminToken() != d.AdminToken() || again.RedisPassword() != d.RedisPassword() {
+	if again.AgentToken() != d.AgentToken() || again.AdminToken() != d.AdminToken() || again.ViewerToken() != d.ViewerToken() || again.RedisPassword() != d.RedisPassword() {
 		t.Error("the second start made other tokens")
 	}
 }

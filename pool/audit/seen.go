@@ -69,7 +69,7 @@ func (l *Log) Used(agent, provider, session, subscription string) {
 
 // Refusal is a request that authpool itself did not let through.
 type Refusal struct {
-	Code     string // as in X-Authpool-Error, or admin_unauthorized
+	Code     string // as in X-Authpool-Error, or admin_unauthorized, admin_role
 	Agent    string // "": a stranger
 	Provider string // "": none was found
 	Session  string // "": none was found

@@ -82,24 +82,76 @@ func quoteHost(host string) string {
 	}, host) + "\""
 }
 
-// requireToken lets requests pass that carry the admin token as Bearer. Hashes
-// are compared, so that the time tells neither the token nor its length. refused is
-// told from where the others come.
-func requireToken(token credential.Secret, refused func(remote string), next http.Handler) http.Handler {
-	want := sha256.Sum256([]byte(token.Reveal()))
+// doorkeeper knows who holds which token.
+type doorkeeper struct {
+	tokens  []heldToken
+	refused func(remote string, code Code) // nil: nobody hears of it
+}
+
+// heldToken is one token, as its hash.
+type heldToken struct {
+	hash [sha256.Size]byte
+	role Role
+}
+
+// newDoorkeeper lets in who holds one of the tokens; an empty one lets nobody in.
+// Where both are the same, it is the viewer's.
+func newDoorkeeper(operator, viewer credential.Secret, refused func(string, Code)) *doorkeeper {
+	d := &doorkeeper{refused: refused}
+	for _, held := range []struct {
+		token credential.Secret
+		role  Role
+	}{{operator, Operator}, {viewer, Viewer}} {
+		if !held.token.Empty() {
+			d.tokens = append(d.tokens, heldToken{sha256.Sum256([]byte(held.token.Reveal())), held.role})
+		}
+	}
+	return d
+}
+
+// role is that of who sent r; ok is false where no token, or none of ours, came with
+// it. Hashes are compared, and all of them, so that the time tells neither a token nor
+// its length.
+func (d *doorkeeper) role(r *http.Request) (role Role, ok bool) {
+	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	got := sha256.Sum256([]byte(strings.TrimSpace(given)))
+	for _, held := range d.tokens {
+		if subtle.ConstantTimeCompare(got[:], held.hash[:]) == 1 {
+			role, ok = held.role, true
+		}
+	}
+	return role, ok && strings.EqualFold(scheme, "Bearer")
+}
+
+// known lets requests pass that carry a token as Bearer.
+func (d *doorkeeper) known(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		got := sha256.Sum256([]byte(strings.TrimSpace(given)))
-		if token.Empty() || !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			if refused != nil {
-				refused(remoteHost(r))
-			}
+		if _, ok := d.role(r); !ok {
+			d.tell(r, CodeToken)
 			w.Header().Set("WWW-Authenticate", `Bearer realm="authpool admin"`)
 			problem(w, http.StatusUnauthorized, "the admin token is missing or wrong: send \"Authorization: Bearer\" with the content of admin.token in serve's state folder")
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// atLeast lets requests pass whose token has the role.
+func (d *doorkeeper) atLeast(role Role, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if has, ok := d.role(r); !ok || has < role {
+			d.tell(r, CodeRole)
+			coded(w, http.StatusForbidden, CodeRole, "this token may only read: send the operator's, which is in admin.token in serve's state folder")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (d *doorkeeper) tell(r *http.Request, code Code) {
+	if d.refused != nil {
+		d.refused(remoteHost(r), code)
+	}
 }
 
 // remoteHost is the sender's address without the port, "" when it has none.

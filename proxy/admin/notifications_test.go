@@ -50,5 +50,5 @@ func TestTestOfNotifications(t *testing.T) {
 	f("?url=https://elsewhere.example", nil, nil, 400, "unknown parameter")
 	f("", nil, func(r *http.Request) { r.Header.Set("Authorization", "Bearer apa_agent") }, 401, "admin token")
 	f("", nil, func(r *http.Request) { r.Header.Set("Origin", "https://elsewhere.example") }, 403, "other web pages")
-	f("", nil, func(r *http.Request) { r.Method = http.MethodGet }, 404, admin.NotificationsTestPath)
+	f("", nil, func(r *http.Request) { r.Method = http.MethodGet }, 405, "this path takes POST")
 }

@@ -51,9 +51,15 @@ func (r *RefusedError) Error() string { return r.Err.Error() }
 // Unwrap returns the cause.
 func (r *RefusedError) Unwrap() error { return r.Err }
 
-// Options says what a Server serves. All fields but Refused and Logger are required.
+// Refused hears of requests without a token (CodeToken), or with one that may not do
+// what was asked for (CodeRole), by the address that they came from.
+type Refused func(remote string, code Code)
+
+// Options says what a Server serves. All fields but Viewer, Refused and Logger are
+// required.
 type Options struct {
-	Token    credential.Secret   // the admin token; an empty one lets nobody in
+	Token    credential.Secret   // the operator's; an empty one lets nobody in
+	Viewer   credential.Secret   // of who may only read; likewise
 	Ready    func() error        // nil: /readyz is 200; else the sentence that it answers 503 with
 	Status   StatusSource        // for StatusPath
 	Usage    UsageSource         // for UsagePath
@@ -62,7 +68,7 @@ type Options struct {
 	Notify   Notifier            // for NotificationsTestPath
 	Sessions Sessions            // for SessionsPath and what is below it
 	Metrics  prometheus.Gatherer // for /metrics
-	Refused  func(remote string) // hears of requests without the admin token, by their address; nil: nobody does
+	Refused  Refused             // nil: nobody hears of it
 	Logger   *slog.Logger        // nil: slog.Default()
 }
 
@@ -125,36 +131,34 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 func (s *Server) routes(o Options) http.Handler {
+	door := newDoorkeeper(o.Token, o.Viewer, o.Refused)
 	api := http.NewServeMux()
 	table := s.table()
 	for _, one := range table {
-		api.Handle(one.method+" "+one.path, bounded(one))
+		api.Handle(one.method+" "+one.path, door.atLeast(one.role, bounded(one)))
 	}
-	api.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		var known []string
-		for _, one := range table {
-			known = append(known, one.method+" "+one.path)
-		}
-		problem(w, http.StatusNotFound, "there is "+strings.Join(known, ", "))
-	})
+	api.Handle("/", elsewhere(api, table))
 
 	mux := http.NewServeMux()
-	open := func(pattern string, h http.Handler) { mux.Handle(pattern, bodiless(h)) }
-	open("GET /healthz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") }))
-	open("GET /readyz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	open := func(path string, h http.Handler) {
+		mux.Handle("GET "+path, bodiless(h))
+		mux.Handle(path, notAllowed([]string{http.MethodGet, http.MethodHead}))
+	}
+	open("/healthz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") }))
+	open("/readyz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if err := o.Ready(); err != nil {
 			plain(w, http.StatusServiceUnavailable, "not ready: "+err.Error())
 			return
 		}
 		plain(w, http.StatusOK, "ok")
 	}))
-	open("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{
+	open("/metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		ErrorHandling:       promhttp.ContinueOnError, // one failing collector must not hide the others
 		MaxRequestsInFlight: maxScrapes,
 		Timeout:             sourceTimeout,
 	}))
-	mux.Handle("/", requireToken(o.Token, o.Refused, api))
+	mux.Handle("/", door.known(api))
 	return guardBrowsers(mux)
 }
 
@@ -236,6 +240,43 @@ func (s *Server) enable(w http.ResponseWriter, r *http.Request) {
 func (s *Server) fail(w http.ResponseWriter, what string, err error) {
 	s.log.Warn("cannot answer an admin request", "request", what, "error", err)
 	problem(w, http.StatusServiceUnavailable, what+": "+err.Error())
+}
+
+// elsewhere answers what no route does: 405 where the path has other methods, else
+// 404.
+func elsewhere(api *http.ServeMux, table []route) http.Handler {
+	known := make([]string, 0, len(table))
+	methods := []string{http.MethodHead} // as GET serves it
+	for _, one := range table {
+		known = append(known, one.method+" "+one.path)
+		if !slices.Contains(methods, one.method) {
+			methods = append(methods, one.method)
+		}
+	}
+	slices.Sort(methods)
+	detail := "there is " + strings.Join(known, ", ")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var allowed []string
+		for _, method := range methods {
+			if _, pattern := api.Handler(&http.Request{Method: method, URL: r.URL, Host: r.Host}); pattern != "/" && pattern != "" {
+				allowed = append(allowed, method)
+			}
+		}
+		if len(allowed) > 0 {
+			notAllowed(allowed).ServeHTTP(w, r)
+			return
+		}
+		coded(w, http.StatusNotFound, CodeNoOperation, detail)
+	})
+}
+
+// notAllowed answers that the path has other methods.
+func notAllowed(methods []string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		allow := strings.Join(methods, ", ")
+		w.Header().Set("Allow", allow)
+		problem(w, http.StatusMethodNotAllowed, "this path takes "+allow)
+	})
 }
 
 // bounded refuses a body where none is wanted.

@@ -28,7 +28,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-const token = "apo_test-admin-token"
+const (
+	token  = "apo_test-admin-token"
+	viewer = "apo_test-viewer-token"
+)
 
 // sources is a StatusSource and a UsageSource with fixed answers.
 type sources struct {
@@ -40,6 +43,11 @@ type sources struct {
 	enabled  []string
 	notified []string // tests of notifications, as "event target"
 	requests explain.Ring
+	refused  []admin.Code
+}
+
+func (s *sources) refuse(remote string, code admin.Code) {
+	s.refused = append(s.refused, admin.Code(remote+" ")+code)
 }
 
 func (s *sources) Status(context.Context) (admin.Status, error) { return s.status, s.err }
@@ -68,7 +76,7 @@ func start(t *testing.T, src *sources, ready func() error) (base string) {
 		ready = func() error { return nil }
 	}
 	srv := admin.New(admin.Options{
-		Token: credential.NewSecret(token), Ready: ready, Status: src, Usage: src, Requests: &src.requests, Operate: src, Notify: src, Metrics: registry,
+		Token: credential.NewSecret(token), Viewer: credential.NewSecret(viewer), Refused: src.refuse, Ready: ready, Status: src, Usage: src, Requests: &src.requests, Operate: src, Notify: src, Metrics: registry,
 	})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()

@@ -189,6 +189,8 @@ func (k *keeper) write(ctx context.Context, now time.Time) {
 // hear takes the hint of another process.
 func (k *keeper) hear(e store.Event) {
 	switch {
+	case e.Agents:
+		return
 	case e.Session != "":
 		provider, rest, _ := strings.Cut(e.Session, "/")
 		agent, id, _ := strings.Cut(rest, "/")

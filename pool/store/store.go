@@ -26,8 +26,9 @@
 //	authpool:session:{<session>}  hash  subscription, since, last, parent; or released: when an operator
 //	                                    ended the binding, for a while
 //	authpool:resource:{<id>}      hash  subscription, agent
+//	authpool:agents               hash  <agent> -> version and record, :state -> changes with every change
 //	authpool:audit:{<log>}        stream of <seq>-1 -> line: the copy of an audit log, by its key
-//	authpool:events               channel that tells about changed states and moved sessions
+//	authpool:events               channel that tells about changed states, moved sessions and changed agents
 package store
 
 import (
@@ -35,6 +36,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -57,13 +59,17 @@ type Store struct {
 	durable redis.UniversalClient
 	health  Health
 	prefix  string
+
+	mu      sync.Mutex
+	heard   int // the last key of hearers
+	hearers map[int]func(Event)
 }
 
 // New returns the Store under the prefix ("authpool" by default) of a Redis.
 // durable is a client of the same Redis for writes that must survive authpool: it
 // answers when they do. It may be client.
 func New(client, durable redis.UniversalClient, health Health, prefix string) *Store {
-	return &Store{client: client, durable: durable, health: health, prefix: prefix}
+	return &Store{client: client, durable: durable, health: health, prefix: prefix, hearers: map[int]func(Event){}}
 }
 
 // Healthy tells whether it is worth asking.

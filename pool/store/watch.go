@@ -16,6 +16,31 @@ type Event struct {
 	State string
 	// Session has moved to Subscription.
 	Session, Subscription string
+	// Agents says that the records of agents changed.
+	Agents bool
+}
+
+// Hear has f called for every event that Watch gets, until stop. f must not block.
+func (s *Store) Hear(f func(Event)) (stop func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard++
+	id := s.heard
+	s.hearers[id] = f
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.hearers, id)
+	}
+}
+
+// tell tells those who hear.
+func (s *Store) tell(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.hearers {
+		f(e)
+	}
 }
 
 const (
@@ -44,9 +69,12 @@ func (s *Store) Watch(ctx context.Context, f func(Event)) {
 			}
 			switch m := m.(type) {
 			case *redis.Subscription:
+				s.tell(Event{})
 				f(Event{})
 			case *redis.Message:
-				f(parseEvent(m.Payload))
+				e := parseEvent(m.Payload)
+				s.tell(e)
+				f(e)
 			}
 		}
 	}
@@ -76,6 +104,8 @@ func parseEvent(payload string) Event {
 	switch kind {
 	case "state":
 		return Event{State: rest}
+	case "agents":
+		return Event{Agents: true}
 	case "session":
 		if sub, session, ok := strings.Cut(rest, " "); ok {
 			return Event{Session: session, Subscription: sub}

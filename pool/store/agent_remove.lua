@@ -1,0 +1,15 @@
+-- Removes an agent's record.
+-- KEYS 1: the agents (hash)
+-- ARGV 1: agent, 2: the version that it has, 0 for any, 3: channel
+-- Answers 1 when it is gone by this, 0 when another version stands there, -1 when
+-- there is none.
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+if not old then return -1 end
+if ARGV[2] ~= '0' and string.match(old, '^%d+') ~= ARGV[2] then return 0 end
+local t = redis.call('TIME')
+local state = t[1] * 1000000 + t[2]
+state = math.max(state, tonumber(redis.call('HGET', KEYS[1], ':state') or 0) + 1)
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[1], ':state', string.format('%.0f', state))
+redis.call('PUBLISH', ARGV[3], 'agents')
+return 1

@@ -1,0 +1,16 @@
+-- Reads the agents' records.
+-- KEYS 1: the agents (hash)
+-- ARGV 1: the state that the asker knows
+-- Answers the state that they are in, which changes with every change, and, where it
+-- is another, agent and record by turns.
+local state = redis.call('HGET', KEYS[1], ':state') or '0'
+if state == ARGV[1] then return {state} end
+local out = {state}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if all[i] ~= ':state' then
+    out[#out + 1] = all[i]
+    out[#out + 1] = all[i + 1]
+  end
+end
+return out

@@ -2,7 +2,6 @@ package admin_test
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -52,10 +51,7 @@ func TestEveryErrorIsAProblem(t *testing.T) {
 	}
 	move := admin.SessionPath(admin.SessionName{Provider: "anthropic", Agent: "default", Session: "s"}) + "/move"
 	send := func(body, kind string) func(*http.Request) {
-		return func(r *http.Request) {
-			r.Header.Set("Content-Type", kind)
-			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
-		}
+		return func(r *http.Request) { setBody(r, body, kind) }
 	}
 	f := func(method, path string, edit func(*http.Request), status int, code admin.Code, allow string) {
 		t.Helper()

@@ -92,6 +92,7 @@ type Server struct {
 	notify   Notifier
 	sessions Sessions
 	log      *slog.Logger
+	openAPI  []byte
 }
 
 // New returns a Server that is not listening yet.
@@ -134,6 +135,7 @@ func (s *Server) routes(o Options) http.Handler {
 	door := newDoorkeeper(o.Token, o.Viewer, o.Refused)
 	api := http.NewServeMux()
 	table := s.table()
+	s.openAPI = document(table)
 	for _, one := range table {
 		api.Handle(one.method+" "+one.path, door.atLeast(one.role, bounded(one)))
 	}
@@ -166,6 +168,7 @@ func (s *Server) routes(o Options) http.Handler {
 func (s *Server) table() []route {
 	return slices.Concat(
 		[]route{
+			{"GET", OpenAPIPath, Viewer, "Describe this API", nil, object{}, s.serveOpenAPI},
 			{"GET", StatusPath, Viewer, "Tell how the subscriptions and Redis are", nil, Status{}, s.serveStatus},
 			{"GET", UsagePath, Viewer, "Add up what was used", nil, []UsageRow{}, s.serveUsage},
 			{"GET", RequestsPath, Viewer, "List the last requests", nil, []explain.Request{}, s.serveRequests},

@@ -93,6 +93,12 @@ func start(t *testing.T, src *sources, ready func() error) (base string) {
 	return "http://" + l.Addr().String()
 }
 
+// setBody gives r a body.
+func setBody(r *http.Request, body, kind string) {
+	r.Header.Set("Content-Type", kind)
+	r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
+}
+
 type answer struct {
 	status int
 	head   http.Header
@@ -120,7 +126,9 @@ func get(t *testing.T, url string, edit func(*http.Request)) answer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer{resp.StatusCode, resp.Header, string(body)}
+	a := answer{resp.StatusCode, resp.Header, string(body)}
+	asDescribed(t, req.Method, req.URL.Path, a)
+	return a
 }
 
 func golden(t *testing.T, name, got string) {

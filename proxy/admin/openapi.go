@@ -161,15 +161,16 @@ func inPath(path string) []parameter {
 
 // operationID names an operation for those who make clients: getRequestsById.
 func operationID(one route) string {
-	id := strings.ToLower(one.method)
+	var id strings.Builder
+	id.WriteString(strings.ToLower(one.method))
 	for part := range strings.SplitSeq(strings.TrimPrefix(one.path, "/api/v1/"), "/") {
 		if name, ok := strings.CutPrefix(part, "{"); ok {
-			id += "By" + camel(strings.TrimSuffix(name, "}"))
-			continue
+			id.WriteString("By")
+			part = strings.TrimSuffix(name, "}")
 		}
-		id += camel(part)
+		id.WriteString(camel(part))
 	}
-	return id
+	return id.String()
 }
 
 // camel writes a name of a path as a part of a longer one.

@@ -79,7 +79,7 @@ func TestEveryErrorIsAProblem(t *testing.T) {
 	f("GET", admin.UsagePath+"?by=colour", nil, 400, admin.CodeInvalid, "")
 	f("POST", move, send("{}", "application/json"), 400, admin.CodeInvalid, "")
 	f("POST", move, send(`{"subscription":"a"} 1`, "application/json"), 400, admin.CodeInvalid, "")
-	f("POST", move, send(`{"subscripton":"a"}`, "application/json"), 400, admin.CodeInvalid, "")
+	f("POST", move, send(`{"to":"a"}`, "application/json"), 400, admin.CodeInvalid, "")
 	f("GET", admin.StatusPath, header("Authorization", "Bearer apo_x"), 401, admin.CodeToken, "")
 	f("POST", move, header("Authorization", "Bearer "+viewer), 403, admin.CodeRole, "")
 	f("GET", admin.StatusPath, header("Origin", "https://evil.example"), 403, admin.CodeBrowser, "")

@@ -189,7 +189,7 @@ func (k *keeper) write(ctx context.Context, now time.Time) {
 // hear takes the hint of another process.
 func (k *keeper) hear(e store.Event) {
 	switch {
-	case e.Agents:
+	case e.Agents, e.Managed:
 		return
 	case e.Session != "":
 		provider, rest, _ := strings.Cut(e.Session, "/")

@@ -16,8 +16,9 @@ type Event struct {
 	State string
 	// Session has moved to Subscription.
 	Session, Subscription string
-	// Agents says that the records of agents changed.
-	Agents bool
+	// Agents says that the records of agents changed, Managed that those of managed
+	// subscriptions did.
+	Agents, Managed bool
 }
 
 // Hear has f called for every event that Watch gets, until stop. f must not block.
@@ -104,8 +105,10 @@ func parseEvent(payload string) Event {
 	switch kind {
 	case "state":
 		return Event{State: rest}
-	case "agents":
+	case kindAgents:
 		return Event{Agents: true}
+	case kindManaged:
+		return Event{Managed: true}
 	case "session":
 		if sub, session, ok := strings.Cut(rest, " "); ok {
 			return Event{Session: session, Subscription: sub}

@@ -1,7 +1,7 @@
--- Writes an agent's record.
--- KEYS 1: the agents (hash)
--- ARGV 1: agent, 2: the version that it replaces, 0 where there must be none, 3: the
---      record behind its new version, 4: how many there may be, 5: channel
+-- Writes a record that operators keep.
+-- KEYS 1: the records of its kind (hash)
+-- ARGV 1: id, 2: the version that it replaces, 0 where there must be none, 3: the
+--      record behind its new version, 4: how many there may be, 5: channel, 6: kind
 -- Answers 1 when it stands there, 0 when another version does, -1 when there is no
 -- room for one more. Sent a second time it changes nothing.
 local old = redis.call('HGET', KEYS[1], ARGV[1])
@@ -12,5 +12,5 @@ local t = redis.call('TIME')
 local state = t[1] * 1000000 + t[2]
 state = math.max(state, tonumber(redis.call('HGET', KEYS[1], ':state') or 0) + 1)
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3], ':state', string.format('%.0f', state))
-redis.call('PUBLISH', ARGV[5], 'agents')
+redis.call('PUBLISH', ARGV[5], ARGV[6])
 return 1

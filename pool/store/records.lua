@@ -1,8 +1,8 @@
--- Reads the agents' records.
--- KEYS 1: the agents (hash)
+-- Reads the records that operators keep, of one kind.
+-- KEYS 1: the records (hash)
 -- ARGV 1: the state that the asker knows
 -- Answers the state that they are in, which changes with every change, and, where it
--- is another, agent and record by turns.
+-- is another, id and record by turns.
 local state = redis.call('HGET', KEYS[1], ':state') or '0'
 if state == ARGV[1] then return {state} end
 local out = {state}

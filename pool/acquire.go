@@ -38,6 +38,9 @@ type Request struct {
 	// EstimatedInput and EstimatedOutput are tokens, for the configured rates.
 	// Where both are 0, Acquire sets them by Bytes.
 	EstimatedInput, EstimatedOutput int64
+	// Allowed are the ids or labels of the subscriptions that the agent may use;
+	// empty: all.
+	Allowed []string
 	// Tried are subscriptions that failed in this request: they are not offered
 	// again. One that was limited need not be here, its cooldown keeps it away;
 	// left out it can be waited for.
@@ -76,8 +79,8 @@ const rebinds = 3
 func (p *Pool) Acquire(ctx context.Context, req *Request) (*Lease, error) {
 	req.Trace.reset()
 	req.moving = moving{}
-	g := p.groups[req.Provider]
-	if g == nil {
+	g := p.group(req.Provider)
+	if g == nil || len(g.members()) == 0 {
 		return nil, req.owned(&NoSubscriptionError{Provider: req.Provider})
 	}
 	now := time.Now()
@@ -184,10 +187,10 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 	binds := s != nil && source != SourceElsewhere
 	var room [8]*member
 	passed := room[:0]
-	if home != nil {
+	if home != nil && !home.gone.Load() {
 		passed = append(passed, home) // it was asked before
 	}
-	for byHash := p.alone(); len(passed) < len(g.members); {
+	for byHash := p.alone(); len(passed) < len(g.members()); {
 		m := p.heir(s, home, req, passed, now)
 		if req.Trace.inherits(m); m == nil {
 			m = p.best(g, req, s, pin, passed, binds, byHash, now)
@@ -218,7 +221,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 			passed = append(passed, m)
 			continue
 		}
-		m.turns.take(m.conf.weight())
+		m.turns.take(m.conf().weight())
 		if !binds {
 			return lease
 		}
@@ -233,7 +236,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 		case bindSlow:
 			// The same; but while Redis is there nobody else may count the
 			// places.
-			if byHash = true; m.conf.Limits.Sessions > 0 && p.shared() {
+			if byHash = true; m.conf().Limits.Sessions > 0 && p.shared() {
 				m.setFull(now, askAgain)
 				req.Trace.occupied(m, now)
 				passed = append(passed, m)
@@ -261,7 +264,7 @@ func (p *Pool) heir(s *session, home *member, req *Request, passed []*member, no
 	if m == nil || slices.Contains(passed, m) {
 		return nil
 	}
-	if r := p.fits(m, req, "", now); r.obstacle != none && !r.short {
+	if r := p.offers(m, req, "", now); r.obstacle != none && !r.short {
 		return nil
 	}
 	return m
@@ -277,11 +280,11 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 	}
 	var best *member
 	var top candidate
-	for i, m := range g.members {
+	for i, m := range g.members() {
 		if slices.Contains(passed, m) {
 			continue
 		}
-		if r := p.fits(m, req, pin, now); r.obstacle != none && !r.short {
+		if r := p.offers(m, req, pin, now); r.obstacle != none && !r.short {
 			p.demand(m, req, r, now)
 			req.Trace.refused(m, r)
 			continue
@@ -291,8 +294,8 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 			continue
 		}
 		c := candidate{
-			draining: m.drains(now), priority: m.conf.Priority, order: i, weight: m.conf.weight(),
-			claim: rendezvous(name, m.conf.ID, m.conf.weight()),
+			draining: m.drains(now), priority: m.conf().Priority, order: i, weight: m.conf().weight(),
+			claim: rendezvous(name, m.conf().ID, m.conf().weight()),
 		}
 		var score Score
 		if !byHash {

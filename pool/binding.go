@@ -42,7 +42,7 @@ const (
 // does not know; nil when it is not bound.
 func (p *Pool) home(ctx context.Context, s *session, now time.Time) *member {
 	s.mu.Lock()
-	bound, looked := s.bound, s.looked
+	bound, looked := s.present(), s.looked
 	s.mu.Unlock()
 	if bound != nil || looked || !p.shared() {
 		return bound
@@ -50,7 +50,7 @@ func (p *Pool) home(ctx context.Context, s *session, now time.Time) *member {
 	s.binding.Lock()
 	defer s.binding.Unlock()
 	s.mu.Lock()
-	bound, looked = s.bound, s.looked
+	bound, looked = s.present(), s.looked
 	s.mu.Unlock()
 	if bound != nil || looked {
 		return bound
@@ -68,7 +68,7 @@ func (p *Pool) home(ctx context.Context, s *session, now time.Time) *member {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.looked, s.expect = true, id
-	if m := p.byID[id]; m != nil && m.conf.Provider == s.key.provider {
+	if m := p.member(id); m != nil && m.conf().Provider == s.key.provider {
 		s.bound, s.since, s.synced = m, time.Now(), true
 	}
 	return s.bound
@@ -84,17 +84,17 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 	s.binding.Lock()
 	defer s.binding.Unlock()
 	s.mu.Lock()
-	bound, expect := s.bound, s.expect
+	bound, expect := s.present(), s.expect
 	s.mu.Unlock()
 	if bound != home {
 		return bindLost
 	}
 	defer func() {
-		if result == bindDone && home != nil {
-			p.tellMoved(s.key.exported(), home.conf.ID, m.conf.ID, ReasonClosed)
+		if result == bindDone && home != nil && home.conf().ID != m.conf().ID {
+			p.tellMoved(s.key.exported(), home.conf().ID, m.conf().ID, ReasonClosed)
 		}
 	}()
-	limit := m.conf.Limits.Sessions
+	limit := m.conf().Limits.Sessions
 	alone := func() bindResult {
 		free, ok := m.place(s.name, now, now.Add(p.opts.IdleTimeout), limit)
 		if !ok {
@@ -113,7 +113,7 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 		return bindSlow
 	}
 	defer p.endTurn()
-	place, err := p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, p.reservation())
+	place, err := p.bindings.Reserve(ctx, m.conf().ID, s.name, limit, p.reservation())
 	s.setUnsure(m, err != nil)
 	switch away := errors.Is(err, store.ErrAway); {
 	case away && local:
@@ -128,17 +128,17 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 		m.setFull(now, place.Free)
 		return bindFull
 	}
-	got, err := p.bindings.Bind(ctx, s.name, expect, m.conf.ID, s.parent, p.opts.Affinity)
-	if err == nil && got != m.conf.ID && p.byID[got] == nil {
+	got, err := p.bindings.Bind(ctx, s.name, expect, m.conf().ID, s.parent, p.opts.Affinity)
+	if err == nil && got != m.conf().ID && p.member(got) == nil {
 		// Bound to a subscription that is not configured here any more.
-		got, err = p.bindings.Bind(ctx, s.name, got, m.conf.ID, s.parent, p.opts.Affinity)
+		got, err = p.bindings.Bind(ctx, s.name, got, m.conf().ID, s.parent, p.opts.Affinity)
 	}
 	if local && errors.Is(err, store.ErrAway) {
 		// Its place is counted; the keeper brings the binding when it can.
 		p.settle(s, m, now, now.Add(p.reservation()), place.Score, false)
 		return bindDone
 	}
-	if err != nil || got != m.conf.ID {
+	if err != nil || got != m.conf().ID {
 		if place.Created {
 			p.keeper.release(m, s.name, place.Score)
 		}
@@ -174,7 +174,7 @@ func (p *Pool) endTurn() { <-p.turns }
 func (p *Pool) settle(s *session, m *member, now, until time.Time, score int64, synced bool) {
 	s.mu.Lock()
 	former, formerScore, held := s.bound, s.score, now.Before(s.slotUntil)
-	s.bound, s.expect, s.since, s.synced = m, m.conf.ID, now, synced
+	s.bound, s.expect, s.since, s.synced = m, m.conf().ID, now, synced
 	s.slotUntil, s.score, s.touched, s.confirmed = until, score, now, false
 	if synced {
 		s.looked, s.kept = true, now
@@ -196,7 +196,7 @@ func (p *Pool) settle(s *session, m *member, now, until time.Time, score int64, 
 
 // adopt follows a binding that another process has made.
 func (p *Pool) adopt(s *session, id string) {
-	m := p.byID[id]
+	m := p.member(id)
 	s.mu.Lock()
 	former := s.bound
 	if former == m && m != nil {
@@ -228,7 +228,7 @@ func (p *Pool) returns(ctx context.Context, m *member, s *session, now time.Time
 	if s.holdsPlace(now) {
 		return refusal{}
 	}
-	limit := m.conf.Limits.Sessions
+	limit := m.conf().Limits.Sessions
 	until := now.Add(p.opts.IdleTimeout)
 	var place store.Place
 	if limit > 0 && p.shared() {
@@ -236,7 +236,7 @@ func (p *Pool) returns(ctx context.Context, m *member, s *session, now time.Time
 		defer cancel()
 		err := context.DeadlineExceeded
 		if p.takeTurn(ctx) {
-			place, err = p.bindings.Reserve(ctx, m.conf.ID, s.name, limit, p.reservation())
+			place, err = p.bindings.Reserve(ctx, m.conf().ID, s.name, limit, p.reservation())
 			s.setUnsure(m, err != nil)
 			p.endTurn()
 		}
@@ -331,7 +331,7 @@ func (s *session) isBound() bool { return s.home() != nil }
 func (s *session) differs(sub string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.bound != nil && s.bound.conf.ID != sub
+	return s.bound != nil && s.bound.conf().ID != sub
 }
 
 // doubt has the binding asked for when the session's turn comes.
@@ -345,6 +345,19 @@ func (s *session) doubt() {
 func (s *session) home() *member {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.present()
+}
+
+// present is where the session is bound, under the lock: a member that other limits
+// have replaced is followed by the one in its place.
+func (s *session) present() *member {
+	for s.bound != nil {
+		next := s.bound.next.Load()
+		if next == nil {
+			break
+		}
+		s.bound = next
+	}
 	return s.bound
 }
 

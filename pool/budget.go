@@ -202,7 +202,7 @@ func levelOf(spent float64) int {
 func (p *Pool) Count(e *usage.Event) {
 	now := time.Now()
 	p.brakeEvent(now, e)
-	m := p.byID[e.Subscription]
+	m := p.member(e.Subscription)
 	if m == nil || len(m.budgets.accounts) == 0 {
 		return
 	}
@@ -238,9 +238,10 @@ func (p *Pool) readBudgets(ctx context.Context) {
 		return
 	}
 	var periods []usage.PeriodOf
-	for _, m := range p.members {
+	members := p.members()
+	for _, m := range members {
 		for i := range m.budgets.accounts {
-			periods = append(periods, usage.PeriodOf{Subscription: m.conf.ID, Period: m.budgets.accounts[i].limit.Period})
+			periods = append(periods, usage.PeriodOf{Subscription: m.conf().ID, Period: m.budgets.accounts[i].limit.Period})
 		}
 	}
 	if len(periods) == 0 {
@@ -256,14 +257,14 @@ func (p *Pool) readBudgets(ctx context.Context) {
 		return
 	}
 	now := time.Now()
-	for _, m := range p.members {
+	for _, m := range members {
 		_, _, before := m.budgets.spent(now)
 		for i := range m.budgets.accounts {
 			m.budgets.learn(now, i, counts[0])
 			counts = counts[1:]
 		}
 		if _, _, full := m.budgets.spent(now); before && !full {
-			p.groups[m.conf.Provider].queue.event()
+			p.group(m.conf().Provider).queue.event()
 		}
 	}
 }
@@ -271,7 +272,7 @@ func (p *Pool) readBudgets(ctx context.Context) {
 // tellBudgets makes known which budgets have reached a level, and which will be
 // used up before their end at the present rate.
 func (p *Pool) tellBudgets(now time.Time) {
-	for _, m := range p.members {
+	for _, m := range p.members() {
 		b := m.budgets
 		b.mu.Lock()
 		for i := range b.accounts {
@@ -280,9 +281,9 @@ func (p *Pool) tellBudgets(now time.Time) {
 			spent := a.spent(0)
 			a.burn.note(now, spent)
 			if at, burns := a.burn.alarm(now, spent, a.end); burns {
-				budgetBurns.WithLabelValues(m.conf.ID, string(a.limit.Period)).Inc()
+				budgetBurns.WithLabelValues(m.conf().ID, string(a.limit.Period)).Inc()
 				p.tellBurns("budget", m, string(a.limit.Period), at, a.end)
-				p.opts.Logger.Warn("a budget will not last", "subscription", m.conf.ID,
+				p.opts.Logger.Warn("a budget will not last", "subscription", m.conf().ID,
 					"window", string(a.limit.Period), "spent_percent", int(spent*100), "empty", at, "resets", a.end)
 			}
 			level := levelOf(spent)
@@ -290,9 +291,9 @@ func (p *Pool) tellBudgets(now time.Time) {
 				continue
 			}
 			a.level = level
-			budgetLevels.WithLabelValues(m.conf.ID, string(a.limit.Period), strconv.Itoa(level)).Inc()
+			budgetLevels.WithLabelValues(m.conf().ID, string(a.limit.Period), strconv.Itoa(level)).Inc()
 			p.tellLevel("budget", m, string(a.limit.Period), level, a.end)
-			p.opts.Logger.Warn("a budget has reached a level", "subscription", m.conf.ID,
+			p.opts.Logger.Warn("a budget has reached a level", "subscription", m.conf().ID,
 				"window", string(a.limit.Period), "level_percent", level, "spent_percent", int(spent*100), "resets", a.end)
 		}
 		b.mu.Unlock()
@@ -301,7 +302,7 @@ func (p *Pool) tellBudgets(now time.Time) {
 
 // tellWindows makes the same known of the providers' windows. Limits that refill within minutes reach them all the time, and are left out.
 func (p *Pool) tellWindows(now time.Time) {
-	for _, m := range p.members {
+	for _, m := range p.members() {
 		for _, w := range m.gate.Windows() {
 			if w.Kind != "provider" {
 				continue
@@ -318,9 +319,9 @@ func (p *Pool) tellWindows(now time.Time) {
 			}
 			told.burn.note(now, spent)
 			if at, burns := told.burn.alarm(now, spent, w.Reset); burns {
-				windowBurns.WithLabelValues(m.conf.ID, w.Name).Inc()
+				windowBurns.WithLabelValues(m.conf().ID, w.Name).Inc()
 				p.tellBurns("window", m, w.Name, at, w.Reset)
-				p.opts.Logger.Warn("a usage window will not last", "subscription", m.conf.ID,
+				p.opts.Logger.Warn("a usage window will not last", "subscription", m.conf().ID,
 					"window", w.Name, "spent_percent", int(spent*100), "empty", at, "resets", w.Reset)
 			}
 			switch {
@@ -328,9 +329,9 @@ func (p *Pool) tellWindows(now time.Time) {
 				*told = windowTold{burn: told.burn}
 			case level > told.level:
 				told.level = level
-				windowLevels.WithLabelValues(m.conf.ID, w.Name, strconv.Itoa(level)).Inc()
+				windowLevels.WithLabelValues(m.conf().ID, w.Name, strconv.Itoa(level)).Inc()
 				p.tellLevel("window", m, w.Name, level, w.Reset)
-				p.opts.Logger.Warn("a usage window has reached a level", "subscription", m.conf.ID,
+				p.opts.Logger.Warn("a usage window has reached a level", "subscription", m.conf().ID,
 					"window", w.Name, "level_percent", level, "spent_percent", int(spent*100), "resets", w.Reset)
 			}
 		}

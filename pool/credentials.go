@@ -34,7 +34,7 @@ func (p *Pool) refuseCredential(m *member, lent credential.Credential) {
 	refused := digestOf(lent)
 	ctx, cancel := context.WithTimeout(context.Background(), credentialTimeout)
 	defer cancel()
-	if c, err := m.conf.Credential.Refresh(ctx); err == nil && digestOf(c) != refused {
+	if c, err := m.conf().Credential.Refresh(ctx); err == nil && digestOf(c) != refused {
 		return
 	}
 	m.mu.Lock()
@@ -43,7 +43,7 @@ func (p *Pool) refuseCredential(m *member, lent credential.Credential) {
 	m.mu.Unlock()
 	if !known {
 		p.opts.Logger.Warn("the provider does not accept the credential: the subscription is disabled until it changes",
-			slog.String("subscription", m.conf.ID))
+			slog.String("subscription", m.conf().ID))
 		p.tellCredential(event.CredentialFailing, m, string(ratelimit.ReasonCredential), "is not accepted by the provider")
 	}
 }
@@ -58,7 +58,7 @@ func (p *Pool) loseCredential(m *member, err error) {
 	m.mu.Unlock()
 	if !known {
 		p.opts.Logger.Warn("the credential cannot be read: the subscription is disabled until it can",
-			slog.String("subscription", m.conf.ID), slog.Any("error", err))
+			slog.String("subscription", m.conf().ID), slog.Any("error", err))
 		p.tellCredential(event.CredentialFailing, m, ReasonUnreadable, "cannot be read")
 	}
 }
@@ -81,32 +81,36 @@ func (p *Pool) watchCredentials(ctx context.Context) {
 // checkCredentials reads the credentials that closed their subscription, or
 // all, and opens and closes accordingly.
 func (p *Pool) checkCredentials(ctx context.Context, all bool) {
-	for _, m := range p.members {
+	for _, m := range p.members() {
+		p.checkCredential(ctx, m, all)
+	}
+}
+
+// checkCredential is checkCredentials for one subscription.
+func (p *Pool) checkCredential(ctx context.Context, m *member, always bool) {
+	m.mu.Lock()
+	closed, refused := m.closed, m.refused
+	m.mu.Unlock()
+	if m.conf().Disabled || closed == "" && !always {
+		return
+	}
+	c, err := m.readCredential(ctx)
+	switch {
+	case ctx.Err() != nil: // says nothing about the credential
+	case err != nil:
+		p.loseCredential(m, err)
+	case closed != "" && digestOf(c) != refused:
 		m.mu.Lock()
-		closed, refused := m.closed, m.refused
+		m.closed, m.refused = "", digest{}
 		m.mu.Unlock()
-		if m.conf.Disabled || closed == "" && !all {
-			continue
-		}
-		c, err := m.readCredential(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return // says nothing about the credential
-		case err != nil:
-			p.loseCredential(m, err)
-		case closed != "" && digestOf(c) != refused:
-			m.mu.Lock()
-			m.closed, m.refused = "", digest{}
-			m.mu.Unlock()
-			p.opts.Logger.Info("the credential has changed: the subscription is enabled", slog.String("subscription", m.conf.ID))
-			p.tellCredential(event.CredentialRestored, m, closed, "has changed: it is enabled")
-			p.groups[m.conf.Provider].queue.event()
-		}
+		p.opts.Logger.Info("the credential has changed: the subscription is enabled", slog.String("subscription", m.conf().ID))
+		p.tellCredential(event.CredentialRestored, m, closed, "has changed: it is enabled")
+		p.group(m.conf().Provider).queue.event()
 	}
 }
 
 func (m *member) readCredential(ctx context.Context) (credential.Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, credentialTimeout)
 	defer cancel()
-	return m.conf.Credential.Credential(ctx)
+	return m.conf().Credential.Credential(ctx)
 }

@@ -76,7 +76,7 @@ func (p *Pool) belong(m *member, organisation string, now time.Time) {
 	if former != nil {
 		moved = m
 	}
-	g := p.groups[m.conf.Provider]
+	g := p.group(m.conf().Provider)
 	g.arrange(moved, now)
 	p.warn(g)
 	g.queue.event()
@@ -88,22 +88,22 @@ func (p *Pool) belong(m *member, organisation string, now time.Time) {
 func (g *group) arrange(moved *member, now time.Time) {
 	// An organisation that one of a configured domain is of, is that domain's.
 	configured := make(map[string]string)
-	for _, m := range g.members {
-		if organisation := m.organisation.Load(); m.conf.Domain != "" && organisation != nil && configured[*organisation] == "" {
-			configured[*organisation] = m.conf.Domain
+	for _, m := range g.members() {
+		if organisation := m.organisation.Load(); m.conf().Domain != "" && organisation != nil && configured[*organisation] == "" {
+			configured[*organisation] = m.conf().Domain
 		}
 	}
 	domains := make(map[string]*domain)
-	for _, m := range g.members {
-		name := m.conf.domain()
-		if organisation := m.organisation.Load(); m.conf.Domain == "" && organisation != nil {
+	for _, m := range g.members() {
+		name := m.conf().domain()
+		if organisation := m.organisation.Load(); m.conf().Domain == "" && organisation != nil {
 			if name = configured[*organisation]; name == "" {
 				name = learnedPrefix + *organisation
 			}
 		}
 		d := domains[name]
 		if d == nil {
-			d = &domain{name: name, lead: m.conf.ID}
+			d = &domain{name: name, lead: m.conf().ID}
 			if known := g.domains[name]; known != nil {
 				d.cooldowns = known.cooldowns
 			} else {
@@ -137,12 +137,12 @@ func (p *Pool) warn(g *group) {
 		g.warned[key] = true
 		return true
 	}
-	for _, m := range g.members {
+	for _, m := range g.members() {
 		organisation := m.organisation.Load()
-		if m.conf.Domain == "" || organisation == nil {
+		if m.conf().Domain == "" || organisation == nil {
 			continue
 		}
-		here := pair{*organisation, m.conf.Domain}
+		here := pair{*organisation, m.conf().Domain}
 		if other, known := of["domain "+here.domain]; !known {
 			of["domain "+here.domain] = here
 		} else if other.organisation != here.organisation && first("domain "+here.domain) {
@@ -169,15 +169,20 @@ func (k *keeper) belongs(m *member, organisation string) {
 	defer k.mu.Unlock()
 	// The keeper's next turn is soon enough; where answers take turns in telling two,
 	// it is what bounds the writing.
-	k.organisations[m.conf.ID] = organisation
+	k.organisations[m.conf().ID] = organisation
 }
 
 func (k *keeper) writeOrganisations(ctx context.Context) {
 	k.mu.Lock()
 	list := make([]store.Belonging, 0, len(k.organisations))
 	for id, organisation := range k.organisations {
+		m := k.pool.member(id)
+		if m == nil {
+			delete(k.organisations, id)
+			continue
+		}
 		list = append(list, store.Belonging{
-			Subscription: id, Organisation: organisation, Configured: k.pool.byID[id].conf.Domain != "",
+			Subscription: id, Organisation: organisation, Configured: m.conf().Domain != "",
 		})
 	}
 	k.mu.Unlock()
@@ -196,9 +201,9 @@ func (k *keeper) writeOrganisations(ctx context.Context) {
 // readOrganisation takes over what the fleet knows of m's organisation.
 func (k *keeper) readOrganisation(m *member, organisation string, now time.Time) {
 	k.mu.Lock()
-	_, newer := k.organisations[m.conf.ID]
+	_, newer := k.organisations[m.conf().ID]
 	if known := m.organisation.Load(); organisation == "" && known != nil && !newer {
-		k.organisations[m.conf.ID] = *known // Redis has lost it, or its time has come
+		k.organisations[m.conf().ID] = *known // Redis has lost it, or its time has come
 	}
 	k.mu.Unlock()
 	if !newer && organisation != "" {

@@ -41,6 +41,8 @@ const (
 	ReasonRate        = "rate"        // a limit per minute is used up, a configured one or the provider's
 	ReasonConcurrency = "concurrency" // limits.concurrent is reached
 	ReasonSessions    = "sessions"    // limits.sessions is reached
+	ReasonRemoved     = "removed"     // it is not in the pool any more
+	ReasonDraining    = "draining"    // an operator lets it take no new sessions
 	ReasonDisabled    = "disabled"    // switched off, or the credential is not accepted
 	ReasonTried       = "tried"       // it has failed in this very request
 	ReasonQueue       = "queue"       // too many requests are waiting already

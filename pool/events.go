@@ -17,7 +17,7 @@ const exhaustedEvery = time.Minute
 
 // about returns an event about a subscription.
 func (m *member) about(kind event.Kind, reason string) event.Event {
-	return event.Event{Kind: kind, Provider: m.conf.Provider, Subscription: m.conf.ID, Reason: reason}
+	return event.Event{Kind: kind, Provider: m.conf().Provider, Subscription: m.conf().ID, Reason: reason}
 }
 
 // shown adds whose request showed it.
@@ -36,7 +36,7 @@ func (l *Lease) tellChange(c ratelimit.Change) {
 	m := l.member
 	e := l.shown(m.about(event.SubscriptionLimited, string(c.Reason)))
 	e.Until = c.Until
-	what, word := "subscription "+m.conf.ID, "is limited"
+	what, word := "subscription "+m.conf().ID, "is limited"
 	if c.Scope == ratelimit.ScopeModel {
 		e.Model = strings.Clone(c.Model)
 		what = "model " + strconv.Quote(e.Model) + " of " + what
@@ -56,27 +56,27 @@ func (l *Lease) tellChange(c ratelimit.Change) {
 func (l *Lease) tellRecovered(own, domain, one bool) {
 	m := l.member
 	e := l.shown(m.about(event.SubscriptionRecovered, ""))
-	e.Text = fmt.Sprintf("subscription %s serves again", m.conf.ID)
+	e.Text = fmt.Sprintf("subscription %s serves again", m.conf().ID)
 	if one && !own && !domain {
 		e.Model = strings.Clone(l.model)
-		e.Text = fmt.Sprintf("subscription %s serves model %q again", m.conf.ID, e.Model)
+		e.Text = fmt.Sprintf("subscription %s serves model %q again", m.conf().ID, e.Model)
 	}
 	l.pool.opts.Events.Emit(e)
 }
 
 // tellBreakers tells of breakers that have opened or closed since the last call.
 func (p *Pool) tellBreakers() {
-	for _, m := range p.members {
+	for _, m := range p.members() {
 		broken := m.gate.Breaker() == "open"
 		switch {
 		case broken && !m.brokenTold:
 			e := m.about(event.SubscriptionBroken, ReasonBreaker)
-			e.Text = fmt.Sprintf("answers of subscription %s fail: it is left out until one succeeds", m.conf.ID)
+			e.Text = fmt.Sprintf("answers of subscription %s fail: it is left out until one succeeds", m.conf().ID)
 			p.opts.Events.Emit(e)
 			m.brokenTold = true
 		case m.brokenTold && m.gate.Breaker() == "closed":
 			e := m.about(event.SubscriptionRecovered, ReasonBreaker)
-			e.Text = fmt.Sprintf("answers of subscription %s succeed again", m.conf.ID)
+			e.Text = fmt.Sprintf("answers of subscription %s succeed again", m.conf().ID)
 			p.opts.Events.Emit(e)
 			m.brokenTold = false
 		}
@@ -105,7 +105,7 @@ func (g *group) tellExhausted(p *Pool, req *Request, err error, now time.Time) {
 func (p *Pool) tellLevel(kind string, m *member, window string, level int, resets time.Time) {
 	e := m.about(event.Kind(kind+"."+strconv.Itoa(level)), "")
 	e.Window, e.Until = window, resets
-	e.Text = fmt.Sprintf("%d %% of the %s %s of subscription %s are spent", level, window, kind, m.conf.ID)
+	e.Text = fmt.Sprintf("%d %% of the %s %s of subscription %s are spent", level, window, kind, m.conf().ID)
 	p.opts.Events.Emit(e)
 }
 
@@ -114,7 +114,7 @@ func (p *Pool) tellBurns(kind string, m *member, window string, empty, resets ti
 	e := m.about(event.Kind(kind+".burning"), "")
 	e.Window, e.Until = window, resets
 	e.Text = fmt.Sprintf("at the present rate the %s %s of subscription %s is spent at %s, before it resets",
-		window, kind, m.conf.ID, empty.UTC().Format(time.RFC3339))
+		window, kind, m.conf().ID, empty.UTC().Format(time.RFC3339))
 	p.opts.Events.Emit(e)
 }
 
@@ -122,7 +122,7 @@ func (p *Pool) tellBurns(kind string, m *member, window string, empty, resets ti
 // behind "the credential of subscription X".
 func (p *Pool) tellCredential(kind event.Kind, m *member, reason, text string) {
 	e := m.about(kind, reason)
-	e.Text = fmt.Sprintf("the credential of subscription %s %s", m.conf.ID, text)
+	e.Text = fmt.Sprintf("the credential of subscription %s %s", m.conf().ID, text)
 	p.opts.Events.Emit(e)
 }
 

@@ -74,6 +74,7 @@ var obstacleNames = [obstacles]string{
 
 // Why a subscription is unfit, which only a Trace tells.
 const (
+	unfitAgent  = "agent"  // the agent may not use it
 	unfitModel  = "model"  // its globs do not allow the model
 	unfitOwner  = "owner"  // another one has what the request names
 	unfitDomain = "domain" // only the session's own domain understands what the request carries
@@ -98,7 +99,7 @@ func (t *Trace) begin() {
 // sticks notes where the session is bound.
 func (t *Trace) sticks(home *member) {
 	if t != nil && home != nil {
-		t.Home = home.conf.ID
+		t.Home = home.conf().ID
 	}
 }
 
@@ -150,7 +151,7 @@ func (t *Trace) of(m *member) *Candidate {
 	if len(t.Candidates) == traceMost {
 		return nil
 	}
-	t.Candidates = append(t.Candidates, Candidate{Subscription: m.conf.ID, Priority: m.conf.Priority, member: m})
+	t.Candidates = append(t.Candidates, Candidate{Subscription: m.conf().ID, Priority: m.conf().Priority, member: m})
 	return &t.Candidates[len(t.Candidates)-1]
 }
 
@@ -176,7 +177,7 @@ func (t *Trace) compared(g *group, m *member, top *candidate, by Strategy, byHas
 // surveyed notes that all of g were looked at.
 func (t *Trace) surveyed(g *group) {
 	if t != nil {
-		t.Omitted = len(g.members) - len(t.Candidates)
+		t.Omitted = max(0, len(g.members())-len(t.Candidates))
 	}
 }
 
@@ -188,7 +189,7 @@ func (t *Trace) waits(w *waiter, out outlook) {
 			t.Wait.Until = out.until
 		}
 		if out.first != nil {
-			t.Wait.Subscription = out.first.conf.ID
+			t.Wait.Subscription = out.first.conf().ID
 		}
 	}
 }

@@ -142,7 +142,7 @@ func (m *member) standing(now time.Time) (Factors, Standing) {
 		Slowness:     m.slowness(now),
 		InFlight:     int64(m.share.busy()),
 		Sessions:     m.placed(now),
-		Weight:       m.conf.Weight,
+		Weight:       m.conf().Weight,
 	}
 	switch state, _ := m.state(now); state {
 	case StateProbing:

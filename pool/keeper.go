@@ -126,7 +126,7 @@ func (k *keeper) run(ctx context.Context) {
 func (k *keeper) last(now time.Time) {
 	ctx := context.Background() // every talk has its own time-out
 	k.write(ctx, now)
-	for _, m := range k.pool.members {
+	for _, m := range k.pool.members() {
 		m.share.retire()
 	}
 	k.shares(ctx, now)
@@ -202,7 +202,7 @@ func (k *keeper) hear(e store.Event) {
 		k.check(s)
 	case e.State != "":
 		k.mu.Lock()
-		if k.pool.byID[e.State] != nil {
+		if k.pool.member(e.State) != nil {
 			k.stale[e.State] = struct{}{}
 		}
 		k.mu.Unlock()

@@ -18,7 +18,7 @@ func (k *keeper) release(m *member, session string, score int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.releases) < keeperTurn {
-		k.releases = append(k.releases, release{m.conf.ID, session, score})
+		k.releases = append(k.releases, release{m.conf().ID, session, score})
 	}
 }
 
@@ -96,7 +96,7 @@ func (k *keeper) writeSessions(ctx context.Context, now time.Time) {
 		s.mu.Lock()
 		s.listed = false
 		if s.bound != nil {
-			byMember[s.bound] = append(byMember[s.bound], s)
+			byMember[s.present()] = append(byMember[s.present()], s)
 		}
 		s.mu.Unlock()
 	}
@@ -166,7 +166,7 @@ func (k *keeper) extend(ctx context.Context, m *member, list []*session, now tim
 		s.mu.Unlock()
 		holds[i] = store.Hold{Session: s.name, For: max(hold, time.Millisecond)}
 	}
-	scores, count, err := p.bindings.Extend(ctx, m.conf.ID, m.conf.Limits.Sessions, holds)
+	scores, count, err := p.bindings.Extend(ctx, m.conf().ID, m.conf().Limits.Sessions, holds)
 	if err != nil {
 		return false
 	}
@@ -175,7 +175,7 @@ func (k *keeper) extend(ctx context.Context, m *member, list []*session, now tim
 		moved := false
 		s.mu.Lock()
 		switch {
-		case s.bound != m: // meanwhile: what was just prolonged is in its way
+		case s.bound == nil || s.bound.conf().ID != m.conf().ID: // meanwhile: what was just prolonged is in its way
 			moved = scores[i] != 0
 		case scores[i] == 0:
 			s.slotUntil, s.score = time.Time{}, 0
@@ -205,7 +205,7 @@ func (k *keeper) keep(ctx context.Context, list []*session, now time.Time) {
 		s.mu.Lock()
 		if s.bound != nil && (!s.synced || now.Sub(s.kept) >= p.opts.IdleTimeout/2) {
 			due = append(due, s)
-			bindings = append(bindings, store.Binding{Session: s.name, Subscription: s.bound.conf.ID, Parent: s.parent})
+			bindings = append(bindings, store.Binding{Session: s.name, Subscription: s.bound.conf().ID, Parent: s.parent})
 		}
 		s.mu.Unlock()
 	}
@@ -220,7 +220,7 @@ func (k *keeper) keep(ctx context.Context, list []*session, now time.Time) {
 		}
 		s.mu.Lock()
 		s.kept = now
-		same := s.bound != nil && s.bound.conf.ID == bindings[i].Subscription
+		same := s.bound != nil && s.bound.conf().ID == bindings[i].Subscription
 		if same && bound[i] == bindings[i].Subscription {
 			s.synced, s.looked, s.expect = true, true, bound[i]
 		}
@@ -240,9 +240,9 @@ func (k *keeper) count(ctx context.Context) {
 	p := k.pool
 	var members []*member
 	var ids []string
-	for _, m := range p.members {
+	for _, m := range p.members() {
 		if m.count.Load() > 0 {
-			members, ids = append(members, m), append(ids, m.conf.ID)
+			members, ids = append(members, m), append(ids, m.conf().ID)
 		}
 	}
 	if len(ids) == 0 {

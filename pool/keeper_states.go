@@ -28,7 +28,7 @@ func (k *keeper) cool(m *member, c ratelimit.Change) {
 	}
 	// Bounded, because Redis may be away for long; what finds no room is learnt
 	// by the others from their own answers.
-	key := coolKey{m.conf.ID, store.ClosesSubscription}
+	key := coolKey{m.conf().ID, store.ClosesSubscription}
 	switch c.Scope {
 	case ratelimit.ScopeDomain:
 		key.closure = store.ClosesDomain
@@ -51,7 +51,7 @@ func (k *keeper) cool(m *member, c ratelimit.Change) {
 		}
 	}
 	add(key)
-	if lead := m.domain.Load().lead; key.closure != store.ClosesSubscription && lead != m.conf.ID {
+	if lead := m.domain.Load().lead; key.closure != store.ClosesSubscription && lead != m.conf().ID {
 		// Where its probe is agreed on, it must be known too.
 		add(coolKey{lead, key.closure})
 	}
@@ -64,7 +64,7 @@ func (k *keeper) uncool(m *member, began time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for key, v := range k.cools {
-		if other := k.pool.byID[key.subscription]; other.conf.Provider == m.conf.Provider && other.domainName() == m.domainName() && !v.since.After(began) {
+		if other := k.pool.member(key.subscription); other != nil && other.conf().Provider == m.conf().Provider && other.domainName() == m.domainName() && !v.since.After(began) {
 			delete(k.cools, key)
 		}
 	}
@@ -119,8 +119,8 @@ func (k *keeper) readStates(ctx context.Context, now time.Time) {
 	k.mu.Lock()
 	var ids []string
 	if k.allStale {
-		for _, m := range p.members {
-			ids = append(ids, m.conf.ID)
+		for _, m := range p.members() {
+			ids = append(ids, m.conf().ID)
 		}
 	} else {
 		for id := range k.stale {
@@ -152,7 +152,10 @@ func (k *keeper) readSome(ctx context.Context, ids []string, now time.Time) bool
 	answered := time.Now()
 	var list []store.Cooldown
 	for _, s := range states {
-		m := p.byID[s.Subscription]
+		m := p.member(s.Subscription)
+		if m == nil {
+			continue // removed while it was asked about
+		}
 		// First, since it says whose the cooldowns are.
 		k.readOrganisation(m, s.Organisation, now)
 		if s.Enabled {
@@ -165,17 +168,21 @@ func (k *keeper) readSome(ctx context.Context, ids []string, now time.Time) bool
 		if c.State == string(StateDisabled) {
 			signal = ratelimit.Quota
 		}
-		gate := p.byID[c.Subscription].gate
-		cooldowns := gate.Cooldowns()
+		m := p.member(c.Subscription)
+		if m == nil {
+			continue
+		}
+		cooldowns := m.gate.Cooldowns()
 		if c.Closure == store.ClosesSubscription {
-			cooldowns = gate.Own()
+			cooldowns = m.gate.Own()
 		}
 		cooldowns.Adopt(now, c.Closure.Model(), now.Add(c.Wait), signal, ratelimit.Reason(c.Reason))
 	}
 	for _, id := range ids {
-		m := p.byID[id]
-		m.gate.Ask() // somebody's probe may have come to its end
-		p.groups[m.conf.Provider].queue.event()
+		if m := p.member(id); m != nil {
+			m.gate.Ask() // somebody's probe may have come to its end
+			p.group(m.conf().Provider).queue.event()
+		}
 	}
 	return err == nil
 }

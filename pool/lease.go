@@ -37,7 +37,7 @@ type Lease struct {
 }
 
 // Subscription returns what was lent. It must not be changed.
-func (l *Lease) Subscription() *Subscription { return l.member.conf }
+func (l *Lease) Subscription() *Subscription { return l.member.conf() }
 
 // Source tells how the subscription was chosen.
 func (l *Lease) Source() Source { return l.source }
@@ -46,12 +46,12 @@ func (l *Lease) Source() Source { return l.source }
 // disabled until it can, and the error is a *CredentialError; then the lease is
 // to be given up by Done, and the request may go to another subscription.
 func (l *Lease) Credential(ctx context.Context) (credential.Credential, error) {
-	c, err := l.member.conf.Credential.Credential(ctx)
+	c, err := l.member.conf().Credential.Credential(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			l.pool.loseCredential(l.member, err)
 		}
-		return credential.Credential{}, &CredentialError{Subscription: l.member.conf.ID, Err: err}
+		return credential.Credential{}, &CredentialError{Subscription: l.member.conf().ID, Err: err}
 	}
 	l.mu.Lock()
 	l.lent = c
@@ -86,7 +86,7 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	l.probes = nil
 	l.mu.Unlock()
 
-	p.groups[m.conf.Provider].meter(v.Windows)
+	p.group(m.conf().Provider).meter(v.Windows)
 	p.hear(m, news, asked, v)
 	p.keeper.proved(q, v.Signal == ratelimit.OK)
 	if v.Signal == ratelimit.OK && (own || domain || one) {
@@ -98,7 +98,7 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	}
 	switch {
 	case change.Opened:
-		breakerOpened.WithLabelValues(m.conf.ID).Inc()
+		breakerOpened.WithLabelValues(m.conf().ID).Inc()
 		p.asOne(m, now, asked, v)
 	case change.Shared && !change.None():
 		p.keeper.cool(m, change)
@@ -109,11 +109,11 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 	if l.session != nil && (v.Signal == ratelimit.OK || v.Signal == ratelimit.ClientError) {
 		p.confirm(l.session, m, now)
 	}
-	verdicts.WithLabelValues(m.conf.ID, v.Signal.String(), string(v.Reason)).Inc()
+	verdicts.WithLabelValues(m.conf().ID, v.Signal.String(), string(v.Reason)).Inc()
 	// Any other verdict leaves all as it was until Done. A round for nothing would be
 	// under way by then, and let one in its middle have what the first waits for.
 	if awaited {
-		p.groups[m.conf.Provider].queue.event()
+		p.group(m.conf().Provider).queue.event()
 	}
 }
 
@@ -137,7 +137,7 @@ func (l *Lease) Late(v ratelimit.Verdict) {
 	if change.Shared {
 		p.keeper.cool(m, change)
 	}
-	verdicts.WithLabelValues(m.conf.ID, v.Signal.String(), string(v.Reason)).Inc()
+	verdicts.WithLabelValues(m.conf().ID, v.Signal.String(), string(v.Reason)).Inc()
 }
 
 // Done ends the attempt with the tokens that it used; zero where that is not
@@ -155,7 +155,7 @@ func (l *Lease) Done(t usage.Tokens) {
 	// leave it out. A served answer without usage keeps its estimate.
 	l.whole.Done(now)
 	l.pass.Done(now, t.Prompt()-t.CacheRead, t.Output, !l.served || t.Total() > 0)
-	teaches := l.served && t.Total() > 0 && l.pool.groups[l.member.conf.Provider].metered.Load()
+	teaches := l.served && t.Total() > 0 && l.pool.group(l.member.conf().Provider).metered.Load()
 	l.mu.Unlock()
 	if teaches {
 		l.pool.estimates.learn(l.model, l.bytes, t.Prompt()-t.CacheRead, t.Output)
@@ -182,7 +182,7 @@ func (l *Lease) leave(now time.Time) {
 		l.session.leave()
 		l.pool.refresh(l.session, now)
 	}
-	l.pool.groups[l.member.conf.Provider].queue.event()
+	l.pool.group(l.member.conf().Provider).queue.event()
 }
 
 var (

@@ -72,12 +72,12 @@ func (p *Pool) Move(ctx context.Context, m Move) (from string, err error) {
 	if !m.Session.valid() {
 		return "", ErrNoSession
 	}
-	to := p.byID[m.To]
+	to := p.member(m.To)
 	if to == nil {
 		return "", ErrNoSuchSubscription
 	}
-	if to.conf.Provider != m.Session.Provider {
-		return "", &MoveError{Move: m, Reason: ReasonProvider, text: fmt.Sprintf("it is one of provider %q", to.conf.Provider)}
+	if to.conf().Provider != m.Session.Provider {
+		return "", &MoveError{Move: m, Reason: ReasonProvider, text: fmt.Sprintf("it is one of provider %q", to.conf().Provider)}
 	}
 	s := p.sessions.find(m.Session.key())
 	switch {
@@ -100,7 +100,11 @@ func (p *Pool) movable(m Move, from string, to *member, now time.Time) error {
 		return &MoveError{Move: m, Reason: ReasonMoved, text: fmt.Sprintf("it is on %q by now", from)}
 	}
 	// What would make it leave again at once.
-	r := p.fits(to, &Request{Provider: m.Session.Provider}, "", now)
+	look := p.offers
+	if from == to.conf().ID {
+		look = p.fits
+	}
+	r := look(to, &Request{Provider: m.Session.Provider}, "", now)
 	if !r.moves(now) {
 		return nil
 	}
@@ -115,7 +119,7 @@ func moveFull(m Move, to *member, now time.Time, free time.Duration) error {
 	to.setFull(now, free)
 	return &MoveError{
 		Move: m, Reason: ReasonSessions, Until: now.Add(free),
-		text: fmt.Sprintf("all of its %d places are taken; the first may be free in %s", to.conf.Limits.Sessions, roundWait(free)),
+		text: fmt.Sprintf("all of its %d places are taken; the first may be free in %s", to.conf().Limits.Sessions, roundWait(free)),
 	}
 }
 
@@ -130,15 +134,15 @@ func (p *Pool) moveHere(m Move, s *session, to *member, now time.Time) (string, 
 	if home == nil {
 		return "", ErrNoSession
 	}
-	if err := p.movable(m, home.conf.ID, to, now); err != nil || home == to {
-		return home.conf.ID, err
+	if err := p.movable(m, home.conf().ID, to, now); err != nil || home == to {
+		return home.conf().ID, err
 	}
 	until := now.Add(p.opts.IdleTimeout)
-	if free, ok := to.place(s.name, now, until, to.conf.Limits.Sessions); !ok {
+	if free, ok := to.place(s.name, now, until, to.conf().Limits.Sessions); !ok {
 		return "", moveFull(m, to, now, free)
 	}
 	p.settle(s, to, now, until, 0, false)
-	return home.conf.ID, nil
+	return home.conf().ID, nil
 }
 
 // moveShared is Move in a fleet. It takes no lock: requests must not wait for it, and
@@ -153,7 +157,7 @@ func (p *Pool) moveShared(ctx context.Context, m Move, s *session, to *member, n
 	expect := from
 	if from == "" && s != nil { // this process has not written it yet
 		if home := s.home(); home != nil {
-			from = home.conf.ID
+			from = home.conf().ID
 		}
 	}
 	if from == "" {
@@ -166,7 +170,7 @@ func (p *Pool) moveShared(ctx context.Context, m Move, s *session, to *member, n
 	if err != nil {
 		return "", err
 	}
-	place, err := p.bindings.ReserveMoved(ctx, m.To, name, to.conf.Limits.Sessions, p.reservation(), m.Fence)
+	place, err := p.bindings.ReserveMoved(ctx, m.To, name, to.conf().Limits.Sessions, p.reservation(), m.Fence)
 	if err != nil {
 		return "", err
 	}
@@ -186,7 +190,7 @@ func (p *Pool) moveShared(ctx context.Context, m Move, s *session, to *member, n
 	}
 	// What fails from here on ends by itself, or is done at the session's next request.
 	if held.Left > p.reservation() {
-		_, _, _ = p.bindings.Extend(ctx, m.To, to.conf.Limits.Sessions, []store.Hold{{Session: name, For: held.Left}})
+		_, _, _ = p.bindings.Extend(ctx, m.To, to.conf().Limits.Sessions, []store.Hold{{Session: name, For: held.Left}})
 	}
 	if held.Score > 0 {
 		_ = p.bindings.Release(ctx, from, name, held.Score)
@@ -208,9 +212,9 @@ func (p *Pool) Fence(ctx context.Context, fence int64) error {
 	if !p.bindings.Healthy() {
 		return store.ErrAway
 	}
-	ids := make([]string, 0, len(p.members))
-	for _, m := range p.members {
-		ids = append(ids, m.conf.ID)
+	ids := make([]string, 0, len(p.members()))
+	for _, m := range p.members() {
+		ids = append(ids, m.conf().ID)
 	}
 	return p.bindings.Fence(ctx, ids, fence)
 }
@@ -226,7 +230,7 @@ func (p *Pool) ReleaseSession(ctx context.Context, key SessionKey) (from string,
 	s := p.sessions.find(key.key())
 	if s != nil {
 		if home := s.home(); home != nil {
-			from = home.conf.ID
+			from = home.conf().ID
 		}
 	}
 	if p.bindings != nil {
@@ -279,7 +283,7 @@ func (p *Pool) unbind(s *session) {
 	if held && score != 0 {
 		p.keeper.release(former, s.name, score)
 	}
-	p.groups[s.key.provider].queue.event()
+	p.group(s.key.provider).queue.event()
 }
 
 // tellMoved tells that a session sticks to another subscription from now on.

@@ -128,11 +128,10 @@ type Bindings interface {
 // Pool lends subscriptions. It is safe for concurrent use.
 type Pool struct {
 	opts                       Options
-	bindings                   Bindings // nil: this process is the whole fleet
-	process                    string   // names this process in the shares
-	members                    []*member
-	byID                       map[string]*member
-	groups                     map[string]*group
+	bindings                   Bindings             // nil: this process is the whole fleet
+	process                    string               // names this process in the shares
+	view                       atomic.Pointer[view] // swapped by Apply alone
+	applying                   sync.Mutex           // held by Apply
 	sessions                   *sessions
 	estimates                  estimates
 	sessionBrakes, agentBrakes brakes
@@ -149,8 +148,8 @@ type Pool struct {
 // group is the subscriptions of one provider and those who wait for them.
 type group struct {
 	provider string
-	members  []*member
-	metered  atomic.Bool // one of them has limits on tokens: how many a request takes is worth a guess
+	all      atomic.Pointer[[]*member] // swapped by Apply alone
+	metered  atomic.Bool               // one of them has limits on tokens: how many a request takes is worth a guess
 	whole    *ratelimit.Provider
 	queue    queue
 	usual    latency       // of the answers of all members
@@ -175,44 +174,16 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		opts:     opts.withDefaults(),
 		bindings: bindings,
 		process:  newProcess(),
-		byID:     make(map[string]*member, len(subs)),
-		groups:   make(map[string]*group),
 		turns:    make(chan struct{}, bindingTurns),
 		closed:   make(chan struct{}),
 	}
 	p.sessionBrakes = brakes{who: "session", limit: opts.SessionBrake, shown: true, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
 	p.agentBrakes = brakes{who: "agent", limit: opts.AgentBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
 	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)
-	whole := bindings == nil || opts.Whole
-	for i := range subs {
-		conf := subs[i]
-		if p.byID[conf.ID] != nil {
-			panic("BUG: two subscriptions are called " + conf.ID)
-		}
-		m := newMember(&conf, whole)
-		if !whole {
-			m.gate.LeaseRates(p.alone)
-		}
-		p.members = append(p.members, m)
-		p.byID[conf.ID] = m
-		g := p.groups[conf.Provider]
-		if g == nil {
-			g = &group{provider: conf.Provider, whole: ratelimit.NewProvider(conf.Provider)}
-			g.queue.most = p.opts.Waiters
-			p.groups[conf.Provider] = g
-		}
-		g.members = append(g.members, m)
-		m.whole, m.usual, m.turns.clock = g.whole, &g.usual, &g.clock
-		m.health, m.drainFrom = &p.opts.Health, p.opts.Strategy.drainFrom(p.opts.Health)
-		if conf.Limits.InputTokensPerMinute > 0 || conf.Limits.OutputTokensPerMinute > 0 {
-			g.metered.Store(true)
-		}
-	}
-	for _, g := range p.groups {
-		g.arrange(nil, time.Now())
-	}
-	p.resources = newResources(p)
+	p.view.Store(&view{})
 	p.keeper = newKeeper(p)
+	p.swap(subs, time.Now())
+	p.resources = newResources(p)
 	return p
 }
 
@@ -250,7 +221,7 @@ func (p *Pool) alone() bool { return p.bindings != nil && !p.bindings.Healthy() 
 // Ready tells whether at least one subscription is enabled: not switched off
 // and not without an accepted credential. Cooldowns do not count.
 func (p *Pool) Ready() bool {
-	for _, m := range p.members {
+	for _, m := range p.members() {
 		if _, disabled := m.disabled(); !disabled {
 			return true
 		}

@@ -30,7 +30,7 @@ type probe struct {
 func (m *member) probesOf(pass *ratelimit.Pass, model string) (list []probe) {
 	own, domain, one := pass.Probes()
 	if own {
-		list = append(list, probe{ratelimit.ScopeSubscription, m.conf.ID, []store.Closure{store.ClosesSubscription}})
+		list = append(list, probe{ratelimit.ScopeSubscription, m.conf().ID, []store.Closure{store.ClosesSubscription}})
 	}
 	var shared []store.Closure
 	if domain {
@@ -131,19 +131,19 @@ func (k *keeper) doubt(subscription string) {
 // knows better. With an error it is done in this process alone, but nothing is
 // with ErrNoSuchSubscription and ErrDisabledByConfig.
 func (p *Pool) Enable(ctx context.Context, id string) error {
-	m := p.byID[id]
+	m := p.member(id)
 	if m == nil {
 		return ErrNoSuchSubscription
 	}
-	if m.conf.Disabled {
-		return fmt.Errorf("%w: %s", ErrDisabledByConfig, m.conf.Reason)
+	if m.conf().Disabled {
+		return fmt.Errorf("%w: %s", ErrDisabledByConfig, m.conf().Reason)
 	}
 	now := time.Now()
 	e := m.about(event.SubscriptionEnabled, "")
 	e.Text = fmt.Sprintf("an operator has enabled subscription %s", id)
 	p.opts.Events.Emit(e)
 	var all []*member
-	for _, other := range p.groups[m.conf.Provider].members {
+	for _, other := range p.group(m.conf().Provider).members() {
 		if other.domainName() == m.domainName() {
 			all = append(all, other)
 			p.enable(other, now, now)
@@ -156,7 +156,7 @@ func (p *Pool) Enable(ctx context.Context, id string) error {
 		return store.ErrAway
 	}
 	for _, other := range all {
-		if err := p.bindings.Enable(ctx, other.conf.ID); err != nil {
+		if err := p.bindings.Enable(ctx, other.conf().ID); err != nil {
 			return err
 		}
 	}
@@ -173,5 +173,5 @@ func (p *Pool) enable(m *member, now, began time.Time) {
 		m.closed, m.refused = "", digest{}
 	}
 	m.mu.Unlock()
-	p.groups[m.conf.Provider].queue.event()
+	p.group(m.conf().Provider).queue.event()
 }

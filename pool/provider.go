@@ -27,7 +27,7 @@ func (g *group) closed(req *Request, now time.Time) refusal {
 // Holds tells that the request would not go out now, whatever subscription is free,
 // because its provider serves nobody: Acquire would have it wait for the next probe.
 func (p *Pool) Holds(req *Request) bool {
-	g := p.groups[req.Provider]
+	g := p.group(req.Provider)
 	return g != nil && g.closed(req, time.Now()).obstacle != none
 }
 
@@ -63,13 +63,13 @@ func (p *Pool) hear(m *member, news ratelimit.News, asked ratelimit.Asked, v rat
 	if news == (ratelimit.News{}) {
 		return
 	}
-	g := p.groups[m.conf.Provider]
+	g := p.group(m.conf().Provider)
 	switch {
 	case news.Closed != ratelimit.Open:
 		g.tellClosed(p, news.Closed, news.Again, asked, v)
 	case news.Opened == ratelimit.Down:
 		// They failed for one reason, which is over.
-		for _, one := range g.members {
+		for _, one := range g.members() {
 			one.gate.Trust()
 		}
 		fallthrough
@@ -82,8 +82,8 @@ func (p *Pool) hear(m *member, news ratelimit.News, asked ratelimit.Asked, v rat
 // asOne is for a subscription whose breaker has just opened: when those of all that
 // are enabled have, it is their base URL, and one probe does for all.
 func (p *Pool) asOne(m *member, now time.Time, asked ratelimit.Asked, v ratelimit.Verdict) {
-	g := p.groups[m.conf.Provider]
-	for _, one := range g.members {
+	g := p.group(m.conf().Provider)
+	for _, one := range g.members() {
 		if _, off := one.disabled(); !off && one.gate.Breaker() == "closed" {
 			return
 		}

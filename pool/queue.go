@@ -445,8 +445,12 @@ func (p *Pool) outlook(g *group, req *Request, s *session, now time.Time) outloo
 		pin = home.domainName()
 	}
 	whole := g.closed(req, now)
-	for _, m := range g.members {
-		r := p.fits(m, req, pin, now).within(whole)
+	for _, m := range g.members() {
+		look := p.offers
+		if m == home {
+			look = p.fits
+		}
+		r := look(m, req, pin, now).within(whole)
 		if r.obstacle == unfit {
 			req.Trace.refused(m, r)
 			continue
@@ -524,7 +528,7 @@ func (o outlook) failure(now time.Time) error {
 	unavailable.WithLabelValues(o.provider, o.refusal.reason).Inc()
 	e := &UnavailableError{
 		Provider: o.provider, Model: o.model, Count: o.count,
-		FirstSubscription: o.first.conf.ID, Reason: o.refusal.reason, Until: o.until,
+		FirstSubscription: o.first.conf().ID, Reason: o.refusal.reason, Until: o.until,
 	}
 	if !o.until.IsZero() {
 		e.Wait = o.until.Sub(now)

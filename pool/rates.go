@@ -25,7 +25,7 @@ func (k *keeper) muster(ctx context.Context) {
 	if err != nil {
 		return // as many as before, then
 	}
-	for _, m := range k.pool.members {
+	for _, m := range k.pool.members() {
 		m.gate.Among(n)
 	}
 }
@@ -43,10 +43,10 @@ func (k *keeper) rates(ctx context.Context, leaves bool) {
 	sent := time.Now()
 	var members []*member
 	var draws []store.RateDraw
-	for _, m := range p.members {
-		waiting := int(p.groups[m.conf.Provider].queue.length.Load())
+	for _, m := range p.members() {
+		waiting := int(p.group(m.conf().Provider).queue.length.Load())
 		if d, ok := m.gate.Draw(sent, waiting, leaves); ok {
-			members, draws = append(members, m), append(draws, store.RateDraw{Subscription: m.conf.ID, Draw: d})
+			members, draws = append(members, m), append(draws, store.RateDraw{Subscription: m.conf().ID, Draw: d})
 		}
 	}
 	if len(draws) == 0 {
@@ -63,6 +63,6 @@ func (k *keeper) rates(ctx context.Context, leaves bool) {
 		case !m.gate.Drawn(sent, now, draws[i].Draw, drawn[i].Drawn):
 			continue
 		}
-		p.groups[m.conf.Provider].queue.event()
+		p.group(m.conf().Provider).queue.event()
 	}
 }

@@ -116,19 +116,32 @@ func (p *Pool) fits(m *member, req *Request, pin string, now time.Time) refusal 
 	return refusal{}
 }
 
+// offers is fits for a request that is not where its session is bound: one that takes
+// no new sessions serves it only when nobody else could.
+func (p *Pool) offers(m *member, req *Request, pin string, now time.Time) refusal {
+	if m.conf().Draining && req.Owner == "" {
+		return refusal{obstacle: disabled, reason: ReasonDraining}
+	}
+	return p.fits(m, req, pin, now)
+}
+
 // permits is the part of fits that time does not change.
 func (m *member) permits(req *Request, pin string) refusal {
-	if !m.conf.serves(req.Model) {
+	conf := m.conf()
+	if !conf.serves(req.Model) {
 		return refusal{obstacle: unfit, reason: unfitModel}
 	}
+	if len(req.Allowed) > 0 && !conf.allowed(req.Allowed) {
+		return refusal{obstacle: unfit, reason: unfitAgent}
+	}
 	if req.Owner != "" {
-		if m.conf.ID != req.Owner {
+		if m.conf().ID != req.Owner {
 			return refusal{obstacle: unfit, reason: unfitOwner}
 		}
 	} else if pin != "" && m.domainName() != pin {
 		return refusal{obstacle: unfit, reason: unfitDomain}
 	}
-	if slices.Contains(req.Tried, m.conf.ID) {
+	if slices.Contains(req.Tried, m.conf().ID) {
 		return refusal{obstacle: tried, reason: ReasonTried}
 	}
 	if reason, yes := m.disabled(); yes {

@@ -118,7 +118,7 @@ func (p *Pool) Owners(ctx context.Context, provider string, ids []string) (owned
 	owned = found[:0]
 	for _, one := range found {
 		// Ids of different providers may be equal, as each makes its own.
-		if m := p.byID[one.Subscription]; one.ID != "" && (m == nil || m.conf.Provider == provider) {
+		if m := p.member(one.Subscription); one.ID != "" && (m == nil || m.conf().Provider == provider) {
 			owned = append(owned, one)
 		}
 	}

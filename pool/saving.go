@@ -49,7 +49,7 @@ func (w *waiter) spends() bool {
 // req. A provider's own limits are those of one model.
 func (m *member) saved(req *Request) (r refusal, yes bool) {
 	s := m.saving.Load()
-	if s == nil || s.waiter == req.waiter || s.model != req.Model && !m.conf.Limits.metered() {
+	if s == nil || s.waiter == req.waiter || s.model != req.Model && !m.conf().Limits.metered() {
 		return refusal{}, false
 	}
 	return refusal{obstacle: metered, until: s.until, reason: ReasonRate}, true

@@ -88,7 +88,7 @@ func (s *session) status(last, now time.Time) SessionStatus {
 	defer s.mu.Unlock()
 	status := SessionStatus{SessionKey: s.key.exported(), Parent: s.parent, Since: s.since, Last: last, InFlight: s.inFlight}
 	if s.bound != nil {
-		status.Subscription = s.bound.conf.ID
+		status.Subscription = s.bound.conf().ID
 	}
 	if s.slotUntil.After(now) {
 		status.Until = s.slotUntil
@@ -119,7 +119,7 @@ func (p *Pool) knownSessions(f SessionFilter) map[*session]time.Time {
 // wanted are the sessions that a filter with an agent and a session can mean.
 func (p *Pool) wanted(f SessionFilter) map[sessionKey]time.Time {
 	keys := make(map[sessionKey]time.Time)
-	for provider := range p.groups {
+	for provider := range p.groups() {
 		if key := (sessionKey{provider, f.Agent, f.Session}); f.wants(key) && key.exported().valid() {
 			keys[key] = time.Time{}
 		}
@@ -173,12 +173,12 @@ func (p *Pool) sharedSessions(ctx context.Context, f SessionFilter, found map[se
 // that ends; of one that has just moved and holds two, the later.
 func (p *Pool) places(ctx context.Context, f SessionFilter) (map[sessionKey]time.Time, error) {
 	ends := make(map[sessionKey]time.Time)
-	for _, m := range p.members {
-		if f.Provider != "" && f.Provider != m.conf.Provider || f.Subscription != "" && f.Subscription != m.conf.ID {
+	for _, m := range p.members() {
+		if f.Provider != "" && f.Provider != m.conf().Provider || f.Subscription != "" && f.Subscription != m.conf().ID {
 			continue
 		}
 		now := time.Now()
-		err := p.bindings.Places(ctx, m.conf.ID, func(o store.Occupant) {
+		err := p.bindings.Places(ctx, m.conf().ID, func(o store.Occupant) {
 			if key, ok := parseSession(o.Session); ok && f.wants(key) {
 				ends[key] = later(ends[key], now.Add(o.Left))
 			}

@@ -163,9 +163,9 @@ func (k *keeper) shares(ctx context.Context, now time.Time) {
 	p := k.pool
 	var members []*member
 	var requests []store.ShareRequest
-	for _, m := range p.members {
+	for _, m := range p.members() {
 		if r, ok := m.share.request(now); ok {
-			r.Subscription = m.conf.ID
+			r.Subscription = m.conf().ID
 			members, requests = append(members, m), append(requests, r)
 		}
 	}
@@ -178,7 +178,7 @@ func (k *keeper) shares(ctx context.Context, now time.Time) {
 	for i, m := range members {
 		// The lease of one that could not be renewed ends if this goes on.
 		if got[i].Granted != store.Unknown && m.share.renew(now, got[i]) {
-			p.groups[m.conf.Provider].queue.event()
+			p.group(m.conf().Provider).queue.event()
 		}
 	}
 }

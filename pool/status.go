@@ -15,7 +15,7 @@ const (
 	StateReady    State = "ready"
 	StateCooling  State = "cooling"  // closed until a known time
 	StateProbing  State = "probing"  // that time has passed; one request finds out
-	StateDraining State = "draining" // takes no new sessions while another can serve them
+	StateDraining State = "draining" // takes no new sessions, by an operator's order or while another can serve them
 	StateDisabled State = "disabled" // switched off, or without accepted credential or credit
 )
 
@@ -64,6 +64,9 @@ func (m *member) state(now time.Time) (State, string) {
 	case "half-open":
 		return StateProbing, ReasonBreaker
 	}
+	if m.conf().Draining {
+		return StateDraining, ReasonDraining
+	}
 	if m.drains(now) {
 		return StateDraining, ReasonBudget
 	}
@@ -73,12 +76,13 @@ func (m *member) state(now time.Time) (State, string) {
 // Status returns all subscriptions in the order of the configuration.
 func (p *Pool) Status() []Status {
 	now := time.Now()
-	out := make([]Status, len(p.members))
-	for i, m := range p.members {
+	members := p.members()
+	out := make([]Status, len(members))
+	for i, m := range members {
 		score := m.score(now)
 		s := Status{
-			ID:             m.conf.ID,
-			Provider:       m.conf.Provider,
+			ID:             m.conf().ID,
+			Provider:       m.conf().Provider,
 			Domain:         m.domainLabel(),
 			Health:         int(math.Round(score.Health)),
 			Score:          score,

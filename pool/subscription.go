@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,8 +43,10 @@ type Subscription struct {
 	Limits     Limits
 	Budgets    []Budget // all of them are kept
 	Credential CredentialSource
-	Disabled   bool   // never offered
-	Reason     string // why it is Disabled, for people
+	Labels     []string // by which agents may be allowed to use it, beside its ID
+	Draining   bool     // it takes no new sessions; those that it has stay
+	Disabled   bool     // never offered
+	Reason     string   // why it is Disabled, for people
 }
 
 // The reasons of a state that the pool itself gives, beside those of package
@@ -53,11 +56,13 @@ const (
 	ReasonUnreadable = "credential_unreadable"
 )
 
-// member is a subscription's live state in the pool. Everything in it but conf
+// member is a subscription's live state in the pool. Everything in it
 // changes while requests run.
 type member struct {
-	conf *Subscription
-	gate *ratelimit.Gate
+	described atomic.Pointer[Subscription] // its ID, Provider, Limits and Budgets do not change
+	gone      atomic.Bool                  // it is not in the pool any more
+	next      atomic.Pointer[member]       // who is there in its place, with other limits; nil: nobody
+	gate      *ratelimit.Gate
 
 	domain       atomic.Pointer[domain] // who share its limits; set before the pool is used
 	organisation atomic.Pointer[string] // that its answers named; nil: none is known
@@ -94,7 +99,6 @@ type member struct {
 
 func newMember(conf *Subscription, whole bool) *member {
 	m := &member{
-		conf: conf,
 		gate: ratelimit.NewGate(conf.ID, ratelimit.Rates{
 			Requests:     conf.Limits.RequestsPerMinute,
 			InputTokens:  conf.Limits.InputTokensPerMinute,
@@ -105,11 +109,15 @@ func newMember(conf *Subscription, whole bool) *member {
 		places:      make(map[string]time.Time),
 		windowsTold: make(map[string]*windowTold),
 	}
+	m.described.Store(conf)
 	for i, source := range sources {
 		m.acquired[i] = acquired.WithLabelValues(conf.ID, string(source))
 	}
 	return m
 }
+
+// conf is what the subscription is now said to be.
+func (m *member) conf() *Subscription { return m.described.Load() }
 
 func (c *Subscription) weight() int { return max(c.Weight, 1) }
 
@@ -127,10 +135,23 @@ func (c *Subscription) serves(model string) bool {
 	return false
 }
 
+// allowed tells whether names have the id or a label.
+func (c *Subscription) allowed(names []string) bool {
+	for _, name := range names {
+		if name == c.ID || slices.Contains(c.Labels, name) {
+			return true
+		}
+	}
+	return false
+}
+
 // disabled returns why nobody is let through until something outside changes.
 func (m *member) disabled() (reason string, yes bool) {
-	if m.conf.Disabled {
-		return m.conf.Reason, true
+	if m.gone.Load() {
+		return ReasonRemoved, true
+	}
+	if conf := m.conf(); conf.Disabled {
+		return conf.Reason, true
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

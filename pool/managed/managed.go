@@ -11,6 +11,7 @@ package managed
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,6 +46,8 @@ type Record struct {
 	Private string    `json:"private,omitempty"`
 	Created time.Time `json:"created"`
 	Changed time.Time `json:"changed"`
+	// Change is random: two that write the same at the same time are told apart by it.
+	Change string `json:"change"`
 }
 
 // Managed tells whether the record is a subscription of its own, not only a switch.
@@ -107,13 +110,14 @@ func (s *Store) List(ctx context.Context) ([]Record, error) {
 
 // Put writes the record over the version that it has, 0 for one that there is not yet,
 // and returns it with its next one. The error may be ErrVersion or ErrFull; after any
-// other it may have been written, and putting the same again is harmless.
+// other it may have been written.
 func (s *Store) Put(ctx context.Context, r Record) (Record, error) {
 	if r.Created.IsZero() {
 		r.Created = time.Now()
 	}
 	r.Created, r.Changed = r.Created.UTC().Truncate(time.Millisecond), time.Now().UTC().Truncate(time.Millisecond)
-	text, err := json.Marshal(r)
+	r.Change = rand.Text()
+	text, err := json.Marshal(r) //nolint:gosec // its secret is sealed
 	if err != nil {
 		return Record{}, fmt.Errorf("cannot write subscription %q: %w", r.ID, err)
 	}

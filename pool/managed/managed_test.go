@@ -1,0 +1,346 @@
+package managed_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/pool/managed"
+	"github.com/authpool/authpool/pool/redisdb/redistest"
+	"github.com/authpool/authpool/pool/seal"
+	"github.com/authpool/authpool/pool/store"
+)
+
+type healthy struct{}
+
+func (healthy) Healthy() bool { return true }
+
+// each runs the suite on both kinds of Redis and a cluster.
+func each(t *testing.T, suite func(t *testing.T, open func() (*managed.Store, *store.Store), client redis.UniversalClient)) {
+	t.Helper()
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		suite(t, func() (*managed.Store, *store.Store) {
+			s := store.New(client, client, healthy{}, "authpool")
+			return managed.New(s.ManagedRecords(), func() bool { return true }), s
+		}, client)
+	})
+}
+
+func record(id string) managed.Record {
+	return managed.Record{ID: id, Switch: managed.Enabled, Settings: json.RawMessage(`{"provider":"anthropic"}`), Secret: "sealed"}
+}
+
+// Who writes over what somebody else wrote meanwhile is refused, and nobody's change
+// is lost.
+func TestVersions(t *testing.T) {
+	each(t, func(t *testing.T, open func() (*managed.Store, *store.Store), _ redis.UniversalClient) {
+		s, _ := open()
+		other, _ := open()
+		ctx := t.Context()
+		if list, err := s.List(ctx); err != nil || list == nil || len(list) != 0 {
+			t.Fatalf("at first: %v, %v", list, err)
+		}
+		first, err := s.Put(ctx, record("team-a"))
+		if err != nil || first.Version != 1 || first.Created.IsZero() || !first.Changed.Equal(first.Created) && first.Changed.Before(first.Created) {
+			t.Fatalf("%+v, %v", first, err)
+		}
+		if _, err := other.Put(ctx, record("team-a")); !errors.Is(err, managed.ErrVersion) {
+			t.Errorf("added twice: %v", err)
+		}
+		drained := first
+		drained.Switch = managed.Draining
+		drained, err = other.Put(ctx, drained)
+		if err != nil || drained.Version != 2 {
+			t.Fatalf("%+v, %v", drained, err)
+		}
+		if _, err := s.Put(ctx, first); !errors.Is(err, managed.ErrVersion) {
+			t.Errorf("over another's change: %v", err)
+		}
+		if err := s.Remove(ctx, "team-a", 1); !errors.Is(err, managed.ErrVersion) {
+			t.Errorf("removed as it was: %v", err)
+		}
+		list, err := s.List(ctx)
+		if err != nil || len(list) != 1 || list[0].Switch != managed.Draining || list[0].Version != 2 || !list[0].Created.Equal(first.Created) || !list[0].Managed() {
+			t.Errorf("%+v, %v", list, err)
+		}
+		if err := s.Remove(ctx, "team-a", 2); err != nil {
+			t.Error(err)
+		}
+		if err := other.Remove(ctx, "team-a", 2); !errors.Is(err, managed.ErrNotFound) {
+			t.Errorf("removed twice: %v", err)
+		}
+		if list, err := s.List(ctx); err != nil || len(list) != 0 {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
+}
+
+// Of many who change the same at once each either wins or is told to look again.
+func TestRaces(t *testing.T) {
+	each(t, func(t *testing.T, open func() (*managed.Store, *store.Store), _ redis.UniversalClient) {
+		s, _ := open()
+		ctx := t.Context()
+		if _, err := s.Put(ctx, record("team-a")); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for worker := range 8 {
+			wg.Go(func() {
+				mine, _ := open()
+				for done := 0; done < 10; {
+					list, err := mine.List(ctx)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					r := list[0]
+					r.Settings = json.RawMessage(fmt.Sprintf(`{"n":%d,"by":%d}`, count(t, r)+1, worker))
+					switch _, err := mine.Put(ctx, r); {
+					case err == nil:
+						done++
+					case !errors.Is(err, managed.ErrVersion):
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if list, err := s.List(ctx); err != nil || count(t, list[0]) != 80 || list[0].Version != 81 {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
+}
+
+func count(t *testing.T, r managed.Record) int {
+	t.Helper()
+	var v struct{ N int }
+	if err := json.Unmarshal(r.Settings, &v); err != nil {
+		t.Error(err)
+	}
+	return v.N
+}
+
+// A change is heard of by the others without being asked for.
+func TestWatch(t *testing.T) {
+	each(t, func(t *testing.T, open func() (*managed.Store, *store.Store), _ redis.UniversalClient) {
+		writer, _ := open()
+		reader, events := open()
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer stop()
+		listening := make(chan struct{}, 16)
+		wg.Go(func() {
+			events.Watch(ctx, func(e store.Event) {
+				if e == (store.Event{}) {
+					listening <- struct{}{}
+				}
+				if e.Managed || e == (store.Event{}) {
+					reader.Heard()
+				}
+			})
+		})
+		got := make(chan []managed.Record, 16)
+		wg.Go(func() {
+			reader.Watch(ctx, func(list []managed.Record, err error) {
+				if err == nil {
+					got <- list
+				}
+			})
+		})
+		<-listening
+		if _, err := writer.Put(ctx, record("team-a")); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.After(30 * time.Second); ; {
+			select {
+			case list := <-got:
+				if len(list) == 1 && list[0].ID == "team-a" {
+					return
+				}
+			case <-deadline:
+				t.Fatal("nobody told")
+			}
+		}
+	})
+}
+
+// What another version of authpool wrote, or somebody else, is kept, serves nobody, and
+// hides no other.
+func TestStrangeRecords(t *testing.T) {
+	each(t, func(t *testing.T, open func() (*managed.Store, *store.Store), client redis.UniversalClient) {
+		s, _ := open()
+		ctx := t.Context()
+		if _, err := s.Put(ctx, record("team-a")); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.HSet(ctx, "authpool:managed", "strange", "7 [not, a record", ":state", "9999999999999999").Err(); err != nil {
+			t.Fatal(err)
+		}
+		list, err := s.List(ctx)
+		if err != nil || len(list) != 2 || list[0].ID != "strange" || list[0].Switch != managed.Disabled || list[0].Version != 7 || list[1].ID != "team-a" {
+			t.Errorf("%+v, %v", list, err)
+		}
+		if err := s.Remove(ctx, "strange", 7); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// keyfile is a keyset's source.
+type keyfile struct {
+	mu   sync.Mutex
+	text credential.Secret
+	err  error
+}
+
+func (k *keyfile) read(context.Context) (credential.Secret, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.text, k.err
+}
+
+func (k *keyfile) write(text credential.Secret) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.text = text
+	return nil
+}
+
+func newKeyfile(t *testing.T) *keyfile {
+	t.Helper()
+	keys, err := seal.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := keys.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &keyfile{text: text}
+}
+
+var target = managed.Target{Provider: "anthropic", Scheme: credential.APIKey, Hosts: []string{"api.anthropic.com:443"}}
+
+func toTarget(*managed.Record) (managed.Target, error) { return target, nil }
+
+// Secrets never stand in Redis in the clear, whoever's they are, and a rotation brings
+// all of them under the new key.
+func TestVault(t *testing.T) {
+	each(t, func(t *testing.T, open func() (*managed.Store, *store.Store), client redis.UniversalClient) {
+		ctx := t.Context()
+		s, _ := open()
+		keys := newKeyfile(t)
+		vault := managed.NewVault(keys.read, keys.write)
+		for _, id := range []string{"team-a", "team-b", "team-c"} {
+			r := managed.Record{ID: id, Switch: managed.Enabled, Settings: json.RawMessage(`{}`)}
+			if err := vault.Seal(ctx, &r, target, credential.NewSecret("sk-secret-"+id), managed.Private{Email: id + "@example.com"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Put(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Put(ctx, managed.Record{ID: "of-file", Switch: managed.Draining}); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := client.HGetAll(ctx, "authpool:managed").Result()
+		if err != nil || strings.Contains(fmt.Sprint(raw), "sk-secret") || strings.Contains(fmt.Sprint(raw), "example.com") {
+			t.Errorf("Redis has %v, %v", raw, err)
+		}
+		// Two records changed places, and one was put together from two.
+		list, _ := s.List(ctx)
+		a, b := find(t, list, "team-a"), find(t, list, "team-b")
+		a.Secret, b.Secret = b.Secret, a.Secret
+		for _, r := range []managed.Record{a, b} {
+			if _, _, err := vault.Open(ctx, &r, target); !errors.Is(err, seal.ErrNotOpened) {
+				t.Errorf("swapped: %v", err)
+			}
+			if _, err := managed.NewSource(vault, r, target).Credential(ctx); !errors.Is(err, seal.ErrNotOpened) {
+				t.Errorf("swapped, at its use: %v", err)
+			}
+		}
+		other := target
+		other.Hosts = []string{"evil.example:443"}
+		if _, err := managed.NewSource(vault, find(t, list, "team-a"), other).Credential(ctx); !errors.Is(err, seal.ErrNotOpened) {
+			t.Errorf("elsewhere: %v", err)
+		}
+
+		before := keys.text
+		done, err := vault.Rotate(ctx, s, toTarget)
+		if err != nil || done.Keys != 2 || !done.Added || done.Resealed != 3 || len(done.Failed) != 0 {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		if again, err := managed.NewVault(keys.read, nil).Rotate(ctx, s, toTarget); err != nil || again.Added || again.Resealed != 0 || again.Keys != 2 {
+			t.Errorf("nothing was left to do: %+v, %v", again, err)
+		}
+		list, _ = s.List(ctx)
+		for _, id := range []string{"team-a", "team-b", "team-c"} {
+			r := find(t, list, id)
+			secret, private, err := vault.Open(ctx, &r, target)
+			if err != nil || secret.Reveal() != "sk-secret-"+id || private.Email != id+"@example.com" || r.Version != 2 {
+				t.Errorf("%s: %v, %+v, %v", id, secret, private, err)
+			}
+			stale := managed.NewVault((&keyfile{text: before}).read, nil)
+			if _, _, err := stale.Open(ctx, &r, target); !errors.Is(err, seal.ErrNotOpened) {
+				t.Errorf("the key of before opens it: %v", err)
+			}
+		}
+	})
+}
+
+func find(t *testing.T, list []managed.Record, id string) managed.Record {
+	t.Helper()
+	i := slices.IndexFunc(list, func(r managed.Record) bool { return r.ID == id })
+	if i < 0 {
+		t.Fatalf("no %s in %+v", id, list)
+	}
+	return list[i]
+}
+
+// With a wrong keyset nothing is lost: the records stay as they are, a rotation names
+// those that it could not open, and with the right one all is well.
+func TestWrongKeyset(t *testing.T) {
+	client := redistest.Mini(t)
+	records := store.New(client, client, healthy{}, "authpool")
+	s := managed.New(records.ManagedRecords(), func() bool { return true })
+	ctx := t.Context()
+	right, wrong := newKeyfile(t), newKeyfile(t)
+	r := record("team-a")
+	if err := managed.NewVault(right.read, nil).Seal(ctx, &r, target, credential.NewSecret("sk-1"), managed.Private{}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Put(ctx, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := managed.NewVault(wrong.read, wrong.write).Rotate(ctx, s, toTarget)
+	if err != nil || done.Resealed != 0 || !errors.Is(done.Failed["team-a"], seal.ErrNotOpened) {
+		t.Errorf("%+v, %v", done, err)
+	}
+	if secret, _, err := managed.NewVault(right.read, nil).Open(ctx, &r, target); err != nil || secret.Reveal() != "sk-1" {
+		t.Errorf("%v, %v", secret, err)
+	}
+	// A keyset that cannot be read any more changes nothing for who has read it.
+	vault := managed.NewVault(right.read, nil)
+	if err := vault.Check(ctx); err != nil {
+		t.Fatal(err)
+	}
+	right.text, right.err = credential.Secret{}, errors.New("the disk is gone")
+	if _, _, err := vault.Open(ctx, &r, target); err != nil {
+		t.Error(err)
+	}
+	if err := managed.NewVault(right.read, nil).Check(ctx); err == nil || !strings.Contains(err.Error(), "the disk is gone") {
+		t.Errorf("%v", err)
+	}
+}

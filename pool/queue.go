@@ -354,7 +354,11 @@ func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now
 	req.Trace.waits(w, out)
 	defer req.Trace.waited(now)
 	waiting.WithLabelValues(g.provider).Inc()
-	defer waiting.WithLabelValues(g.provider).Dec()
+	began := time.Now()
+	defer func() {
+		waiting.WithLabelValues(g.provider).Dec()
+		waited.WithLabelValues(g.provider).Observe(time.Since(began).Seconds())
+	}()
 	patience := now.Add(briefWait)
 	end := time.NewTimer(deadline.Sub(now))
 	defer end.Stop()
@@ -551,6 +555,11 @@ var (
 	waiting = promauto.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "authpool_pool_waiting",
 		Help: "Requests that wait for a subscription.",
+	}, []string{"provider"})
+	waited = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "authpool_pool_wait_seconds",
+		Help:    "How long requests waited for a subscription, of those that had to, served in the end or not.",
+		Buckets: []float64{.01, .03, .1, .3, 1, 3, 10, 30, 100},
 	}, []string{"provider"})
 	unavailable = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authpool_pool_unavailable_total",

@@ -39,11 +39,16 @@ func (ex *exchange) obtain() *refusal {
 	}
 	preq.Trace = traces.Get().(*pool.Trace)
 	defer traces.Put(preq.Trace)
+	var former *pool.Subscription // whose verdict the request could not be answered with
+	var why ratelimit.Reason
 	for {
 		lease, err := ex.acquire(&preq)
 		ex.noteChoice(&preq, lease, err)
 		if err != nil {
 			return ex.noLease(err)
+		}
+		if former != nil && former.ID != lease.Subscription().ID {
+			failoversTotal.WithLabelValues(ex.provider.Name, string(why)).Inc()
 		}
 		ex.lease, ex.judged = lease, false
 		v := ex.try()
@@ -65,6 +70,7 @@ func (ex *exchange) obtain() *refusal {
 		} else if ex.refused++; closesNothing(v) || ex.refused > maxRefusals {
 			preq.Tried = append(preq.Tried, lease.Subscription().ID)
 		}
+		former, why = lease.Subscription(), v.Reason
 		ex.release()
 	}
 }

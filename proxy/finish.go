@@ -144,6 +144,7 @@ func (ex *exchange) log(status int, how, code, cause string) {
 	}
 	if ex.lease != nil {
 		sub = ex.lease.Subscription().ID
+		requestSeconds.WithLabelValues(name).Observe(sinceSeconds(ex.start))
 	}
 	requestsTotal.WithLabelValues(name, sub, statusClass(status)).Inc()
 	level := slog.LevelInfo

@@ -1,8 +1,14 @@
 package proxy
 
 import (
+	"maps"
+	"sync"
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 var (
@@ -23,6 +29,23 @@ var (
 		Help:    "From a request's arrival to the head of the answer that was used.",
 		Buckets: []float64{.01, .03, .1, .3, 1, 3, 10, 30, 100, 300},
 	}, []string{"provider"})
+	requestSeconds = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "authpool_request_seconds",
+		Help:    "From a request's arrival to the last byte of its answer, of requests that were sent to a provider.",
+		Buckets: []float64{.03, .1, .3, 1, 3, 10, 30, 100, 300, 1000},
+	}, []string{"provider"})
+	failoversTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authpool_failovers_total",
+		Help: "Requests taken from one subscription to another, by what the first one said.",
+	}, []string{"provider", "reason"})
+	tokensTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authpool_tokens_total",
+		Help: "Tokens of the answers that went through this process, by kind; without results of batches and of background responses, which may be read many times.",
+	}, []string{"provider", "subscription", "kind"})
+	costTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authpool_cost_usd_total",
+		Help: "What those answers cost, in dollars.",
+	}, []string{"provider", "subscription"})
 	triesDamped = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_tries_damped_total",
 		Help: "Requests answered with the provider's last error, because the same had failed several times a moment ago.",
@@ -40,3 +63,67 @@ var (
 		Help: "Answers in which the provider repeated the credential.",
 	})
 )
+
+// spent counts what one subscription's answers used.
+type spent struct {
+	input, output, cacheRead, cacheWrite5m, cacheWrite1h, cost prometheus.Counter
+}
+
+// spenders are the counters of each subscription at its provider, so that an answer
+// looks six of them up by one key. The map is copied when a subscription's first answer
+// ends, and never changed: readers take no lock.
+var (
+	spenders   atomic.Pointer[map[spender]*spent]
+	spendersMu sync.Mutex // for who writes
+)
+
+type spender struct{ provider, subscription string }
+
+func spentOf(who spender) *spent {
+	if known := spenders.Load(); known != nil {
+		if s := (*known)[who]; s != nil {
+			return s
+		}
+	}
+	spendersMu.Lock()
+	defer spendersMu.Unlock()
+	all := map[spender]*spent{}
+	if known := spenders.Load(); known != nil {
+		if s := (*known)[who]; s != nil {
+			return s
+		}
+		all = maps.Clone(*known)
+	}
+	tokens := func(kind string) prometheus.Counter {
+		return tokensTotal.WithLabelValues(who.provider, who.subscription, kind)
+	}
+	s := &spent{
+		input: tokens("input"), output: tokens("output"), cacheRead: tokens("cache_read"),
+		cacheWrite5m: tokens("cache_write_5m"), cacheWrite1h: tokens("cache_write_1h"),
+		cost: costTotal.WithLabelValues(who.provider, who.subscription),
+	}
+	all[who] = s
+	spenders.Store(&all)
+	return s
+}
+
+// countSpent adds an event to the metrics.
+func countSpent(e *usage.Event) {
+	if e.Batch != "" {
+		return
+	}
+	s := spentOf(spender{e.Provider, e.Subscription})
+	count := func(c prometheus.Counter, n int64) {
+		if n > 0 {
+			c.Add(float64(n))
+		}
+	}
+	count(s.input, e.Tokens.Input)
+	count(s.output, e.Tokens.Output)
+	count(s.cacheRead, e.Tokens.CacheRead)
+	count(s.cacheWrite5m, e.Tokens.CacheWrite5m)
+	count(s.cacheWrite1h, e.Tokens.CacheWrite1h)
+	if e.CostNanoUSD > 0 {
+		s.cost.Add(float64(e.CostNanoUSD) / 1e9)
+	}
+}

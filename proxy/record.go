@@ -186,6 +186,7 @@ func (ex *exchange) price(e *usage.Event, s usage.Service) {
 // add records an event. Should that fail the answer goes on, and the Recorder, which
 // sees all failures, raises the alarm.
 func (ex *exchange) add(e usage.Event) bool {
+	countSpent(&e)
 	if err := ex.s.deps.Recorder.Add(e); err != nil {
 		ex.s.log.Debug("usage not recorded", "request", ex.id, "subscription", e.Subscription, "error", err)
 		return false

@@ -40,6 +40,8 @@ var (
 		"Seconds until the whole subscription is offered again, 0 when it is.", subscriptionLabels, nil)
 	cooldownModelsDesc = prometheus.NewDesc("authpool_subscription_cooldown_models",
 		"Models that are closed on the subscription.", subscriptionLabels, nil)
+	breakerDesc = prometheus.NewDesc("authpool_subscription_breaker",
+		"1 for the state that the breaker of the subscription is in: closed, half-open or open.", append(subscriptionLabels[:2:2], "state"), nil)
 	sessionsDesc = prometheus.NewDesc("authpool_subscription_sessions",
 		"Sessions that hold a place on the subscription.", subscriptionLabels, nil)
 	inFlightDesc = prometheus.NewDesc("authpool_subscription_in_flight",
@@ -69,7 +71,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		stateDesc, healthDesc, cooldownDesc, cooldownModelsDesc, sessionsDesc, inFlightDesc,
+		stateDesc, healthDesc, cooldownDesc, cooldownModelsDesc, breakerDesc, sessionsDesc, inFlightDesc,
 		blockTokensDesc, blockRequestsDesc, blockCostDesc, blockInexactDesc, windowDesc,
 		windowDriftDesc, windowCapacityDesc, budgetDesc, redisDesc,
 	} {
@@ -95,6 +97,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		gauge(healthDesc, float64(s.Health), s.ID, s.Provider)
 		gauge(cooldownDesc, c.left(s.CooldownUntil), s.ID, s.Provider)
 		gauge(cooldownModelsDesc, float64(len(s.CooldownModels)), s.ID, s.Provider)
+		gauge(breakerDesc, 1, s.ID, s.Provider, s.Breaker)
 		gauge(sessionsDesc, float64(s.Sessions), s.ID, s.Provider)
 		gauge(inFlightDesc, float64(s.InFlight), s.ID, s.Provider)
 		if b := s.Block; b != nil {

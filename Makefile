@@ -22,11 +22,17 @@ FUZZTIME ?= 30s
 CRASHES  ?= 500
 STORM    ?= 5m
 SEEDS    ?= 40
+
+SIDECARS      ?= 1000
+SESSIONS      ?= 100000
+SUBSCRIPTIONS ?= 500
+REQUESTS      ?= 12 # of a session, in the mean
+
 IMAGE    ?= authpool:dev
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/authpool, static
@@ -69,6 +75,10 @@ crash: ## kill authpool and Redis under load CRASHES times (default 500; minutes
 storm: ## let 200 agents rage over limited subscriptions, each storm STORM long (default 5m), and Redis go away (half an hour)
 	.ci/need redis-server
 	AUTHPOOL_REQUIRE_REDIS=1 AUTHPOOL_STORM=$(STORM) go test -count=1 -timeout 60m -v -run '^Test(Storm|Chaos)' ./pool ./bench/e2e
+
+.PHONY: simulate-pool
+simulate-pool: ## let SIDECARS with SESSIONS on SUBSCRIPTIONS live for a day, and print the table of bench/poolsim (minutes)
+	AUTHPOOL_SIMULATE="$(SIDECARS) $(SESSIONS) $(SUBSCRIPTIONS) $(strip $(REQUESTS))" go test -count=1 -timeout 90m -v -run '^TestSimulatePool$$' ./pool
 
 .PHONY: replay
 replay: ## replay the recordings that AUTHPOOL_RECORDINGS names, each cut in SEEDS ways (default 40)

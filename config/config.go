@@ -34,6 +34,7 @@ type Config struct {
 	Intercept     Intercept           `yaml:"intercept" jsonschema_description:"Proxy mode: what happens to CONNECT."`
 	Egress        Egress              `yaml:"egress" jsonschema_description:"How authpool itself reaches providers."`
 	Notifications []Notification      `yaml:"notifications" jsonschema_description:"Webhooks told about events."`
+	Sealing       Sealing             `yaml:"sealing" jsonschema_description:"How secrets that operators add at run time are kept."`
 	Audit         Audit               `yaml:"audit" jsonschema_description:"The tamper-evident log in the state folder."`
 	Log           Log                 `yaml:"log" jsonschema_description:"What is written to standard error."`
 	Shutdown      Shutdown            `yaml:"shutdown" jsonschema_description:"What happens at SIGTERM."`
@@ -196,6 +197,11 @@ type Notification struct {
 	Format       string   `yaml:"format" jsonschema:"enum=json,enum=slack" jsonschema_description:"json (default) or slack."`
 	PinSHA256    string   `yaml:"pin_sha256" jsonschema_description:"Base64 SHA-256 of the public key that the receiver's certificate or its issuer must have."`
 	AllowPrivate bool     `yaml:"allow_private" jsonschema_description:"Allow addresses of private networks and of this machine."`
+}
+
+// Sealing says with what the secrets of managed subscriptions are encrypted.
+type Sealing struct {
+	Keyset Ref `yaml:"keyset" jsonschema_description:"Tink keyset in JSON (authpool keys new), env:NAME or file:PATH; the same for all sidecars of a Redis. Left out, one is made in the state folder for the first secret."`
 }
 
 // Audit says where the audit log goes beside its files.

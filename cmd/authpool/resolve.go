@@ -6,6 +6,7 @@ import (
 
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/pool/seal"
 )
 
 // resolveSecrets reads every secret that the config refers to and tells all
@@ -39,6 +40,10 @@ func resolveSecrets(ctx context.Context, origin string, cfg *config.Config) erro
 	try("admin.viewer_token", cfg.Admin.Viewer, nil)
 	try("redis.password", cfg.Redis.Password, nil)
 	try("egress.password", cfg.Egress.Password, nil)
+	try("sealing.keyset", cfg.Sealing.Keyset, func(text credential.Secret) error {
+		_, err := seal.Open(text)
+		return err
+	})
 	if ref, ok := cfg.Redis.URLRef(); ok {
 		try("redis.url", ref, func(url credential.Secret) error {
 			opts := redisOptions(cfg.Redis)

@@ -241,7 +241,7 @@ func TestVault(t *testing.T) {
 		ctx := t.Context()
 		s, _ := open()
 		keys := newKeyfile(t)
-		vault := managed.NewVault(keys.read, keys.write)
+		vault := managed.NewVault(managed.Keys{Read: keys.read, Write: keys.write})
 		for _, id := range []string{"team-a", "team-b", "team-c"} {
 			r := managed.Record{ID: id, Switch: managed.Enabled, Settings: json.RawMessage(`{}`)}
 			if err := vault.Seal(ctx, &r, target, credential.NewSecret("sk-secret-"+id), managed.Private{Email: id + "@example.com"}); err != nil {
@@ -281,7 +281,7 @@ func TestVault(t *testing.T) {
 		if err != nil || done.Keys != 2 || !done.Added || done.Resealed != 3 || len(done.Failed) != 0 {
 			t.Fatalf("%+v, %v", done, err)
 		}
-		if again, err := managed.NewVault(keys.read, nil).Rotate(ctx, s, toTarget); err != nil || again.Added || again.Resealed != 0 || again.Keys != 2 {
+		if again, err := managed.NewVault(managed.Keys{Read: keys.read}).Rotate(ctx, s, toTarget); err != nil || again.Added || again.Resealed != 0 || again.Keys != 2 {
 			t.Errorf("nothing was left to do: %+v, %v", again, err)
 		}
 		list, _ = s.List(ctx)
@@ -291,7 +291,7 @@ func TestVault(t *testing.T) {
 			if err != nil || secret.Reveal() != "sk-secret-"+id || private.Email != id+"@example.com" || r.Version != 2 {
 				t.Errorf("%s: %v, %+v, %v", id, secret, private, err)
 			}
-			stale := managed.NewVault((&keyfile{text: before}).read, nil)
+			stale := managed.NewVault(managed.Keys{Read: (&keyfile{text: before}).read})
 			if _, _, err := stale.Open(ctx, &r, target); !errors.Is(err, seal.ErrNotOpened) {
 				t.Errorf("the key of before opens it: %v", err)
 			}
@@ -317,22 +317,22 @@ func TestWrongKeyset(t *testing.T) {
 	ctx := t.Context()
 	right, wrong := newKeyfile(t), newKeyfile(t)
 	r := record("team-a")
-	if err := managed.NewVault(right.read, nil).Seal(ctx, &r, target, credential.NewSecret("sk-1"), managed.Private{}); err != nil {
+	if err := managed.NewVault(managed.Keys{Read: right.read}).Seal(ctx, &r, target, credential.NewSecret("sk-1"), managed.Private{}); err != nil {
 		t.Fatal(err)
 	}
 	r, err := s.Put(ctx, r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	done, err := managed.NewVault(wrong.read, wrong.write).Rotate(ctx, s, toTarget)
+	done, err := managed.NewVault(managed.Keys{Read: wrong.read, Write: wrong.write}).Rotate(ctx, s, toTarget)
 	if err != nil || done.Resealed != 0 || !errors.Is(done.Failed["team-a"], seal.ErrNotOpened) {
 		t.Errorf("%+v, %v", done, err)
 	}
-	if secret, _, err := managed.NewVault(right.read, nil).Open(ctx, &r, target); err != nil || secret.Reveal() != "sk-1" {
+	if secret, _, err := managed.NewVault(managed.Keys{Read: right.read}).Open(ctx, &r, target); err != nil || secret.Reveal() != "sk-1" {
 		t.Errorf("%v, %v", secret, err)
 	}
 	// A keyset that cannot be read any more changes nothing for who has read it.
-	vault := managed.NewVault(right.read, nil)
+	vault := managed.NewVault(managed.Keys{Read: right.read})
 	if err := vault.Check(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +340,7 @@ func TestWrongKeyset(t *testing.T) {
 	if _, _, err := vault.Open(ctx, &r, target); err != nil {
 		t.Error(err)
 	}
-	if err := managed.NewVault(right.read, nil).Check(ctx); err == nil || !strings.Contains(err.Error(), "the disk is gone") {
+	if err := managed.NewVault(managed.Keys{Read: right.read}).Check(ctx); err == nil || !strings.Contains(err.Error(), "the disk is gone") {
 		t.Errorf("%v", err)
 	}
 }

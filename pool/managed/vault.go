@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sync"
 	"time"
@@ -36,11 +37,19 @@ const (
 	sealsPrivate    = "private note"
 )
 
-// Vault seals and opens secrets with the keyset that a source gives. It is safe for
-// concurrent use.
+// Keys is where the keyset is.
+type Keys struct {
+	// Read gives its text; fs.ErrNotExist is in the error of one that there is not.
+	Read func(ctx context.Context) (credential.Secret, error)
+	// Write replaces it; nil: it is not authpool's to write.
+	Write func(credential.Secret) error
+	// Make makes the first one, for the first secret; nil: somebody else has to.
+	Make func(ctx context.Context) error
+}
+
+// Vault seals and opens secrets with a keyset. It is safe for concurrent use.
 type Vault struct {
-	read  func(ctx context.Context) (credential.Secret, error)
-	write func(credential.Secret) error
+	source Keys
 
 	mu   sync.Mutex
 	text credential.Secret
@@ -48,11 +57,8 @@ type Vault struct {
 	next time.Time // when the source is asked again
 }
 
-// NewVault returns a Vault. read gives the keyset's text; write replaces it, nil: it is
-// not authpool's to write.
-func NewVault(read func(ctx context.Context) (credential.Secret, error), write func(credential.Secret) error) *Vault {
-	return &Vault{read: read, write: write}
-}
+// NewVault returns a Vault. Nothing is read before it is needed.
+func NewVault(source Keys) *Vault { return &Vault{source: source} }
 
 // vaultRecheck is how old the keyset may be: another process may have rotated it.
 const vaultRecheck = time.Second
@@ -65,7 +71,7 @@ func (v *Vault) keyset(ctx context.Context) (*seal.Keyset, error) {
 	if v.keys != nil && now.Before(v.next) {
 		return v.keys, nil
 	}
-	text, err := v.read(ctx)
+	text, err := v.source.Read(ctx)
 	if err != nil {
 		if v.keys != nil {
 			return v.keys, nil // what was read before still opens
@@ -93,9 +99,16 @@ func (v *Vault) Check(ctx context.Context) error {
 	return err
 }
 
-// Seal puts the secret and what is private into the record, for the target.
+// Seal puts the secret and what is private into the record, for the target. The first
+// keyset is made by it where that is to be.
 func (v *Vault) Seal(ctx context.Context, r *Record, t Target, secret credential.Secret, private Private) error {
 	keys, err := v.keyset(ctx)
+	if v.source.Make != nil && errors.Is(err, fs.ErrNotExist) {
+		if err = v.source.Make(ctx); err != nil {
+			return fmt.Errorf("cannot make a keyset for sealed secrets: %w", err)
+		}
+		keys, err = v.keyset(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -231,7 +244,7 @@ func (v *Vault) Rotate(ctx context.Context, s *Store, target func(*Record) (Targ
 
 // add adds a key to the keyset.
 func (v *Vault) add(ctx context.Context, done *Rotated) error {
-	if v.write == nil {
+	if v.source.Write == nil {
 		return nil
 	}
 	keys, err := v.keyset(ctx)
@@ -246,7 +259,7 @@ func (v *Vault) add(ctx context.Context, done *Rotated) error {
 	if err != nil {
 		return err
 	}
-	if err := v.write(text); err != nil {
+	if err := v.source.Write(text); err != nil {
 		return fmt.Errorf("cannot write the keyset: %w", err)
 	}
 	v.mu.Lock()

@@ -65,13 +65,27 @@ func (p *Pool) home(ctx context.Context, s *session, now time.Time) *member {
 	if err != nil {
 		return nil // as without Redis; the keeper settles it later
 	}
+	m := p.member(id)
+	if m != nil && m.conf().Provider != s.key.provider {
+		m = nil
+	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.looked, s.expect = true, id
-	if m := p.member(id); m != nil && m.conf().Provider == s.key.provider {
+	if m != nil {
 		s.bound, s.since, s.synced = m, time.Now(), true
 	}
-	return s.bound
+	bound = s.bound
+	s.mu.Unlock()
+	p.sessions.stick(s, bound.id())
+	return bound
+}
+
+// id is the subscription's; empty for none.
+func (m *member) id() string {
+	if m == nil {
+		return ""
+	}
+	return m.conf().ID
 }
 
 // bind makes s stick to m, by the two steps that keep the fleet in agreement:
@@ -180,6 +194,7 @@ func (p *Pool) settle(s *session, m *member, now, until time.Time, score int64, 
 		s.looked, s.kept = true, now
 	}
 	s.mu.Unlock()
+	p.sessions.stick(s, m.id())
 	if former != nil && former != m {
 		former.unplace(s.name)
 		if held && formerScore != 0 {
@@ -208,6 +223,7 @@ func (p *Pool) adopt(s *session, id string) {
 	s.bound, s.expect, s.since, s.looked, s.synced = m, id, time.Now(), true, true
 	s.slotUntil, s.score, s.confirmed = time.Time{}, 0, false
 	s.mu.Unlock()
+	p.sessions.stick(s, m.id())
 	if former != nil {
 		former.unplace(s.name)
 		if held && formerScore != 0 {

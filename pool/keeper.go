@@ -41,6 +41,7 @@ type keeper struct {
 	proofs        []store.Probed      // how probes went, to be told
 	stale         map[string]struct{} // subscriptions whose state is to be read
 	allStale      bool
+	missed        bool // news of moved sessions may have been lost
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -49,7 +50,8 @@ type keeper struct {
 	healthy                         bool
 	reserved, polled, counted, busy time.Time
 	mustered                        time.Time
-	back                            time.Time // when Redis last came back
+	back                            time.Time  // when Redis last came back
+	recheck                         []*session // whether they have moved is to be asked
 	pollEvery                       time.Duration
 }
 
@@ -153,6 +155,7 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 		return
 	}
 	k.write(ctx, now)
+	k.recheckSessions(ctx)
 	k.shares(ctx, now)
 	k.rates(ctx, false)
 	if now.Sub(k.polled) >= k.pollEvery {
@@ -208,7 +211,7 @@ func (k *keeper) hear(e store.Event) {
 		k.mu.Unlock()
 	default:
 		k.mu.Lock()
-		k.allStale = true
+		k.allStale, k.missed = true, true
 		k.mu.Unlock()
 	}
 	k.wake()

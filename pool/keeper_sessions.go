@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/authpool/authpool/pool/store"
@@ -232,6 +233,43 @@ func (k *keeper) keep(ctx context.Context, list []*session, now time.Time) {
 		default:
 			p.adopt(s, bound[i])
 		}
+	}
+}
+
+// recheckSessions asks, when news may have been lost, which sessions have moved or
+// were released meanwhile. Those that Redis does not know are told to it again.
+func (k *keeper) recheckSessions(ctx context.Context) {
+	p := k.pool
+	k.mu.Lock()
+	missed := k.missed
+	k.missed = false
+	k.mu.Unlock()
+	if missed {
+		k.recheck = k.recheck[:0]
+		p.sessions.each(func(s *session, _ time.Time) { k.recheck = append(k.recheck, s) })
+	}
+	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
+	defer cancel()
+	turn := k.recheck[:min(len(k.recheck), keeperTurn)]
+	for batch := range slices.Chunk(turn, keeperBatch) {
+		names := make([]string, len(batch))
+		for i, s := range batch {
+			names[i] = s.name
+		}
+		// What did not come is asked for again with the sessions' turn.
+		stays, _ := p.bindings.Stays(ctx, names)
+		for i, s := range batch {
+			if s.differs(stays[i].Subscription) {
+				s.doubt()
+				k.dirty(s)
+			}
+		}
+		k.recheck = k.recheck[len(batch):]
+	}
+	if len(k.recheck) > 0 {
+		k.wake()
+	} else {
+		k.recheck = nil
 	}
 }
 

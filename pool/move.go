@@ -276,6 +276,7 @@ func (p *Pool) unbind(s *session) {
 	s.bound, s.expect, s.since, s.looked, s.synced = nil, "", time.Time{}, false, false
 	s.slotUntil, s.score, s.confirmed = time.Time{}, 0, false
 	s.mu.Unlock()
+	p.sessions.stick(s, "")
 	if former == nil {
 		return
 	}

@@ -44,26 +44,31 @@ type session struct {
 	listed    bool      // is on the keeper's list
 
 	// Guarded by the lock of sessions.
+	room       *crowd // of its agent on its subscription; nil: it was forgotten
 	prev, next *session
 	last       time.Time
 }
 
-// sessions remembers the bindings of this process: bounded in number, the
-// least recently used is forgotten first, and everybody is after the affinity.
-// What is forgotten here is still in Redis.
+// sessions remembers the bindings of this process: bounded in number, and
+// everybody is forgotten after the affinity. What is forgotten here is still in
+// Redis.
+//
+// Who makes room is the least recently used session of the agent that has the most,
+// on the subscription that has the most: neither an agent that makes sessions without
+// end nor a crowded subscription pushes out those of the others. (A cache for each
+// subscription would divide the room among all, those too that need none; the LRUs
+// of libraries know no owners.)
 type sessions struct {
 	most     int
 	affinity time.Duration
 
 	mu    sync.Mutex
 	byKey map[sessionKey]*session
-	head  session // of the ring: next is the most recently used
+	all   crowd // by subscription, "" for those that are not bound; each by agent
 }
 
 func newSessions(most int, affinity time.Duration) *sessions {
-	s := &sessions{most: most, affinity: affinity, byKey: make(map[sessionKey]*session)}
-	s.head.prev, s.head.next = &s.head, &s.head
-	return s
+	return &sessions{most: most, affinity: affinity, byKey: make(map[sessionKey]*session)}
 }
 
 // get returns the session of the key and marks it used at now. It is made when
@@ -74,19 +79,19 @@ func (s *sessions) get(key sessionKey, parent string, now time.Time) *session {
 	defer s.mu.Unlock()
 	if one := s.byKey[key]; one != nil {
 		if now.Sub(one.last) <= s.affinity {
-			s.unlink(one)
-			s.link(one, now)
+			one.touch(now)
 			return one
 		}
 		s.forget(one)
 	}
 	if len(s.byKey) >= s.most {
-		s.forget(s.head.prev)
+		s.forget(s.all.parts[0].parts[0].oldest())
 	}
 	key = key.clone()
 	one := &session{key: key, name: key.name(), parent: strings.Clone(parent)}
 	s.byKey[key] = one
-	s.link(one, now)
+	s.all.part("").part(key.agent).add(one)
+	one.last = now
 	return one
 }
 
@@ -109,35 +114,47 @@ func (s *sessions) lastUse(one *session) time.Time {
 func (s *sessions) used(one *session, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if one.next == nil {
-		return
+	if one.room != nil {
+		one.touch(now)
 	}
-	s.unlink(one)
-	s.link(one, now)
 }
 
-// each calls f for every session, most recently used first. f must not call
-// back into s.
+// stick notes where the session is bound, "" for nowhere. It is called without the
+// session's lock, so that it may be late.
+func (s *sessions) stick(one *session, subscription string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one.room == nil || one.room.in.name == subscription {
+		return
+	}
+	one.room.drop(one)
+	s.all.part(subscription).part(one.key.agent).add(one)
+}
+
+// each calls f for every session. f must not call back into s.
 func (s *sessions) each(f func(one *session, last time.Time)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for one := s.head.next; one != &s.head; one = one.next {
+	for _, one := range s.byKey {
 		f(one, one.last)
 	}
 }
 
-func (s *sessions) link(one *session, now time.Time) {
-	one.last = now
-	one.prev, one.next = &s.head, s.head.next
-	one.prev.next, one.next.prev = one, one
-}
-
-func (s *sessions) unlink(one *session) {
-	one.prev.next, one.next.prev = one.next, one.prev
-	one.prev, one.next = nil, nil
-}
-
 func (s *sessions) forget(one *session) {
-	s.unlink(one)
+	one.room.drop(one)
 	delete(s.byKey, one.key)
+}
+
+// touch puts the session in front of its crowd.
+func (s *session) touch(now time.Time) {
+	s.last = now
+	if head := &s.room.head; head.next != s {
+		s.prev.next, s.next.prev = s.next, s.prev
+		s.linkBehind(head)
+	}
+}
+
+func (s *session) linkBehind(head *session) {
+	s.prev, s.next = head, head.next
+	s.prev.next, s.next.prev = s, s
 }

@@ -44,9 +44,9 @@ type session struct {
 	listed    bool      // is on the keeper's list
 
 	// Guarded by the lock of sessions.
-	room       *crowd // of its agent on its subscription; nil: it was forgotten
-	prev, next *session
-	last       time.Time
+	room         *crowd // of its agent on its subscription; nil: it was forgotten
+	newer, older *session
+	last         time.Time
 }
 
 // sessions remembers the bindings of this process: bounded in number, and
@@ -85,12 +85,12 @@ func (s *sessions) get(key sessionKey, parent string, now time.Time) *session {
 		s.forget(one)
 	}
 	if len(s.byKey) >= s.most {
-		s.forget(s.all.parts[0].parts[0].oldest())
+		s.forget(s.all.parts[0].parts[0].oldest)
 	}
 	key = key.clone()
 	one := &session{key: key, name: key.name(), parent: strings.Clone(parent)}
 	s.byKey[key] = one
-	s.all.part("").part(key.agent).add(one)
+	s.join(one, "")
 	one.last = now
 	return one
 }
@@ -128,7 +128,11 @@ func (s *sessions) stick(one *session, subscription string) {
 		return
 	}
 	one.room.drop(one)
-	s.all.part(subscription).part(one.key.agent).add(one)
+	s.join(one, subscription)
+}
+
+func (s *sessions) join(one *session, subscription string) {
+	s.all.part(subscription, &s.all).part(one.key.agent, &s.all).add(one)
 }
 
 // each calls f for every session. f must not call back into s.
@@ -148,13 +152,8 @@ func (s *sessions) forget(one *session) {
 // touch puts the session in front of its crowd.
 func (s *session) touch(now time.Time) {
 	s.last = now
-	if head := &s.room.head; head.next != s {
-		s.prev.next, s.next.prev = s.next, s.prev
-		s.linkBehind(head)
+	if s.room.newest != s {
+		s.room.unlink(s)
+		s.room.link(s)
 	}
-}
-
-func (s *session) linkBehind(head *session) {
-	s.prev, s.next = head, head.next
-	s.prev.next, s.next.prev = s, s
 }

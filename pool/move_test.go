@@ -204,10 +204,13 @@ func TestFleetFollowsWithinASecond(t *testing.T) {
 		ctx := context.Background()
 		var sidecars []*sidecar
 		for range 3 {
-			s := newSidecar(mini, pool.Options{}, sub("one"), sub("two", priority(1)))
-			defer s.close()
-			sidecars = append(sidecars, s)
+			sidecars = append(sidecars, newSidecar(mini, pool.Options{}, sub("one"), sub("two", priority(1))))
 		}
+		defer func() {
+			for _, s := range sidecars {
+				s.close()
+			}
+		}()
 		where := func(want ...string) {
 			t.Helper()
 			for i, s := range sidecars {

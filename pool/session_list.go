@@ -64,7 +64,7 @@ func (p *Pool) Sessions(ctx context.Context, f SessionFilter) (list []SessionSta
 	}
 	whole = p.bindings == nil
 	if p.shared() {
-		if err = p.sharedSessions(ctx, f, found); err != nil {
+		if err := p.sharedSessions(ctx, f, found); err != nil {
 			return nil, false, err
 		}
 		whole = true
@@ -139,7 +139,9 @@ func (p *Pool) sharedSessions(ctx context.Context, f SessionFilter, found map[se
 			return err
 		}
 		for key := range found {
-			ends[key] = ends[key] // without a place in Redis perhaps
+			if _, held := ends[key]; !held {
+				ends[key] = time.Time{}
+			}
 		}
 	}
 	for batch := range slices.Chunk(slices.Collect(maps.Keys(ends)), keeperBatch) {

@@ -229,7 +229,7 @@ func (c *client) session(ctx context.Context, name string) (admin.Session, error
 	}
 	names := make([]string, len(list.Sessions))
 	for i, s := range list.Sessions {
-		names[i] = s.SessionName.String()
+		names[i] = s.String()
 	}
 	const most = 5
 	if len(names) > most {

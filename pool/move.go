@@ -29,6 +29,7 @@ type Move struct {
 	Session SessionKey
 	From    string // moves it only from there; empty: from wherever it is
 	To      string
+	Allowed []string // as in Request: what the session's agent may use
 	// Fence is the number of the lease by which somebody moves sessions on his own;
 	// the move is refused where one with a higher number has begun to (see
 	// Pool.Fence). 0: an operator wants it.

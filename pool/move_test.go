@@ -39,8 +39,8 @@ func move(t *testing.T, p *pool.Pool, session, to string) (from string) {
 	return from
 }
 
-// served says where the session's next request goes.
-func served(t *testing.T, p *pool.Pool, session string) string {
+// servedBy says where the session's next request goes.
+func servedBy(t *testing.T, p *pool.Pool, session string) string {
 	t.Helper()
 	id, _ := serve(t, p, ask(session), ok)
 	return id
@@ -62,7 +62,7 @@ func TestMoveWithoutAFleet(t *testing.T) {
 		events, stop := bus.Subscribe("test", 100)
 		p := start(pool.Options{Events: &bus},
 			sub("one"), sub("two", priority(1)), sub("small", priority(2), limits(pool.Limits{Sessions: 1})),
-			sub("off", off("no scheme")),
+			sub("off", off("no scheme")), sub("leaves", draining),
 			sub("other", func(s *pool.Subscription) { s.Provider = "openai" }))
 		defer p.Close()
 		ctx := context.Background()
@@ -74,7 +74,7 @@ func TestMoveWithoutAFleet(t *testing.T) {
 				t.Errorf("an unknown session: %v", err)
 			}
 		}
-		if got := served(t, p, "s"); got != "one" {
+		if got := servedBy(t, p, "s"); got != "one" {
 			t.Fatalf("served by %s", got)
 		}
 		if _, err := p.Move(ctx, pool.Move{Session: named("s"), To: "none"}); !errors.Is(err, pool.ErrNoSuchSubscription) {
@@ -82,6 +82,8 @@ func TestMoveWithoutAFleet(t *testing.T) {
 		}
 		refusedMove(t, p, pool.Move{Session: named("s"), To: "other"}, pool.ReasonProvider, `it is one of provider "openai"`)
 		refusedMove(t, p, pool.Move{Session: named("s"), To: "off"}, "no scheme", "cannot serve (no scheme)")
+		refusedMove(t, p, pool.Move{Session: named("s"), To: "leaves"}, pool.ReasonDraining, "cannot serve (draining)")
+		refusedMove(t, p, pool.Move{Session: named("s"), To: "two", Allowed: []string{"one"}}, "agent", `agent "a" may not use it`)
 		refusedMove(t, p, pool.Move{Session: named("s"), From: "two", To: "small"}, pool.ReasonMoved, `it is on "one" by now`)
 
 		// A request under way ends where it is.
@@ -97,7 +99,7 @@ func TestMoveWithoutAFleet(t *testing.T) {
 		}
 		l.Verdict(ok)
 		l.Done(usage.Tokens{Input: 1})
-		if got := served(t, p, "s"); l.Subscription().ID != "one" || got != "small" {
+		if got := servedBy(t, p, "s"); l.Subscription().ID != "one" || got != "small" {
 			t.Errorf("the request under way was %s's, the next one %s's", l.Subscription().ID, got)
 		}
 
@@ -107,7 +109,7 @@ func TestMoveWithoutAFleet(t *testing.T) {
 			t.Errorf("released from %q: %v", from, err)
 		}
 		move(t, p, "t", "small")
-		if got := served(t, p, "s"); got != "one" {
+		if got := servedBy(t, p, "s"); got != "one" {
 			t.Errorf("what was released went to %s, want the best", got)
 		}
 		serve(t, p, ask("u", tried("one")), limited(time.Hour))
@@ -136,7 +138,7 @@ func TestFleetMoves(t *testing.T) {
 		places := func(sub string) []string {
 			return client.ZRange(ctx, "authpool:{"+sub+"}:sessions", 0, -1).Val()
 		}
-		if got := served(t, pools[0], "s"); got != "one" {
+		if got := servedBy(t, pools[0], "s"); got != "one" {
 			t.Fatalf("served by %s", got)
 		}
 		eventually(t, 20*time.Second, "the place is more than a reservation", func() bool {
@@ -157,7 +159,7 @@ func TestFleetMoves(t *testing.T) {
 		if left := client.PTTL(ctx, "authpool:{two}:sessions").Val(); left < time.Minute {
 			t.Errorf("the place at its new subscription ends in %v: it was the session's for longer", left)
 		}
-		eventually(t, 20*time.Second, "its own process follows", func() bool { return served(t, pools[0], "s") == "two" })
+		eventually(t, 20*time.Second, "its own process follows", func() bool { return servedBy(t, pools[0], "s") == "two" })
 
 		serve(t, pools[0], ask("t"), ok)
 		refusedMove(t, pools[1], pool.Move{Session: named("t"), To: "two"}, pool.ReasonSessions, "all of its 1 places are taken")
@@ -214,7 +216,7 @@ func TestFleetFollowsWithinASecond(t *testing.T) {
 		where := func(want ...string) {
 			t.Helper()
 			for i, s := range sidecars {
-				if got := served(t, s.pool, "s"); got != want[i] {
+				if got := servedBy(t, s.pool, "s"); got != want[i] {
 					t.Errorf("process %d: served by %s, want %s", i, got, want[i])
 				}
 			}
@@ -334,7 +336,7 @@ func TestMoveCutAnywhere(t *testing.T) {
 				for _, release := range []bool{false, true} {
 					at := fmt.Sprintf("died at talk %d, which took place: %v; a release: %v", talks, answers, release)
 					name := fmt.Sprintf("s-%d-%v-%v", talks, answers, release)
-					if got := served(t, s.pool, name); got != "one" {
+					if got := servedBy(t, s.pool, name); got != "one" {
 						t.Fatalf("%s: begins on %s", at, got)
 					}
 					pass(time.Second)
@@ -350,7 +352,7 @@ func TestMoveCutAnywhere(t *testing.T) {
 					}
 					pass(time.Second)
 					bound := mini.HGet("authpool:session:{anthropic/a/"+name+"}", "subscription")
-					got := served(t, s.pool, name)
+					got := servedBy(t, s.pool, name)
 					if bound != "" && got != bound {
 						t.Errorf("%s: bound to %s, served by %s", at, bound, got)
 					}

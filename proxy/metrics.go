@@ -44,7 +44,7 @@ var (
 	}, []string{"provider", "subscription", "kind"})
 	costTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authpool_cost_usd_total",
-		Help: "What those answers cost, in dollars.",
+		Help: "Cost of the answers whose tokens are in authpool_tokens_total, in dollars.",
 	}, []string{"provider", "subscription"})
 	triesDamped = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_tries_damped_total",

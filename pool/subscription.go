@@ -124,15 +124,7 @@ func (c *Subscription) weight() int { return max(c.Weight, 1) }
 // serves tells whether the globs allow the model. A request that names none is
 // always allowed.
 func (c *Subscription) serves(model string) bool {
-	if model == "" || len(c.Models) == 0 {
-		return true
-	}
-	for _, glob := range c.Models {
-		if matches(glob, model) {
-			return true
-		}
-	}
-	return false
+	return model == "" || len(c.Models) == 0 || Fits(c.Models, model)
 }
 
 // allowed tells whether names have the id or a label.
@@ -272,4 +264,14 @@ func matches(glob, name string) bool {
 		g++
 	}
 	return g == len(glob)
+}
+
+// Fits tells whether a model fits one of the globs, as those of Subscription.Models.
+func Fits(globs []string, model string) bool {
+	for _, glob := range globs {
+		if matches(glob, model) {
+			return true
+		}
+	}
+	return false
 }

@@ -4,16 +4,26 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/authpool/authpool/pool/agents"
 )
 
 // AnonymousAgent is the agent of every request when no token is asked for.
 const AnonymousAgent = "anonymous"
 
-// Agents knows which agent a token belongs to. It keeps hashes only, and is
-// immutable and safe for concurrent use.
+// Agents knows which agent a token belongs to, and what that may use. It keeps hashes
+// only, and is safe for concurrent use.
 type Agents struct {
-	open   bool
-	tokens []agentToken
+	open    bool
+	tokens  []agentToken
+	book    *agents.Book
+	guesses guesses
 }
 
 type agentToken struct {
@@ -24,8 +34,8 @@ type agentToken struct {
 // NoAgents asks for no token: everyone is AnonymousAgent.
 func NoAgents() *Agents { return &Agents{open: true} }
 
-// NewAgents takes tokens by agent id. A token is 256 bit random, so that its
-// plain hash can't be guessed back.
+// NewAgents takes tokens by agent id, beside those of the book. A token is 256 bit
+// random, so that its plain hash can't be guessed back.
 func NewAgents(tokens map[string]string) *Agents {
 	a := &Agents{}
 	for agent, token := range tokens {
@@ -34,21 +44,38 @@ func NewAgents(tokens map[string]string) *Agents {
 	return a
 }
 
+// Of has a know the agents of a book, too, and the limits in it of those that a knows
+// by itself. It returns a.
+func (a *Agents) Of(book *agents.Book) *Agents {
+	a.book = book
+	return a
+}
+
 // Errors of Identify.
 var (
 	errNoToken   = errors.New("no agent token")
 	errBadToken  = errors.New("agent token not known")
 	errTwoAgents = errors.New("tokens of two agents")
+	errExpired   = errors.New("this agent token has expired")
+	errUnknowing = errors.New("the agents are not known yet, because Redis is away")
 )
+
+// identity is whose a request is.
+type identity struct {
+	agent string
+	entry *agents.Entry // nil: the agent has no limits
+}
 
 // Identify returns the agent to whom the valid ones among the candidate tokens
 // belong. Candidates that are no agent's token (an agent's own dummy key, for
 // instance) are passed over as long as one is valid.
-func (a *Agents) Identify(candidates func(yield func([]byte) bool)) (string, error) {
+func (a *Agents) Identify(candidates func(yield func([]byte) bool)) (identity, error) {
 	if a.open {
-		return AnonymousAgent, nil
+		return a.known(AnonymousAgent), nil
 	}
-	found, seen, two := "", false, false
+	var found identity
+	seen, two, expired := false, false, false
+	now := time.Now()
 	candidates(func(token []byte) bool {
 		if len(token) == 0 {
 			return true
@@ -57,19 +84,117 @@ func (a *Agents) Identify(candidates func(yield func([]byte) bool)) (string, err
 		hash := sha256.Sum256(token)
 		for i := range a.tokens {
 			if subtle.ConstantTimeCompare(hash[:], a.tokens[i].hash[:]) == 1 {
-				two = two || found != "" && found != a.tokens[i].agent
-				found = a.tokens[i].agent
+				two = two || found.agent != "" && found.agent != a.tokens[i].agent
+				found = a.known(a.tokens[i].agent)
 			}
+		}
+		if a.book == nil {
+			return true
+		}
+		if e := a.book.ByHash(&hash); e != nil && e.Expired(now) {
+			expired = true
+		} else if e != nil {
+			two = two || found.agent != "" && found.agent != e.ID
+			found = identity{e.ID, e}
 		}
 		return true
 	})
 	switch {
 	case two:
-		return "", errTwoAgents
-	case found != "":
+		return identity{}, errTwoAgents
+	case found.agent != "":
 		return found, nil
+	case expired:
+		return identity{}, errExpired
+	case seen && a.book != nil && !a.book.Known():
+		return identity{}, errUnknowing
 	case seen:
-		return "", errBadToken
+		return identity{}, errBadToken
 	}
-	return "", errNoToken
+	return identity{}, errNoToken
+}
+
+// known is an agent that is not known by the book, which may have limits for it.
+func (a *Agents) known(agent string) identity {
+	id := identity{agent: agent}
+	if a.book != nil {
+		id.entry = a.book.ByID(agent)
+	}
+	return id
+}
+
+// The bounds of guessing. Who shows a good token is never held up by what others
+// behind its address send: 256 bit are not found, however many are tried.
+const (
+	guessBurst = 20              // wrong tokens from one address at once
+	guessEvery = time.Second     // one more after each
+	guessRoom  = 4096            // addresses that are remembered
+	guessSweep = 5 * time.Second // how often those are forgotten that guess no more
+)
+
+// guesses are the wrong tokens of each address. It is safe for concurrent use.
+type guesses struct {
+	mu    sync.Mutex
+	from  map[netip.Prefix]*rate.Limiter
+	swept time.Time
+}
+
+// wrong counts a wrong token from the address; it returns how long no other will be
+// looked at, 0 while some are left.
+func (g *guesses) wrong(now time.Time, from net.Addr) time.Duration {
+	key := network(from)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.from[key]
+	if l == nil {
+		g.makeRoom(now)
+		l = rate.NewLimiter(rate.Every(guessEvery), guessBurst)
+		g.from[key] = l
+	}
+	if l.AllowN(now, 1) {
+		return 0
+	}
+	return guessEvery
+}
+
+// makeRoom forgets addresses that could guess as much anew, and where that is not
+// enough, any.
+func (g *guesses) makeRoom(now time.Time) {
+	if g.from == nil {
+		g.from = make(map[netip.Prefix]*rate.Limiter)
+	}
+	if len(g.from) < guessRoom {
+		return
+	}
+	if now.Sub(g.swept) >= guessSweep {
+		g.swept = now
+		for key, l := range g.from {
+			if l.TokensAt(now) >= guessBurst {
+				delete(g.from, key)
+			}
+		}
+	}
+	for key := range g.from {
+		if len(g.from) < guessRoom {
+			return
+		}
+		delete(g.from, key)
+	}
+}
+
+// network is whom an address is counted as: one of IPv4, or the /64 of IPv6 that one
+// customer has. All of a unix socket are one.
+func network(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	addr, _ := netip.AddrFromSlice(tcp.IP)
+	addr = addr.Unmap().WithZone("")
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	p, _ := addr.Prefix(bits) // of an address that is none it is the one of a unix socket
+	return p
 }

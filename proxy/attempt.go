@@ -34,6 +34,9 @@ func (ex *exchange) obtain() *refusal {
 	if no := ex.repeated(&preq); no != nil {
 		return no
 	}
+	if no := ex.budget(); no != nil {
+		return no
+	}
 	if no := ex.brake(); no != nil {
 		return no
 	}
@@ -343,6 +346,8 @@ func (ex *exchange) noLease(err error) *refusal {
 	switch {
 	case ex.leave.Err() != nil: // nothing was lent, so that nothing is to be drained
 		return agentLeft
+	case errors.As(err, &none) && ex.limits != nil && len(ex.limits.Subscriptions) > 0 && (none.Model != "" || ex.info.Model == ""):
+		return ex.forbid("no subscription of provider %q that agent %s may use can serve this", ex.provider.Name, ex.agent)
 	case errors.As(err, &none):
 		return &refusal{status: fasthttp.StatusNotFound, code: codeNoSubscription, message: none.Error()}
 	case !errors.As(err, &away):

@@ -13,7 +13,7 @@ import (
 // may do what, not those of limits or of broken requests.
 func isAudited(code string) bool {
 	switch code {
-	case codeUnauthorized, codeForbidden, codeBrake, provider.CodeForbiddenPath, provider.CodeBadPath:
+	case codeUnauthorized, codeForbidden, codeBrake, codeAgentBudget, codeNotAllowed, codeGuessing, provider.CodeForbiddenPath, provider.CodeBadPath:
 		return true
 	}
 	return false

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/agents"
 	"github.com/authpool/authpool/proxy/agentconn"
 	"github.com/authpool/authpool/proxy/meter"
 	"github.com/authpool/authpool/proxy/provider"
@@ -26,6 +27,8 @@ type exchange struct {
 	start    time.Time
 	conn     *agentconn.Conn
 	agent    string
+	limits   *agents.Entry // of the agent; nil: it has none
+	budgeted *agents.Entry // the agent that the request was counted for, until it ends
 	provider *provider.Provider
 	family   provider.Family // in whose shape errors are told
 	info     provider.Call
@@ -119,6 +122,9 @@ func (ex *exchange) end() {
 		ex.conn.OnLeave(nil)
 		ex.conn.HeadEnded()
 	}
+	if ex.budgeted != nil {
+		ex.budgeted.End()
+	}
 	s := ex.s
 	if cap(ex.held) > 2*holdLimit {
 		ex.held = nil
@@ -126,6 +132,7 @@ func (ex *exchange) end() {
 	clear(ex.mask[0])
 	// What is reused is kept by name; everything else begins anew.
 	ex.id, ex.conn, ex.agent, ex.provider, ex.family = "", nil, "", nil, 0
+	ex.limits, ex.budgeted = nil, nil
 	ex.info, ex.request = provider.Call{}, upstreamRequest{}
 	ex.attempts, ex.executed, ex.refused, ex.kept, ex.foreign = 0, 0, 0, nil, ""
 	ex.lease, ex.failure, ex.judged, ex.status, ex.stream = nil, nil, false, 0, false

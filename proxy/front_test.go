@@ -139,8 +139,8 @@ func TestIdentify(t *testing.T) {
 				}
 			}
 		})
-		if got != tt.want || !errors.Is(err, tt.err) {
-			t.Errorf("%q: %q, %v", tt.tokens, got, err)
+		if got.agent != tt.want || !errors.Is(err, tt.err) {
+			t.Errorf("%q: %q, %v", tt.tokens, got.agent, err)
 		}
 	}
 }

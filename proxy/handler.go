@@ -82,11 +82,17 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	if rerr == nil {
 		ex.provider = route.Provider
 	}
-	agent, err := ex.s.deps.Agents.Identify(provider.AgentTokens(headers, query))
-	if err != nil {
-		return &refusal{status: fasthttp.StatusUnauthorized, code: codeUnauthorized, message: tokenHelp(err)}
+	who, no := ex.s.identify(headers, query, ctx.RemoteAddr())
+	if no != nil {
+		if no.code == codeGuessing {
+			ctx.SetConnectionClose() // the next guess costs a connection
+		}
+		return no
 	}
-	ex.agent = agent
+	ex.agent, ex.limits = who.agent, who.entry
+	if ex.limits != nil {
+		ex.limits.Seen(ex.start)
+	}
 	if rerr != nil {
 		no := refusalOf(rerr)
 		if no.status == fasthttp.StatusBadRequest {
@@ -101,19 +107,23 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	body := ctx.Request.Body()
 	req := &ex.request
 	asked := provider.Request{
-		Provider: ex.provider, Agent: agent, Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Body: body,
+		Provider: ex.provider, Agent: ex.agent, Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Body: body,
 	}
+	var err error
 	ex.info, err = provider.Inspect(&asked)
 	if err != nil {
 		return refusalOf(err)
 	}
 	ex.family = ex.info.Shape
-	if no := ex.bind(&asked); no != nil {
-		return no
-	}
 	*req = upstreamRequest{
 		head: provider.Head{Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Length: -1},
 		size: len(body),
+	}
+	if no := ex.permit(); no != nil {
+		return no
+	}
+	if no := ex.bind(&asked); no != nil {
+		return no
 	}
 	if hasBody(h, body) {
 		req.head.Length = int64(len(body))
@@ -206,7 +216,12 @@ func newID() string {
 
 // poolRequest asks for a subscription.
 func (ex *exchange) poolRequest() pool.Request {
+	var allowed []string
+	if ex.limits != nil {
+		allowed = ex.limits.Subscriptions
+	}
 	return pool.Request{
+		Allowed:  allowed,
 		ID:       ex.id,
 		Provider: ex.provider.Name,
 		Agent:    ex.agent,
@@ -253,8 +268,8 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	// Of a body sent in chunks the head is forgotten by now, and with it whether
 	// it was an agent's.
 	if r.code == codeTooLarge && len(headers) > 0 {
-		if _, err := d.Agents.Identify(provider.AgentTokens(headers, query)); err != nil {
-			r = &refusal{status: fasthttp.StatusUnauthorized, code: codeUnauthorized, message: tokenHelp(err)}
+		if _, no := s.identify(headers, query, ctx.RemoteAddr()); no != nil {
+			r = no
 		}
 	}
 	if c := agentconn.From(ctx.Conn()); c != nil {

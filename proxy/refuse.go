@@ -23,6 +23,9 @@ const (
 	codeUpgrade         = "upgrade_required"
 	codeLimited         = "limited"
 	codeBrake           = "brake"
+	codeAgentBudget     = "agent_budget"
+	codeNotAllowed      = "not_allowed"     // what the agent may not use
+	codeGuessing        = "too_many_tokens" // wrong ones
 	codeUpstream        = "upstream_failed"
 	codeUpstreamTimeout = "upstream_timeout"
 	codeUnavailable     = "unavailable"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -101,11 +102,12 @@ func configFields(file string) map[string]string {
 }
 
 // audited writes down what the admin address is asked for and what came of it. It
-// implements admin.Operations, admin.Notifier and admin.Sessions.
+// implements admin.Operations, admin.Notifier, admin.Sessions and admin.Agents.
 type audited struct {
 	operator admin.Operations
 	notifier admin.Notifier
 	sessions admin.Sessions
+	agents   admin.Agents
 	log      *audit.Log
 }
 
@@ -153,6 +155,53 @@ func (a audited) ReleaseSession(ctx context.Context, name admin.SessionName) (ad
 	released, err := a.sessions.ReleaseSession(ctx, name)
 	a.note(audit.SessionsRelease, err, map[string]string{"session": name.String(), "from": released.From})
 	return released, err
+}
+
+// Agents implements admin.Agents.
+func (a audited) Agents(ctx context.Context) (admin.AgentList, error) { return a.agents.Agents(ctx) }
+
+// Agent implements admin.Agents.
+func (a audited) Agent(ctx context.Context, name string) (admin.Agent, error) {
+	return a.agents.Agent(ctx, name)
+}
+
+// CreateAgent implements admin.Agents.
+func (a audited) CreateAgent(ctx context.Context, agent admin.NewAgent) (admin.AgentCreated, error) {
+	created, err := a.agents.CreateAgent(ctx, agent)
+	a.note(audit.AgentsCreate, err, changeFields(agent.Name, agent.AgentChange))
+	return created, err
+}
+
+// LimitAgent implements admin.Agents.
+func (a audited) LimitAgent(ctx context.Context, name string, version int64, change admin.AgentChange) (admin.Agent, error) {
+	changed, err := a.agents.LimitAgent(ctx, name, version, change)
+	a.note(audit.AgentsLimit, err, changeFields(name, change))
+	return changed, err
+}
+
+// RevokeAgent implements admin.Agents.
+func (a audited) RevokeAgent(ctx context.Context, name string) (admin.AgentRevoked, error) {
+	revoked, err := a.agents.RevokeAgent(ctx, name)
+	a.note(audit.AgentsRevoke, err, map[string]string{"agent": name})
+	return revoked, err
+}
+
+// changeFields tell what an operator wanted of an agent.
+func changeFields(name string, change admin.AgentChange) map[string]string {
+	fields := map[string]string{"agent": name}
+	for what, value := range map[string]any{
+		"expires": change.Expires, "providers": change.Providers, "models": change.Models,
+		"subscriptions": change.Subscriptions, "budgets": change.Budgets,
+	} {
+		text, err := json.Marshal(value)
+		if err != nil {
+			panic("BUG: a change of an agent cannot be written: " + err.Error())
+		}
+		if string(text) != "null" {
+			fields[what] = string(text)
+		}
+	}
+	return fields
 }
 
 func (a audited) note(kind audit.Kind, err error, fields map[string]string) {

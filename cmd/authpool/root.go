@@ -61,6 +61,7 @@ AUTHPOOL_STATE_DIR. A flag rules over the variable, the variable over the file.`
 		newSubscriptionsCommand(p),
 		newSessionsCommand(p),
 		newKeysCommand(p),
+		newAgentsCommand(p),
 		newNotificationsCommand(p),
 		newEnvCommand(p),
 		newExplainCommand(p),

@@ -18,6 +18,7 @@ import (
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/config/statedir"
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/agents"
 	"github.com/authpool/authpool/pool/audit"
 	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/notify"
@@ -45,6 +46,7 @@ type service struct {
 	usage     *usage.Store
 	recorder  *usage.Recorder
 	pool      *pool.Pool
+	agents    *agents.Book
 	prices    *price.Table
 	transport *upstream.Transport
 	proxy     *proxy.Server
@@ -188,11 +190,15 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		stop := s.audit.CopyTo(bindings.AuditStream(s.audit.StreamName()), s.db.Healthy)
 		s.onClose("audit stream", func(ctx context.Context) error { stop(ctx); return nil })
 	}
-	if s.pool, err = newPoolFromConfig(s.cfg, bindings, &spending{store: s.usage, recorder: s.recorder, healthy: s.db.Healthy}, &s.events, s.log); err != nil {
+	ledger := &spending{store: s.usage, recorder: s.recorder, healthy: s.db.Healthy}
+	if s.pool, err = newPoolFromConfig(s.cfg, bindings, ledger, &s.events, s.log); err != nil {
 		return err
 	}
 	s.pool.Start(ctx)
 	s.onClose("pool", func(context.Context) error { s.pool.Close(); return nil })
+	s.agents = agents.New(bindings, ledger, s.log)
+	s.agents.Start(ctx)
+	s.onClose("agents", func(context.Context) error { s.agents.Close(); return nil })
 	windows := startWindows(windowsDeps{status: s.pool.Status, healthy: s.db.Healthy, observe: s.usage.Observe}, s.log)
 	s.onClose("windows", windows.close)
 	if s.transport, err = newTransportFromConfig(ctx, s.cfg, cmp.Or(getenv("NO_PROXY"), getenv("no_proxy"))); err != nil {
@@ -202,8 +208,8 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	s.proxy = proxy.New(proxyOptionsFromConfig(s.cfg), proxy.Deps{
 		Providers: providers,
 		Pool:      s.pool,
-		Agents:    newAgentsFromConfig(s.cfg.Agents, s.dir),
-		Recorder:  countedRecorder{s.recorder, s.pool},
+		Agents:    newAgentsFromConfig(s.cfg.Agents, s.dir, s.agents),
+		Recorder:  countedRecorder{s.recorder, s.pool, s.agents},
 		Prices:    s.prices,
 		Transport: s.transport,
 		Events:    &s.events,
@@ -219,7 +225,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
-	operate := audited{operator{s.pool}, notifications{s.notifier}, sessions{s.pool}, s.audit}
+	operate := audited{operator{s.pool}, notifications{s.notifier}, sessions{s.pool}, agentBook{s.agents, s.cfg}, s.audit}
 	s.admin = admin.New(admin.Options{
 		Token:    token,
 		Viewer:   viewer,
@@ -230,6 +236,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		Operate:  operate,
 		Notify:   operate,
 		Sessions: operate,
+		Agents:   operate,
 		Refused:  s.auditStranger,
 		Metrics:  prometheus.Gatherers{prometheus.DefaultGatherer, registry},
 		Logger:   s.log,

@@ -13,6 +13,7 @@ import (
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/config/statedir"
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/agents"
 	"github.com/authpool/authpool/pool/credential"
 	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/redisdb"
@@ -158,6 +159,7 @@ func subscriptionsFromConfig(c *config.Config) ([]pool.Subscription, error) {
 			Priority: s.Priority,
 			Weight:   s.Weight,
 			Models:   s.Models,
+			Labels:   s.Labels,
 			Limits: pool.Limits{
 				RequestsPerMinute:     int(s.Limits.RequestsPerMinute),
 				InputTokensPerMinute:  int(s.Limits.InputTokensPerMinute),
@@ -207,12 +209,15 @@ func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Led
 	}, subs, bindings), nil
 }
 
-// newAgentsFromConfig knows the tokens that agents may show.
-func newAgentsFromConfig(c config.Agents, dir *statedir.Dir) *proxy.Agents {
+// defaultAgent is who shows the token of the state folder.
+const defaultAgent = "default"
+
+// newAgentsFromConfig knows the tokens that agents may show, and those of the book.
+func newAgentsFromConfig(c config.Agents, dir *statedir.Dir, book *agents.Book) *proxy.Agents {
 	if c.Auth == "none" {
-		return proxy.NoAgents()
+		return proxy.NoAgents().Of(book)
 	}
-	return proxy.NewAgents(map[string]string{"default": dir.AgentToken()})
+	return proxy.NewAgents(map[string]string{defaultAgent: dir.AgentToken()}).Of(book)
 }
 
 // The bounds of upstream connections that are not the operator's to choose.

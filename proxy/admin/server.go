@@ -67,6 +67,7 @@ type Options struct {
 	Operate  Operations          // for EnablePath
 	Notify   Notifier            // for NotificationsTestPath
 	Sessions Sessions            // for SessionsPath and what is below it
+	Agents   Agents              // for AgentsPath and what is below it
 	Metrics  prometheus.Gatherer // for /metrics
 	Refused  Refused             // nil: nobody hears of it
 	Logger   *slog.Logger        // nil: slog.Default()
@@ -91,13 +92,14 @@ type Server struct {
 	operate  Operations
 	notify   Notifier
 	sessions Sessions
+	agents   Agents
 	log      *slog.Logger
 	openAPI  []byte
 }
 
 // New returns a Server that is not listening yet.
 func New(o Options) *Server {
-	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, operate: o.Operate, notify: o.Notify, sessions: o.Sessions, log: o.Logger}
+	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, operate: o.Operate, notify: o.Notify, sessions: o.Sessions, agents: o.Agents, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -177,6 +179,7 @@ func (s *Server) table() []route {
 			{"POST", NotificationsTestPath, Operator, "Send a test to the webhooks", nil, []NotificationTest{}, s.testNotifications},
 		},
 		s.sessionRoutes(),
+		s.agentRoutes(),
 	)
 }
 

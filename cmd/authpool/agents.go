@@ -1,0 +1,505 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/pool/redisdb"
+	"github.com/authpool/authpool/proxy"
+	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+// agentBook tells of the agents and changes them. It implements admin.Agents.
+type agentBook struct {
+	book *agents.Book
+	cfg  *config.Config
+}
+
+// Agents implements admin.Agents.
+func (b agentBook) Agents(ctx context.Context) (admin.AgentList, error) {
+	list, fresh := b.book.List(ctx)
+	if !fresh && !b.book.Known() {
+		return admin.AgentList{}, redisdb.ErrAway
+	}
+	out := admin.AgentList{Whole: fresh, Agents: make([]admin.Agent, 0, len(list))}
+	for i := range list {
+		out.Agents = append(out.Agents, shownAgent(&list[i]))
+	}
+	return out, nil
+}
+
+func shownAgent(u *agents.Used) admin.Agent {
+	a := admin.Agent{
+		Name: u.ID, Version: u.Version, Created: u.Created, Expires: moment(u.Expires), Token: u.Token, Broken: u.Unreadable,
+		Providers:     append([]string{}, u.Providers...),
+		Models:        append([]string{}, u.Models...),
+		Subscriptions: append([]string{}, u.Subscriptions...),
+		Budgets:       []admin.AgentBudgetState{},
+		Last:          moment(u.Last.UTC().Truncate(time.Millisecond)),
+	}
+	for i, b := range u.Budgets {
+		spent := u.Spent[i]
+		a.Budgets = append(a.Budgets, admin.AgentBudgetState{
+			AgentBudget: admin.AgentBudget{
+				Window: string(b.Period), CostUSD: admin.NanoUSD(b.CostNanoUSD), Tokens: b.Tokens, Requests: b.Requests,
+			},
+			SpentUSD: admin.NanoUSD(spent.CostNanoUSD), UsedTokens: spent.Tokens, UsedRequests: spent.Requests, Resets: spent.Resets,
+		})
+	}
+	return a
+}
+
+// Agent implements admin.Agents.
+func (b agentBook) Agent(ctx context.Context, name string) (admin.Agent, error) {
+	list, err := b.Agents(ctx)
+	if err != nil {
+		return admin.Agent{}, err
+	}
+	for _, a := range list.Agents {
+		if a.Name == name {
+			return a, nil
+		}
+	}
+	return admin.Agent{}, noAgent(name)
+}
+
+func noAgent(name string) error {
+	return &admin.RefusedError{Status: http.StatusNotFound, Err: fmt.Errorf("there is no agent %s", shortened(name))}
+}
+
+// isOwn tells whether an agent is known without a token of the book.
+func isOwn(name string) bool { return name == defaultAgent || name == proxy.AnonymousAgent }
+
+// CreateAgent implements admin.Agents.
+func (b agentBook) CreateAgent(ctx context.Context, wanted admin.NewAgent) (admin.AgentCreated, error) {
+	if isOwn(wanted.Name) {
+		return admin.AgentCreated{}, wrongAgent("name: %q is the agent without a token of its own: want another name", wanted.Name)
+	}
+	a := agents.Agent{ID: wanted.Name}
+	if err := b.apply(&a, wanted.AgentChange); err != nil {
+		return admin.AgentCreated{}, err
+	}
+	made, token, err := b.book.Create(ctx, a)
+	if err != nil {
+		return admin.AgentCreated{}, refusedAgent(err, wanted.Name, 0)
+	}
+	return admin.AgentCreated{Name: made.ID, Token: token.Reveal()}, nil
+}
+
+// LimitAgent implements admin.Agents.
+func (b agentBook) LimitAgent(ctx context.Context, name string, version int64, change admin.AgentChange) (admin.Agent, error) {
+	if isOwn(name) && change.Expires != nil {
+		return admin.Agent{}, wrongAgent("expires: agent %q has no token of its own that could expire", name)
+	}
+	changed, err := b.book.Change(ctx, name, version, isOwn(name), func(a *agents.Agent) error { return b.apply(a, change) })
+	if err != nil {
+		return admin.Agent{}, refusedAgent(err, name, changed.Version)
+	}
+	return b.Agent(ctx, name)
+}
+
+// RevokeAgent implements admin.Agents.
+func (b agentBook) RevokeAgent(ctx context.Context, name string) (admin.AgentRevoked, error) {
+	if err := b.book.Remove(ctx, name, admin.AnyVersion); err != nil {
+		return admin.AgentRevoked{}, refusedAgent(err, name, 0)
+	}
+	return admin.AgentRevoked{Name: name}, nil
+}
+
+// refusedAgent tells what the operator has to mend from what Redis has.
+func refusedAgent(err error, name string, version int64) error {
+	switch {
+	case errors.Is(err, agents.ErrUnknown):
+		return noAgent(name)
+	case errors.Is(err, agents.ErrVersion) && version > 0:
+		return admin.StaleError("agent "+name, version)
+	case errors.Is(err, agents.ErrExists), errors.Is(err, agents.ErrVersion), errors.Is(err, agents.ErrFull), errors.Is(err, agents.ErrUnreadable):
+		return &admin.RefusedError{Status: http.StatusConflict, Err: fmt.Errorf("agent %s: %w", shortened(name), err)}
+	}
+	return err
+}
+
+func wrongAgent(format string, args ...any) error {
+	return &admin.RefusedError{Status: http.StatusBadRequest, Err: fmt.Errorf(format, args...)}
+}
+
+// apply makes a change, unless something is wrong with it.
+func (b agentBook) apply(a *agents.Agent, change admin.AgentChange) error {
+	now := time.Now()
+	switch {
+	case change.Expires == nil:
+	case *change.Expires == "never":
+		a.Expires = time.Time{}
+	default:
+		end, err := time.Parse(time.RFC3339, *change.Expires)
+		if err != nil {
+			return wrongAgent("expires: %s is no time: want RFC 3339 (2027-01-31T00:00:00Z) or never", shortened(*change.Expires))
+		}
+		a.Expires = end.UTC()
+	}
+	for _, list := range []struct{ from, to *[]string }{
+		{change.Providers, &a.Providers}, {change.Models, &a.Models}, {change.Subscriptions, &a.Subscriptions},
+	} {
+		if list.from != nil {
+			*list.to = slices.Clone(*list.from)
+		}
+	}
+	if change.Budgets != nil {
+		a.Budgets = nil
+		for _, budget := range *change.Budgets {
+			a.Budgets = append(a.Budgets, agents.Budget{
+				Period: usage.Period(budget.Window), CostNanoUSD: int64(budget.CostUSD), Tokens: budget.Tokens, Requests: budget.Requests,
+			})
+		}
+	}
+	if change.Expires == nil && !a.Expires.After(now) { // an end that is over may stay while something else is changed
+		former := a.Expires
+		a.Expires = time.Time{}
+		defer func() { a.Expires = former }()
+	}
+	if err := a.Check(now); err != nil {
+		return wrongAgent("%w", err)
+	}
+	if change.Providers != nil {
+		for _, name := range a.Providers {
+			if _, known := b.cfg.ProviderByName(name); !known {
+				return wrongAgent("providers: %q is none: want a built-in one, or one that the config declares", name)
+			}
+		}
+	}
+	return nil
+}
+
+func newAgentsCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "agents",
+		Short: "List, make, limit and revoke agents",
+		Long: `Gives each agent a token of its own, and says what it may use. The agent "default"
+shows the token of the state folder, "anonymous" is everybody with agents.auth none;
+both can be limited like any other.`,
+		Example: "  authpool agents create ci --provider anthropic --budget day:cost=5\n  authpool agents list",
+		Args:    noArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newAgentsListCommand(p), newAgentsCreateCommand(p), newAgentsLimitCommand(p), newAgentsRevokeCommand(p))
+	return cmd
+}
+
+// agentFlags say what an agent may use.
+type agentFlags struct {
+	providers, models, subscriptions, budgets []string
+	expires                                   string
+}
+
+func (f *agentFlags) register(flags *pflag.FlagSet) {
+	flags.StringArrayVar(&f.providers, "provider", nil, "a provider that it may use; more than one allowed, \"\" for all")
+	flags.StringArrayVar(&f.models, "model", nil, "glob of models that it may use; more than one allowed, \"\" for all")
+	flags.StringArrayVar(&f.subscriptions, "subscription", nil, "id or label of subscriptions that it may use; more than one allowed, \"\" for all")
+	flags.StringArrayVar(&f.budgets, "budget", nil, "WINDOW:LIMIT[,LIMIT...]: day, week or month, and cost=DOLLARS, tokens=N or requests=N; one for each window, \"\" for none")
+	flags.StringVar(&f.expires, "expires", "", "when its token ends: RFC 3339, a duration from now (30d, 12h), or never")
+}
+
+// change is what the flags that were given say.
+func (f *agentFlags) change(flags *pflag.FlagSet, now time.Time) (c admin.AgentChange, err error) {
+	list := func(name string, values []string) *[]string {
+		if !flags.Changed(name) {
+			return nil
+		}
+		if len(values) == 1 && values[0] == "" {
+			values = []string{}
+		}
+		return &values
+	}
+	c.Providers, c.Models, c.Subscriptions = list("provider", f.providers), list("model", f.models), list("subscription", f.subscriptions)
+	if given := list("budget", f.budgets); given != nil {
+		budgets := []admin.AgentBudget{}
+		for _, one := range *given {
+			b, err := parseAgentBudget(one)
+			if err != nil {
+				return c, err
+			}
+			budgets = append(budgets, b)
+		}
+		c.Budgets = &budgets
+	}
+	if flags.Changed("expires") {
+		end, err := expiry(f.expires, now)
+		if err != nil {
+			return c, err
+		}
+		c.Expires = &end
+	}
+	return c, nil
+}
+
+// expiry reads --expires.
+func expiry(text string, now time.Time) (string, error) {
+	if text == "never" {
+		return text, nil
+	}
+	if _, err := time.Parse(time.RFC3339, text); err == nil {
+		return text, nil
+	}
+	wait, err := time.ParseDuration(text)
+	if number, ok := strings.CutSuffix(text, "d"); ok {
+		var days uint64
+		days, err = strconv.ParseUint(number, 10, 16)
+		wait = time.Duration(days) * 24 * time.Hour //nolint:gosec // below 65536
+	}
+	if err != nil || wait <= 0 {
+		return "", wrongf("--expires %s: want RFC 3339 (2027-01-31T00:00:00Z), a duration from now (30d, 12h), or never", shortened(text))
+	}
+	return now.Add(wait).UTC().Truncate(time.Second).Format(time.RFC3339), nil
+}
+
+// parseAgentBudget reads one --budget.
+func parseAgentBudget(text string) (b admin.AgentBudget, err error) {
+	wrong := func() (admin.AgentBudget, error) {
+		return b, wrongf("--budget %s: want WINDOW:LIMIT[,LIMIT...] such as day:cost=5,requests=100, with cost, tokens and requests above zero", shortened(text))
+	}
+	window, limits, ok := strings.Cut(text, ":")
+	if !ok {
+		return wrong()
+	}
+	b.Window = window
+	for limit := range strings.SplitSeq(limits, ",") {
+		name, value, _ := strings.Cut(limit, "=")
+		var to *int64
+		switch name {
+		case "cost":
+			if b.CostUSD != 0 || b.CostUSD.UnmarshalText([]byte(value)) != nil || b.CostUSD <= 0 {
+				return wrong()
+			}
+			continue
+		case "tokens":
+			to = &b.Tokens
+		case "requests":
+			to = &b.Requests
+		default:
+			return wrong()
+		}
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err != nil || n <= 0 || *to != 0 {
+			return wrong()
+		}
+		*to = n
+	}
+	return b, nil
+}
+
+// oneAgent wants the name of one.
+func oneAgent(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return wrongf("%q takes the name of an agent, got %d arguments", cmd.CommandPath(), len(args))
+	}
+	return nil
+}
+
+func newAgentsListCommand(p *program) *cobra.Command {
+	var find clientFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the agents, and what they have used of their budgets",
+		Long: `Lists the agents that were made or limited. What they have used counts over all
+sidecars; LAST USED is what the sidecar that is asked has seen since its start.`,
+		Example: "  authpool agents list\n  authpool agents list --json",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := newClient(p, find)
+			if err != nil {
+				return err
+			}
+			var list admin.AgentList
+			if _, err := c.get(cmd.Context(), admin.AgentsPath, nil, &list); err != nil {
+				return err
+			}
+			if !list.Whole {
+				_, _ = fmt.Fprintln(p.Err, "authpool: Redis is away: these are the agents as last known")
+			}
+			if asJSON {
+				return p.printJSON(list.Agents)
+			}
+			return p.printf("%s", agentsTable(list.Agents, time.Now()))
+		},
+	}
+	find.register(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func agentsTable(list []admin.Agent, now time.Time) string {
+	if len(list) == 0 {
+		return "No agent was made or limited; \"default\" shows the token of the state folder.\n"
+	}
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "AGENT\tEXPIRES\tPROVIDERS\tMODELS\tSUBSCRIPTIONS\tBUDGETS\tLAST USED\t")
+	for _, a := range list {
+		last, expires := "-", "never"
+		if a.Last != nil {
+			last = until(now, *a.Last) + " ago"
+		}
+		switch {
+		case a.Broken:
+			expires = "BROKEN"
+		case a.Expires != nil && !a.Expires.After(now):
+			expires = "EXPIRED"
+		case a.Expires != nil:
+			expires = clock(*a.Expires, now)
+		case !a.Token:
+			expires = "-"
+		}
+		var budgets []string
+		for _, b := range a.Budgets {
+			budgets = append(budgets, budgetCell(b))
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", a.Name, expires, orAll(a.Providers), orAll(a.Models), orAll(a.Subscriptions),
+			orDash(strings.Join(budgets, "; ")), last)
+	}
+	_ = w.Flush() // a strings.Builder takes all
+	return out.String()
+}
+
+func orAll(list []string) string {
+	if len(list) == 0 {
+		return "all"
+	}
+	return strings.Join(list, ",")
+}
+
+// budgetCell is what was used of a budget.
+func budgetCell(b admin.AgentBudgetState) string {
+	var parts []string
+	if b.CostUSD > 0 {
+		parts = append(parts, money(b.SpentUSD)+" of "+money(b.CostUSD))
+	}
+	if b.Tokens > 0 {
+		parts = append(parts, grouped(b.UsedTokens)+" of "+grouped(b.Tokens)+" tokens")
+	}
+	if b.Requests > 0 {
+		parts = append(parts, grouped(b.UsedRequests)+" of "+grouped(b.Requests)+" requests")
+	}
+	return b.Window + " " + strings.Join(parts, ", ")
+}
+
+func newAgentsCreateCommand(p *program) *cobra.Command {
+	var (
+		find   clientFlags
+		limits agentFlags
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Make an agent, and show its token this once",
+		Long: `Makes an agent that all sidecars know, and prints its token, of which only a hash is
+kept: who loses it makes another agent. What no flag limits is not limited.`,
+		Example: "  authpool agents create ci --provider anthropic --model 'claude-haiku-*' --budget day:cost=5,requests=1000 --expires 90d\n  authpool agents create bob --subscription team-a --json",
+		Args:    oneAgent,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			change, err := limits.change(cmd.Flags(), time.Now())
+			if err != nil {
+				return err
+			}
+			c, err := newClient(p, find)
+			if err != nil {
+				return err
+			}
+			var created admin.AgentCreated
+			wanted := admin.NewAgent{Name: args[0], AgentChange: change}
+			if _, err := c.send(cmd.Context(), http.MethodPost, admin.AgentsPath, wanted, &created); err != nil {
+				return err
+			}
+			if asJSON {
+				return p.printJSON(created)
+			}
+			_, _ = fmt.Fprintf(p.Err, "authpool: this is the token of agent %s; it is shown this once\n", created.Name)
+			return p.printf("%s\n", created.Token)
+		},
+	}
+	find.register(cmd)
+	limits.register(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func newAgentsLimitCommand(p *program) *cobra.Command {
+	var (
+		find   clientFlags
+		limits agentFlags
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "limit NAME",
+		Short: "Change what an agent may use",
+		Long: `Changes what the flags say, for all sidecars; the rest stays as it is. A flag that
+can be given more than once stands for the whole list, and "" takes the limit away.`,
+		Example: "  authpool agents limit ci --budget day:cost=10 --budget month:cost=100\n  authpool agents limit default --provider anthropic --model ''",
+		Args:    oneAgent,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			change, err := limits.change(cmd.Flags(), time.Now())
+			if err != nil {
+				return err
+			}
+			if change == (admin.AgentChange{}) {
+				return wrongf("%q changes nothing without --provider, --model, --subscription, --budget or --expires", cmd.CommandPath())
+			}
+			c, err := newClient(p, find)
+			if err != nil {
+				return err
+			}
+			var changed admin.Agent
+			if _, err := c.send(cmd.Context(), http.MethodPatch, admin.AgentPath(args[0]), change, &changed); err != nil {
+				return err
+			}
+			if asJSON {
+				return p.printJSON(changed)
+			}
+			return p.printf("%s", agentsTable([]admin.Agent{changed}, time.Now()))
+		},
+	}
+	find.register(cmd)
+	limits.register(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func newAgentsRevokeCommand(p *program) *cobra.Command {
+	var find clientFlags
+	cmd := &cobra.Command{
+		Use:   "revoke NAME",
+		Short: "End an agent and its token",
+		Long: `Has no sidecar know the agent's token any more; requests under way end. What the
+agent has used is still told by its name, and another agent that is made under it
+takes over its sessions and whatever it has made at providers. Of the agents "default"
+and "anonymous" this ends the limits.`,
+		Example: "  authpool agents revoke ci",
+		Args:    oneAgent,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := newClient(p, find)
+			if err != nil {
+				return err
+			}
+			var revoked admin.AgentRevoked
+			if _, err := c.do(cmd.Context(), http.MethodDelete, admin.AgentPath(args[0]), nil, nil, &revoked); err != nil {
+				return err
+			}
+			return p.printf("agent %s is revoked\n", revoked.Name)
+		},
+	}
+	find.register(cmd)
+	return cmd
+}

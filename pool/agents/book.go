@@ -1,0 +1,491 @@
+package agents
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/pool/store"
+	"github.com/authpool/authpool/ratelimit/usage"
+)
+
+const (
+	hashSize = sha256.Size
+	// tokenPrefix is what every agent's token begins with.
+	tokenPrefix = "apa_"
+	tokenBytes  = 32
+
+	// tick is how often it is looked what is to be read.
+	tick = time.Second
+	// poll is how old the records may be where a hint was lost.
+	poll = 5 * time.Second
+	// readTimeout bounds one reading.
+	readTimeout = 2 * time.Second
+	// activeFor is how long after its last request what others have spent of an
+	// agent's budgets is read at every tick; else every idlePoll.
+	activeFor = time.Minute
+	idlePoll  = 30 * time.Second
+	// pastPoll is how often days that are over are read again: what a journal has
+	// kept while Redis was away is counted late.
+	pastPoll = 5 * time.Minute
+)
+
+// Errors of a Book's changes.
+var (
+	ErrExists     = errors.New("there is an agent of that name")
+	ErrUnknown    = errors.New("there is no agent of that name")
+	ErrVersion    = errors.New("the agent was changed meanwhile")
+	ErrUnreadable = errors.New("its record cannot be read: revoke it and create it anew")
+	ErrFull       = errors.New("there is no room for one more agent: revoke one that is not needed")
+)
+
+// Records are where agents are kept; *store.Store is one.
+type Records interface {
+	Healthy() bool
+	PutAgent(ctx context.Context, r store.AgentRecord) error
+	RemoveAgent(ctx context.Context, id string, version int64) error
+	Agents(ctx context.Context, known string) (list []store.AgentRecord, state string, changed bool, err error)
+	Hear(f func(store.Event)) (stop func())
+}
+
+// Ledger tells what agents have used, by all processes. It is asked off the request
+// path.
+type Ledger interface {
+	// AgentDays returns what was counted on each of the days. All that Book.Count was
+	// told before the call has to be in it.
+	AgentDays(ctx context.Context, days []usage.AgentDay) ([]usage.Counts, error)
+}
+
+// Book is all agents that have a record, and what they have used. It is safe for
+// concurrent use. Make one with New.
+type Book struct {
+	records Records
+	ledger  Ledger
+	log     *slog.Logger
+
+	view atomic.Pointer[view]
+	kick chan struct{}
+
+	reading sync.Mutex // one reader at a time; guards what follows
+	state   string
+	read    time.Time
+	stale   bool
+	past    map[usage.AgentDay]pastDay
+	spent   map[string]time.Time // when what an agent has spent was read
+
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// view is what requests are decided by.
+type view struct {
+	byID   map[string]*Entry
+	byHash map[[8]byte][]*Entry // by the first bytes of a token's hash
+}
+
+// Entry is an agent, and what it has used. It is safe for concurrent use, and stays
+// what it is when the agent is changed: it is asked for anew for every request.
+type Entry struct {
+	Agent
+	account *account
+}
+
+type pastDay struct {
+	read   time.Time
+	counts spending
+}
+
+// New returns a Book that knows nobody yet. log is never nil.
+func New(records Records, ledger Ledger, log *slog.Logger) *Book {
+	return &Book{
+		records: records, ledger: ledger, log: log, kick: make(chan struct{}, 1),
+		past: make(map[usage.AgentDay]pastDay), spent: make(map[string]time.Time),
+	}
+}
+
+// Start reads all agents, if Redis is there within ctx, and keeps on reading until
+// Close.
+func (b *Book) Start(ctx context.Context) {
+	stop := b.records.Hear(func(e store.Event) {
+		if e.Agents || e == (store.Event{}) {
+			b.wake()
+		}
+	})
+	b.turn(ctx, time.Now(), true)
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	b.cancel, b.done = cancel, make(chan struct{})
+	go func() {
+		defer close(b.done)
+		defer stop()
+		b.run(run)
+	}()
+}
+
+// Close ends the reading.
+func (b *Book) Close() {
+	if b.cancel != nil {
+		b.cancel()
+		<-b.done
+	}
+}
+
+func (b *Book) wake() {
+	select {
+	case b.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (b *Book) run(ctx context.Context) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		hinted := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-b.kick:
+			hinted = true
+		}
+		b.turn(ctx, time.Now(), hinted)
+	}
+}
+
+// turn reads what is due.
+func (b *Book) turn(ctx context.Context, now time.Time, hinted bool) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	b.stale = b.stale || hinted
+	if !b.records.Healthy() {
+		return
+	}
+	if b.stale || now.Sub(b.read) >= poll {
+		if err := b.readRecords(ctx, now); err != nil && ctx.Err() == nil {
+			b.log.Debug("the agents are not known anew", "error", err)
+		}
+	}
+	if err := b.readSpent(ctx, now); err != nil && ctx.Err() == nil {
+		b.log.Debug("what agents have used is not known anew", "error", err)
+	}
+}
+
+// readRecords takes over the records as they are. Its caller holds reading.
+func (b *Book) readRecords(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	list, state, changed, err := b.records.Agents(ctx, b.state)
+	if err != nil {
+		b.stale = true
+		return err
+	}
+	b.read, b.stale = now, false
+	if !changed {
+		return nil
+	}
+	b.state = state
+	former := b.view.Load()
+	v := &view{byID: make(map[string]*Entry, len(list)), byHash: make(map[[8]byte][]*Entry, len(list))}
+	for _, r := range list {
+		a, err := parseRecord(r)
+		if err != nil {
+			b.log.Error("an agent's record cannot be read, and it is refused; revoke and create it anew", "agent", r.ID, "error", err)
+			a = &Agent{ID: r.ID, Version: r.Version, Unreadable: true}
+		}
+		e := &Entry{Agent: *a, account: new(account)}
+		if former != nil && former.byID[a.ID] != nil {
+			e.account = former.byID[a.ID].account
+		}
+		v.byID[a.ID] = e
+		if a.Token {
+			v.byHash[[8]byte(a.hash)] = append(v.byHash[[8]byte(a.hash)], e)
+		}
+	}
+	for id := range b.spent {
+		if v.byID[id] == nil {
+			delete(b.spent, id)
+		}
+	}
+	b.view.Store(v)
+	return nil
+}
+
+// readSpent asks what the agents with budgets have spent. While the ledger does not
+// answer, the last known amounts and what this process counts stay. Its caller holds
+// reading.
+func (b *Book) readSpent(ctx context.Context, now time.Time) error {
+	v := b.view.Load()
+	if v == nil {
+		return nil
+	}
+	var due []*Entry
+	for id, e := range v.byID {
+		every := idlePoll
+		if now.Sub(e.account.seen()) < activeFor {
+			every = tick / 2
+		}
+		if len(e.Budgets) > 0 && now.Sub(b.spent[id]) >= every {
+			due = append(due, e)
+		}
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return b.readSpentOf(ctx, now, due)
+}
+
+func (b *Book) readSpentOf(ctx context.Context, now time.Time, due []*Entry) error {
+	today, _ := usage.PeriodDay.Bounds(now, nil)
+	for d, known := range b.past {
+		if now.Sub(known.read) >= pastPoll {
+			delete(b.past, d)
+		}
+	}
+	var days []usage.AgentDay
+	for _, e := range due {
+		first := today
+		for _, budget := range e.Budgets {
+			if start, _ := budget.Period.Bounds(now, nil); start.Before(first) {
+				first = start
+			}
+		}
+		for d := first; !d.After(today); d = d.AddDate(0, 0, 1) {
+			day := usage.AgentDay{Agent: e.ID, Day: d}
+			// A day's last events come after it.
+			if known, ok := b.past[day]; !ok || known.read.Before(d.AddDate(0, 0, 1)) {
+				days = append(days, day)
+			}
+		}
+	}
+	counts, err := b.ledger.AgentDays(ctx, days)
+	if err != nil {
+		return err
+	}
+	for i, day := range days {
+		b.past[day] = pastDay{now, spendingOf(counts[i])}
+	}
+	for _, e := range due {
+		b.spent[e.ID] = now
+		for _, budget := range e.Budgets {
+			start, _ := budget.Period.Bounds(now, nil)
+			var told spending
+			for d := start; !d.After(today); d = d.AddDate(0, 0, 1) {
+				told = told.plus(b.past[usage.AgentDay{Agent: e.ID, Day: d}].counts)
+			}
+			e.account.learn(time.Now(), indexOf(budget.Period), start, told)
+		}
+	}
+	return nil
+}
+
+// Known tells whether the agents were ever read: before that, nobody can say whose a
+// token is.
+func (b *Book) Known() bool { return b.view.Load() != nil }
+
+// ByHash finds the agent whose token has this SHA-256; nil: there is none. It takes
+// the same time for all that begin alike, which nobody can make a token's hash do.
+func (b *Book) ByHash(hash *[hashSize]byte) *Entry {
+	v := b.view.Load()
+	if v == nil {
+		return nil
+	}
+	var found *Entry
+	for _, e := range v.byHash[[8]byte(hash[:8])] {
+		if subtle.ConstantTimeCompare(e.hash, hash[:]) == 1 {
+			found = e
+		}
+	}
+	return found
+}
+
+// ByID finds an agent; nil: there is no record of it.
+func (b *Book) ByID(id string) *Entry {
+	if v := b.view.Load(); v != nil {
+		return v.byID[id]
+	}
+	return nil
+}
+
+// Expired tells whether the agent's time is over.
+func (e *Entry) Expired(now time.Time) bool { return !e.Expires.IsZero() && !now.Before(e.Expires) }
+
+// Seen notes that the agent has sent a request.
+func (e *Entry) Seen(now time.Time) { e.account.used(now) }
+
+// Begin counts in a request that is about to be made and costs something, until End.
+// Where a budget has nothing left for it, the error is an *OverError, and nothing is
+// counted.
+func (e *Entry) Begin(now time.Time) error {
+	if over := e.account.begin(now, e.Budgets); over != nil {
+		return over
+	}
+	return nil
+}
+
+// End says that a request has ended for which Begin returned nil.
+func (e *Entry) End() { e.account.end() }
+
+// Count takes note of a counted event at once: the ledger tells of it a moment later.
+// It is to be called before the event goes to the ledger.
+func (b *Book) Count(e *usage.Event) {
+	entry := b.ByID(e.Agent)
+	if entry == nil {
+		return
+	}
+	s := spending{cost: e.CostNanoUSD, tokens: e.Tokens.Total(), requests: 1}
+	if e.Further {
+		s.requests = 0
+	}
+	entry.account.count(time.Now(), s)
+}
+
+// Create makes the agent and its token, which is told this once.
+func (b *Book) Create(ctx context.Context, a Agent) (Agent, credential.Secret, error) {
+	random := make([]byte, tokenBytes)
+	_, _ = rand.Read(random) // as documented it never fails
+	token := tokenPrefix + base64.RawURLEncoding.EncodeToString(random)
+	hash := sha256.Sum256([]byte(token))
+	a.Version, a.Created, a.Token, a.hash = 1, time.Now().UTC().Truncate(time.Millisecond), true, hash[:]
+	err := b.records.PutAgent(ctx, a.record())
+	if errors.Is(err, store.ErrAgentVersion) {
+		err = ErrExists
+	}
+	if err = b.changed(ctx, err); err != nil {
+		return Agent{}, credential.Secret{}, err
+	}
+	return a, credential.NewSecret(token), nil
+}
+
+// retries is how often a change is tried whose version somebody else has taken.
+const retries = 5
+
+// Change has change alter an agent, from what it is now, and returns what it became.
+// version is the one that it must have, 0 for any. orNew says that a record is made for
+// who has none: an agent that is known by another token than Create's. An error of
+// change is returned as it is.
+func (b *Book) Change(ctx context.Context, id string, version int64, orNew bool, change func(*Agent) error) (Agent, error) {
+	for try := 1; ; try++ {
+		if err := b.Refresh(ctx); err != nil {
+			return Agent{}, err
+		}
+		a := Agent{ID: id, Created: time.Now().UTC().Truncate(time.Millisecond)}
+		if e := b.ByID(id); e != nil {
+			a = e.Agent
+		} else if !orNew {
+			return Agent{}, ErrUnknown
+		}
+		if version != 0 && a.Version != version {
+			return a, ErrVersion
+		}
+		if a.Unreadable {
+			return a, ErrUnreadable
+		}
+		if err := change(&a); err != nil {
+			return Agent{}, err
+		}
+		a.Version++
+		err := b.records.PutAgent(ctx, a.record())
+		if errors.Is(err, store.ErrAgentVersion) && try < retries {
+			continue
+		}
+		if errors.Is(err, store.ErrAgentVersion) {
+			err = ErrVersion
+		}
+		return a, b.changed(ctx, err)
+	}
+}
+
+// Remove ends an agent: its token is that of nobody from now on. version is the one
+// that it must have, 0 for any.
+func (b *Book) Remove(ctx context.Context, id string, version int64) error {
+	err := b.records.RemoveAgent(ctx, id, version)
+	switch {
+	case errors.Is(err, store.ErrNoAgent):
+		err = ErrUnknown
+	case errors.Is(err, store.ErrAgentVersion):
+		err = ErrVersion
+	}
+	return b.changed(ctx, err)
+}
+
+// changed has this process know at once what it has changed.
+func (b *Book) changed(ctx context.Context, err error) error {
+	if errors.Is(err, store.ErrAgentsFull) {
+		return ErrFull
+	}
+	if err != nil {
+		return err
+	}
+	if b.Refresh(ctx) != nil {
+		b.wake() // it is changed all the same
+	}
+	return nil
+}
+
+// Refresh reads the agents now.
+func (b *Book) Refresh(ctx context.Context) error {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	return b.readRecords(ctx, time.Now())
+}
+
+// Used is an agent, and what it has used.
+type Used struct {
+	Agent
+	Last  time.Time // of its last request to this process; zero: there was none
+	Spent []Spent   // of Budgets, in their order
+}
+
+// Spent is what was used of one budget.
+type Spent struct {
+	CostNanoUSD, Tokens, Requests int64
+	Resets                        time.Time
+}
+
+// List returns all agents by id. Where Redis does not answer, they are as they were
+// last known, and fresh is false.
+func (b *Book) List(ctx context.Context) (list []Used, fresh bool) {
+	fresh = b.records.Healthy() && b.Refresh(ctx) == nil
+	v := b.view.Load()
+	if v == nil {
+		return nil, false
+	}
+	now := time.Now()
+	if fresh {
+		var due []*Entry
+		for _, e := range v.byID {
+			if len(e.Budgets) > 0 {
+				due = append(due, e)
+			}
+		}
+		b.reading.Lock()
+		fresh = b.readSpentOf(ctx, now, due) == nil
+		b.reading.Unlock()
+	}
+	for _, e := range v.byID {
+		u := Used{Agent: e.Agent, Last: e.account.seen()}
+		for _, budget := range e.Budgets {
+			s, resets := e.account.look(now, budget.Period)
+			u.Spent = append(u.Spent, Spent{s.cost, s.tokens, s.requests, resets})
+		}
+		list = append(list, u)
+	}
+	slices.SortFunc(list, func(a, b Used) int { return cmp.Compare(a.ID, b.ID) })
+	return list, fresh
+}
+
+// String keeps a token's hash out of logs.
+func (a Agent) String() string { return fmt.Sprintf("agent %s, version %d", a.ID, a.Version) }

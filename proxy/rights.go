@@ -1,0 +1,91 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/proxy/provider"
+)
+
+// identify finds whose request it is, or refuses it.
+func (s *Server) identify(headers provider.Headers, query []byte, from net.Addr) (identity, *refusal) {
+	who, err := s.deps.Agents.Identify(provider.AgentTokens(headers, query))
+	switch {
+	case err == nil:
+		return who, nil
+	case errors.Is(err, errUnknowing):
+		return identity{}, &refusal{status: fasthttp.StatusServiceUnavailable, code: codeUnavailable, message: err.Error(), wait: time.Second}
+	case errors.Is(err, errBadToken):
+		if wait := s.deps.Agents.guesses.wrong(time.Now(), from); wait > 0 {
+			return identity{}, &refusal{
+				status: fasthttp.StatusTooManyRequests, code: codeGuessing, wait: wait, final: true,
+				message: "too many wrong agent tokens from this address; " + tokenHelp(err),
+			}
+		}
+	}
+	return identity{}, &refusal{status: fasthttp.StatusUnauthorized, code: codeUnauthorized, message: tokenHelp(err)}
+}
+
+// permit refuses what the agent may not use; ex.info is known.
+func (ex *exchange) permit() *refusal {
+	e := ex.limits
+	if e == nil {
+		return nil
+	}
+	switch {
+	case e.Unreadable:
+		return ex.forbid("what agent %s may use cannot be read", ex.agent)
+	case !e.MayProvider(ex.provider.Name):
+		return ex.forbid("agent %s may not use provider %q", ex.agent, ex.provider.Name)
+	case ex.info.Model == "" && !ex.spends():
+		return nil
+	case !e.MayModel(ex.info.Model) && ex.info.Model == "":
+		return ex.forbid("agent %s may use some models only, and this request names none that can be read", ex.agent)
+	case !e.MayModel(ex.info.Model):
+		return ex.forbid("agent %s may not use model %q", ex.agent, ex.info.Model)
+	}
+	return nil
+}
+
+// forbid refuses what the agent may not use.
+func (ex *exchange) forbid(format string, args ...any) *refusal {
+	return &refusal{
+		status: fasthttp.StatusForbidden, code: codeNotAllowed,
+		message: fmt.Sprintf(format, args...) + "; an operator may allow it by `authpool agents limit`",
+	}
+}
+
+// spends tells whether a request costs something, now or, as a batch, later.
+func (ex *exchange) spends() bool {
+	if ex.costs() {
+		return true
+	}
+	path := ex.request.head.Rest
+	return ex.info.Endpoint.Creates && string(ex.request.head.Method) == fasthttp.MethodPost &&
+		strings.Contains(strings.ToLower(ex.info.Endpoint.Name), "batch") &&
+		!bytes.HasSuffix(path, []byte("/cancel")) && !bytes.HasSuffix(path, []byte(":cancel"))
+}
+
+// budget refuses a request that costs something when its agent has used up a budget.
+func (ex *exchange) budget() *refusal {
+	e := ex.limits
+	if e == nil || !ex.spends() {
+		return nil
+	}
+	over, ok := errors.AsType[*agents.OverError](e.Begin(time.Now()))
+	if !ok {
+		ex.budgeted = e
+		return nil
+	}
+	return &refusal{
+		status: fasthttp.StatusTooManyRequests, code: codeAgentBudget, message: over.Error(),
+		wait: over.Wait, resets: over.Until, codex: ex.isCodex(),
+	}
+}

@@ -139,7 +139,7 @@ func (p *Pool) try(ctx context.Context, g *group, req *Request, s *session, pati
 			return lease
 		}
 		req.Trace.refused(home, r)
-		if r.soon(patience, now) || p.opts.Wait > 0 && r.brief(now) && (patience.IsZero() || now.Before(patience)) {
+		if r.soon(patience, now) || p.opts().Wait > 0 && r.brief(now) && (patience.IsZero() || now.Before(patience)) {
 			return nil
 		}
 		source := SourceElsewhere
@@ -253,7 +253,7 @@ func (p *Pool) place(ctx context.Context, g *group, req *Request, s *session, ho
 // heir is the subscription that a new session has from its parent session, if
 // it can serve: it has the prompt cache that a sub-agent begins with.
 func (p *Pool) heir(s *session, home *member, req *Request, passed []*member, now time.Time) *member {
-	if s == nil || home != nil || s.parent == "" || p.opts.SpreadChildren {
+	if s == nil || home != nil || s.parent == "" || p.opts().SpreadChildren {
 		return nil
 	}
 	parent := p.sessions.find(sessionKey{s.key.provider, s.key.agent, s.parent})
@@ -300,16 +300,16 @@ func (p *Pool) best(g *group, req *Request, s *session, pin string, passed []*me
 		var score Score
 		if !byHash {
 			f, standing := m.standing(now)
-			score = f.Rate(p.opts.Health)
+			score = f.Rate(p.opts().Health)
 			c.rate(score, standing)
-			c.draining = c.draining || score.Nearly && p.opts.Strategy != StrategyPriority
+			c.draining = c.draining || score.Nearly && p.opts().Strategy != StrategyPriority
 		}
 		req.Trace.rated(m, &c, score)
-		if best == nil || p.opts.Strategy.before(&c, &top) {
+		if best == nil || p.opts().Strategy.before(&c, &top) {
 			best, top = m, c
 		}
 	}
-	req.Trace.compared(g, best, &top, p.opts.Strategy, byHash, now)
+	req.Trace.compared(g, best, &top, p.opts().Strategy, byHash, now)
 	return best
 }
 

@@ -136,7 +136,7 @@ func plain(s *Subscription) Subscription {
 // newMember makes the live state of a subscription that the pool does not have, and
 // the group of its provider where that is the first.
 func (p *Pool) newMember(conf *Subscription, groups map[string]*group) *member {
-	whole := p.bindings == nil || p.opts.Whole
+	whole := p.bindings == nil || p.opts().Whole
 	m := newMember(conf, whole)
 	if !whole {
 		m.gate.LeaseRates(p.alone)
@@ -144,11 +144,11 @@ func (p *Pool) newMember(conf *Subscription, groups map[string]*group) *member {
 	g := groups[conf.Provider]
 	if g == nil {
 		g = &group{provider: conf.Provider, whole: ratelimit.NewProvider(conf.Provider)}
-		g.queue.most = p.opts.Waiters
+		g.queue.most = p.opts().Waiters
 		groups[conf.Provider] = g
 	}
 	m.whole, m.usual, m.turns.clock = g.whole, &g.usual, &g.clock
-	m.health, m.drainFrom = &p.opts.Health, p.opts.Strategy.drainFrom(p.opts.Health)
+	m.opts = &p.options
 	if conf.Limits.InputTokensPerMinute > 0 || conf.Limits.OutputTokensPerMinute > 0 {
 		g.metered.Store(true)
 	}

@@ -25,7 +25,7 @@ const (
 	placeMargin = 2 * time.Second
 )
 
-func (p *Pool) reservation() time.Duration { return min(reservation, p.opts.IdleTimeout) }
+func (p *Pool) reservation() time.Duration { return min(reservation, p.opts().IdleTimeout) }
 
 // bindResult is what became of binding a session.
 type bindResult uint8
@@ -110,12 +110,12 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 	}()
 	limit := m.conf().Limits.Sessions
 	alone := func() bindResult {
-		free, ok := m.place(s.name, now, now.Add(p.opts.IdleTimeout), limit)
+		free, ok := m.place(s.name, now, now.Add(p.opts().IdleTimeout), limit)
 		if !ok {
 			m.setFull(now, free)
 			return bindFull
 		}
-		p.settle(s, m, now, now.Add(p.opts.IdleTimeout), 0, false)
+		p.settle(s, m, now, now.Add(p.opts().IdleTimeout), 0, false)
 		return bindDone
 	}
 	if local && limit == 0 || !p.shared() {
@@ -142,10 +142,10 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 		m.setFull(now, place.Free)
 		return bindFull
 	}
-	got, err := p.bindings.Bind(ctx, s.name, expect, m.conf().ID, s.parent, p.opts.Affinity)
+	got, err := p.bindings.Bind(ctx, s.name, expect, m.conf().ID, s.parent, p.opts().Affinity)
 	if err == nil && got != m.conf().ID && p.member(got) == nil {
 		// Bound to a subscription that is not configured here any more.
-		got, err = p.bindings.Bind(ctx, s.name, got, m.conf().ID, s.parent, p.opts.Affinity)
+		got, err = p.bindings.Bind(ctx, s.name, got, m.conf().ID, s.parent, p.opts().Affinity)
 	}
 	if local && errors.Is(err, store.ErrAway) {
 		// Its place is counted; the keeper brings the binding when it can.
@@ -245,7 +245,7 @@ func (p *Pool) returns(ctx context.Context, m *member, s *session, now time.Time
 		return refusal{}
 	}
 	limit := m.conf().Limits.Sessions
-	until := now.Add(p.opts.IdleTimeout)
+	until := now.Add(p.opts().IdleTimeout)
 	var place store.Place
 	if limit > 0 && p.shared() {
 		ctx, cancel := context.WithDeadline(ctx, now.Add(bindingWait))
@@ -303,9 +303,9 @@ func (p *Pool) confirm(s *session, m *member, now time.Time) {
 // since that was done last.
 func (p *Pool) refresh(s *session, now time.Time) {
 	s.mu.Lock()
-	due := s.bound != nil && s.confirmed && now.Sub(s.touched) >= p.opts.IdleTimeout/4
+	due := s.bound != nil && s.confirmed && now.Sub(s.touched) >= p.opts().IdleTimeout/4
 	if p.bindings == nil && now.Before(s.slotUntil) {
-		s.slotUntil, s.touched = now.Add(p.opts.IdleTimeout), now
+		s.slotUntil, s.touched = now.Add(p.opts().IdleTimeout), now
 		s.bound.extend(s.name, s.slotUntil)
 	}
 	s.mu.Unlock()

@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -104,7 +105,7 @@ func (h *hour) over(now time.Time, b Brake) (what string, until time.Time) {
 // concurrent use, and without a limit refuses nobody.
 type brakes struct {
 	who   string
-	limit Brake
+	limit atomic.Pointer[Brake]
 	shown bool // counts without a limit too, for people
 	most  int  // of hours
 
@@ -115,7 +116,7 @@ type brakes struct {
 
 // over tells what keeps key from one more request.
 func (b *brakes) over(now time.Time, key sessionKey) *BrakeError {
-	if b.limit == (Brake{}) {
+	if *b.limit.Load() == (Brake{}) {
 		return nil
 	}
 	b.mu.Lock()
@@ -124,7 +125,7 @@ func (b *brakes) over(now time.Time, key sessionKey) *BrakeError {
 	if h == nil {
 		return nil
 	}
-	what, until := h.over(now, b.limit)
+	what, until := h.over(now, *b.limit.Load())
 	if what == "" {
 		return nil
 	}
@@ -140,7 +141,7 @@ func (b *brakes) look(now time.Time, key sessionKey) (Spent, string) {
 	if h == nil {
 		return Spent{}, ""
 	}
-	what, _ := h.over(now, b.limit)
+	what, _ := h.over(now, *b.limit.Load())
 	var sum spending
 	for _, s := range h.slots {
 		sum = sum.plus(s)
@@ -150,7 +151,7 @@ func (b *brakes) look(now time.Time, key sessionKey) (Spent, string) {
 
 // add counts what key has used. It keeps a copy of key.
 func (b *brakes) add(now time.Time, key sessionKey, s spending) {
-	if b.limit == (Brake{}) && !b.shown {
+	if *b.limit.Load() == (Brake{}) && !b.shown {
 		return
 	}
 	b.mu.Lock()

@@ -178,7 +178,8 @@ func (b *budgets) refusal(now time.Time, busy int) refusal {
 // serve them.
 func (m *member) drains(now time.Time) bool {
 	spent, _, _ := m.budgets.spent(now)
-	return spent >= m.drainFrom
+	opts := m.opts.Load()
+	return spent >= opts.Strategy.drainFrom(opts.Health)
 }
 
 // levels are the spent parts, in per cent, that are made known when a budget or
@@ -234,7 +235,7 @@ func (p *Pool) watchBudgets(ctx context.Context) {
 // readBudgets asks the ledger. While it does not answer, the last known amounts
 // and what this process counts stay.
 func (p *Pool) readBudgets(ctx context.Context) {
-	if p.opts.Ledger == nil {
+	if p.opts().Ledger == nil {
 		return
 	}
 	var periods []usage.PeriodOf
@@ -249,10 +250,10 @@ func (p *Pool) readBudgets(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, budgetTimeout)
 	defer cancel()
-	counts, err := p.opts.Ledger.InPeriods(ctx, time.Now(), periods)
+	counts, err := p.opts().Ledger.InPeriods(ctx, time.Now(), periods)
 	if err != nil {
 		if ctx.Err() == nil {
-			p.opts.Logger.Debug("what other processes have spent is not known now", "error", err)
+			p.opts().Logger.Debug("what other processes have spent is not known now", "error", err)
 		}
 		return
 	}
@@ -283,7 +284,7 @@ func (p *Pool) tellBudgets(now time.Time) {
 			if at, burns := a.burn.alarm(now, spent, a.end); burns {
 				budgetBurns.WithLabelValues(m.conf().ID, string(a.limit.Period)).Inc()
 				p.tellBurns("budget", m, string(a.limit.Period), at, a.end)
-				p.opts.Logger.Warn("a budget will not last", "subscription", m.conf().ID,
+				p.opts().Logger.Warn("a budget will not last", "subscription", m.conf().ID,
 					"window", string(a.limit.Period), "spent_percent", int(spent*100), "empty", at, "resets", a.end)
 			}
 			level := levelOf(spent)
@@ -293,7 +294,7 @@ func (p *Pool) tellBudgets(now time.Time) {
 			a.level = level
 			budgetLevels.WithLabelValues(m.conf().ID, string(a.limit.Period), strconv.Itoa(level)).Inc()
 			p.tellLevel("budget", m, string(a.limit.Period), level, a.end)
-			p.opts.Logger.Warn("a budget has reached a level", "subscription", m.conf().ID,
+			p.opts().Logger.Warn("a budget has reached a level", "subscription", m.conf().ID,
 				"window", string(a.limit.Period), "level_percent", level, "spent_percent", int(spent*100), "resets", a.end)
 		}
 		b.mu.Unlock()
@@ -321,7 +322,7 @@ func (p *Pool) tellWindows(now time.Time) {
 			if at, burns := told.burn.alarm(now, spent, w.Reset); burns {
 				windowBurns.WithLabelValues(m.conf().ID, w.Name).Inc()
 				p.tellBurns("window", m, w.Name, at, w.Reset)
-				p.opts.Logger.Warn("a usage window will not last", "subscription", m.conf().ID,
+				p.opts().Logger.Warn("a usage window will not last", "subscription", m.conf().ID,
 					"window", w.Name, "spent_percent", int(spent*100), "empty", at, "resets", w.Reset)
 			}
 			switch {
@@ -331,7 +332,7 @@ func (p *Pool) tellWindows(now time.Time) {
 				told.level = level
 				windowLevels.WithLabelValues(m.conf().ID, w.Name, strconv.Itoa(level)).Inc()
 				p.tellLevel("window", m, w.Name, level, w.Reset)
-				p.opts.Logger.Warn("a usage window has reached a level", "subscription", m.conf().ID,
+				p.opts().Logger.Warn("a usage window has reached a level", "subscription", m.conf().ID,
 					"window", w.Name, "level_percent", level, "spent_percent", int(spent*100), "resets", w.Reset)
 			}
 		}

@@ -42,7 +42,7 @@ func (p *Pool) refuseCredential(m *member, lent credential.Credential) {
 	m.closed, m.refused, m.closedAt = string(ratelimit.ReasonCredential), refused, time.Now()
 	m.mu.Unlock()
 	if !known {
-		p.opts.Logger.Warn("the provider does not accept the credential: the subscription is disabled until it changes",
+		p.opts().Logger.Warn("the provider does not accept the credential: the subscription is disabled until it changes",
 			slog.String("subscription", m.conf().ID))
 		p.tellCredential(event.CredentialFailing, m, string(ratelimit.ReasonCredential), "is not accepted by the provider")
 	}
@@ -57,7 +57,7 @@ func (p *Pool) loseCredential(m *member, err error) {
 	}
 	m.mu.Unlock()
 	if !known {
-		p.opts.Logger.Warn("the credential cannot be read: the subscription is disabled until it can",
+		p.opts().Logger.Warn("the credential cannot be read: the subscription is disabled until it can",
 			slog.String("subscription", m.conf().ID), slog.Any("error", err))
 		p.tellCredential(event.CredentialFailing, m, ReasonUnreadable, "cannot be read")
 	}
@@ -103,7 +103,7 @@ func (p *Pool) checkCredential(ctx context.Context, m *member, always bool) {
 		m.mu.Lock()
 		m.closed, m.refused = "", digest{}
 		m.mu.Unlock()
-		p.opts.Logger.Info("the credential has changed: the subscription is enabled", slog.String("subscription", m.conf().ID))
+		p.opts().Logger.Info("the credential has changed: the subscription is enabled", slog.String("subscription", m.conf().ID))
 		p.tellCredential(event.CredentialRestored, m, closed, "has changed: it is enabled")
 		p.group(m.conf().Provider).queue.event()
 	}

@@ -146,14 +146,14 @@ func (p *Pool) warn(g *group) {
 		if other, known := of["domain "+here.domain]; !known {
 			of["domain "+here.domain] = here
 		} else if other.organisation != here.organisation && first("domain "+here.domain) {
-			p.opts.Logger.Warn("the subscriptions of one domain are of two organisations: a limit of one closes all of them",
+			p.opts().Logger.Warn("the subscriptions of one domain are of two organisations: a limit of one closes all of them",
 				slog.String("provider", g.provider), slog.String("domain", here.domain),
 				slog.Any("organisations", []string{other.organisation, here.organisation}))
 		}
 		if other, known := of["organisation "+here.organisation]; !known {
 			of["organisation "+here.organisation] = here
 		} else if other.domain != here.domain && first("domains "+other.domain+" "+here.domain) {
-			p.opts.Logger.Warn("two domains are one organisation: a limit of one is met again by the other",
+			p.opts().Logger.Warn("two domains are one organisation: a limit of one is met again by the other",
 				slog.String("provider", g.provider), slog.String("organisation", here.organisation),
 				slog.Any("domains", []string{other.domain, here.domain}))
 		}

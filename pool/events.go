@@ -48,7 +48,7 @@ func (l *Lease) tellChange(c ratelimit.Change) {
 		what += " (domain " + name + ")"
 	}
 	e.Text = fmt.Sprintf("%s %s (%s) for %s", what, word, e.Reason, roundWait(c.Wait))
-	l.pool.opts.Events.Emit(e)
+	l.pool.opts().Events.Emit(e)
 }
 
 // tellRecovered tells that the lease was the probe of a cooldown, as Pass.Probes has
@@ -61,7 +61,7 @@ func (l *Lease) tellRecovered(own, domain, one bool) {
 		e.Model = strings.Clone(l.model)
 		e.Text = fmt.Sprintf("subscription %s serves model %q again", m.conf().ID, e.Model)
 	}
-	l.pool.opts.Events.Emit(e)
+	l.pool.opts().Events.Emit(e)
 }
 
 // tellBreakers tells of breakers that have opened or closed since the last call.
@@ -72,12 +72,12 @@ func (p *Pool) tellBreakers() {
 		case broken && !m.brokenTold:
 			e := m.about(event.SubscriptionBroken, ReasonBreaker)
 			e.Text = fmt.Sprintf("answers of subscription %s fail: it is left out until one succeeds", m.conf().ID)
-			p.opts.Events.Emit(e)
+			p.opts().Events.Emit(e)
 			m.brokenTold = true
 		case m.brokenTold && m.gate.Breaker() == "closed":
 			e := m.about(event.SubscriptionRecovered, ReasonBreaker)
 			e.Text = fmt.Sprintf("answers of subscription %s succeed again", m.conf().ID)
-			p.opts.Events.Emit(e)
+			p.opts().Events.Emit(e)
 			m.brokenTold = false
 		}
 	}
@@ -87,14 +87,14 @@ func (p *Pool) tellBreakers() {
 // some already, or can be served by one alone, says nothing of the others.
 func (g *group) tellExhausted(p *Pool, req *Request, err error, now time.Time) {
 	var e *UnavailableError
-	if p.opts.Events == nil || req.Owner != "" || !errors.As(err, &e) || e.Reason == ReasonTried {
+	if p.opts().Events == nil || req.Owner != "" || !errors.As(err, &e) || e.Reason == ReasonTried {
 		return
 	}
 	last := g.exhausted.Load()
 	if last != 0 && now.UnixNano()-last < int64(exhaustedEvery) || !g.exhausted.CompareAndSwap(last, now.UnixNano()) {
 		return
 	}
-	p.opts.Events.Emit(event.Event{
+	p.opts().Events.Emit(event.Event{
 		Kind: event.PoolExhausted, Provider: g.provider, Model: strings.Clone(req.Model),
 		Agent: strings.Clone(req.Agent), Session: strings.Clone(req.Session),
 		Reason: e.Reason, Until: e.Until, Text: strings.Clone(e.Error()),
@@ -106,7 +106,7 @@ func (p *Pool) tellLevel(kind string, m *member, window string, level int, reset
 	e := m.about(event.Kind(kind+"."+strconv.Itoa(level)), "")
 	e.Window, e.Until = window, resets
 	e.Text = fmt.Sprintf("%d %% of the %s %s of subscription %s are spent", level, window, kind, m.conf().ID)
-	p.opts.Events.Emit(e)
+	p.opts().Events.Emit(e)
 }
 
 // tellBurns tells that one will be empty at the given time, before it resets.
@@ -115,7 +115,7 @@ func (p *Pool) tellBurns(kind string, m *member, window string, empty, resets ti
 	e.Window, e.Until = window, resets
 	e.Text = fmt.Sprintf("at the present rate the %s %s of subscription %s is spent at %s, before it resets",
 		window, kind, m.conf().ID, empty.UTC().Format(time.RFC3339))
-	p.opts.Events.Emit(e)
+	p.opts().Events.Emit(e)
 }
 
 // tellCredential tells that a credential closed or opened its subscription; text goes
@@ -123,7 +123,7 @@ func (p *Pool) tellBurns(kind string, m *member, window string, empty, resets ti
 func (p *Pool) tellCredential(kind event.Kind, m *member, reason, text string) {
 	e := m.about(kind, reason)
 	e.Text = fmt.Sprintf("the credential of subscription %s %s", m.conf().ID, text)
-	p.opts.Events.Emit(e)
+	p.opts().Events.Emit(e)
 }
 
 // tellProvider tells that a provider serves nobody, or again.
@@ -144,5 +144,5 @@ func (g *group) tellProvider(p *Pool, kind event.Kind, why ratelimit.Why, asked 
 	default:
 		e.Text += " fails whichever subscription asks"
 	}
-	p.opts.Events.Emit(e)
+	p.opts().Events.Emit(e)
 }

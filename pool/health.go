@@ -136,6 +136,7 @@ func (m *member) factors(now time.Time) Factors {
 // standing is what m is rated by, and what strategies other than balanced look
 // at.
 func (m *member) standing(now time.Time) (Factors, Standing) {
+	health := &m.opts.Load().Health
 	f := Factors{
 		Availability: 1,
 		ErrorRate:    m.gate.ErrorRate(),
@@ -146,7 +147,7 @@ func (m *member) standing(now time.Time) (Factors, Standing) {
 	}
 	switch state, _ := m.state(now); state {
 	case StateProbing:
-		f.Availability = m.health.Probing
+		f.Availability = health.Probing
 	case StateCooling, StateDisabled:
 		f.Availability = 0
 	default:
@@ -162,7 +163,7 @@ func (m *member) standing(now time.Time) (Factors, Standing) {
 				return
 			}
 		}
-		if w := m.health.weighs(l.Spent, in); w > weight {
+		if w := health.weighs(l.Spent, in); w > weight {
 			weight, f.Utilization, f.ResetIn = w, l.Spent, in
 		}
 		if l.Expires && in > 0 && (st.ExpiresIn == 0 || l.Spent > expiring || l.Spent == expiring && in < st.ExpiresIn) {
@@ -179,7 +180,7 @@ func (m *member) standing(now time.Time) (Factors, Standing) {
 }
 
 // score rates m for the choice.
-func (m *member) score(now time.Time) Score { return m.factors(now).Rate(*m.health) }
+func (m *member) score(now time.Time) Score { return m.factors(now).Rate(m.opts.Load().Health) }
 
 // each tells f of every budget.
 func (b *budgets) each(now time.Time, f func(ratelimit.Limit)) {

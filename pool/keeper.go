@@ -106,7 +106,7 @@ func (k *keeper) wake() {
 func (k *keeper) run(ctx context.Context) {
 	period := keeperTick
 	if k.pool.bindings == nil {
-		period = k.pool.opts.IdleTimeout / 8 // nothing but extendBusy is to do
+		period = k.pool.opts().IdleTimeout / 8 // nothing but extendBusy is to do
 	}
 	tick := time.NewTicker(period)
 	defer tick.Stop()
@@ -138,7 +138,7 @@ func (k *keeper) last(now time.Time) {
 // turn does what is due.
 func (k *keeper) turn(ctx context.Context, now time.Time) {
 	p := k.pool
-	if now.Sub(k.busy) >= p.opts.IdleTimeout/4 {
+	if now.Sub(k.busy) >= p.opts().IdleTimeout/4 {
 		k.busy = now
 		k.extendBusy(now)
 	}
@@ -167,11 +167,11 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 		k.mu.Unlock()
 	}
 	k.readStates(ctx, now)
-	if !p.opts.Whole && now.Sub(k.mustered) >= musterEvery {
+	if !p.opts().Whole && now.Sub(k.mustered) >= musterEvery {
 		k.mustered = now
 		k.muster(ctx)
 	}
-	if now.Sub(k.counted) >= min(countPoll, p.opts.IdleTimeout/4) {
+	if now.Sub(k.counted) >= min(countPoll, p.opts().IdleTimeout/4) {
 		k.counted = now
 		k.count(ctx)
 	}

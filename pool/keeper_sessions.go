@@ -159,7 +159,7 @@ func (k *keeper) extend(ctx context.Context, m *member, list []*session, now tim
 		s.mu.Lock()
 		hold := p.reservation()
 		if s.confirmed || s.score == 0 {
-			hold = p.opts.IdleTimeout
+			hold = p.opts().IdleTimeout
 			if s.inFlight == 0 {
 				hold -= now.Sub(last)
 			}
@@ -204,7 +204,7 @@ func (k *keeper) keep(ctx context.Context, list []*session, now time.Time) {
 	var bindings []store.Binding
 	for _, s := range list {
 		s.mu.Lock()
-		if s.bound != nil && (!s.synced || now.Sub(s.kept) >= p.opts.IdleTimeout/2) {
+		if s.bound != nil && (!s.synced || now.Sub(s.kept) >= p.opts().IdleTimeout/2) {
 			due = append(due, s)
 			bindings = append(bindings, store.Binding{Session: s.name, Subscription: s.bound.conf().ID, Parent: s.parent})
 		}
@@ -213,7 +213,7 @@ func (k *keeper) keep(ctx context.Context, list []*session, now time.Time) {
 	if len(due) == 0 {
 		return
 	}
-	bound, _ := p.bindings.Keep(ctx, bindings, p.opts.Affinity)
+	bound, _ := p.bindings.Keep(ctx, bindings, p.opts().Affinity)
 	for i, s := range due {
 		if bound[i] == "" { // not now
 			k.dirty(s)

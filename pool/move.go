@@ -138,7 +138,7 @@ func (p *Pool) moveHere(m Move, s *session, to *member, now time.Time) (string, 
 	if err := p.movable(m, home.conf().ID, to, now); err != nil || home == to {
 		return home.conf().ID, err
 	}
-	until := now.Add(p.opts.IdleTimeout)
+	until := now.Add(p.opts().IdleTimeout)
 	if free, ok := to.place(s.name, now, until, to.conf().Limits.Sessions); !ok {
 		return "", moveFull(m, to, now, free)
 	}
@@ -179,7 +179,7 @@ func (p *Pool) moveShared(ctx context.Context, m Move, s *session, to *member, n
 	if !place.Granted {
 		return "", moveFull(m, to, now, place.Free)
 	}
-	bound, err := p.bindings.Bind(ctx, name, expect, m.To, "", p.opts.Affinity)
+	bound, err := p.bindings.Bind(ctx, name, expect, m.To, "", p.opts().Affinity)
 	if err != nil || bound != m.To {
 		if place.Created {
 			p.keeper.release(to, name, place.Score)
@@ -266,7 +266,7 @@ func (p *Pool) ReleaseSession(ctx context.Context, key SessionKey) (from string,
 	}
 	e := event.Event{Kind: event.SessionReleased, Provider: key.Provider, Agent: key.Agent, Session: key.Session, Subscription: from}
 	e.Text = fmt.Sprintf("session %s is released from subscription %s", key, from)
-	p.opts.Events.Emit(e)
+	p.opts().Events.Emit(e)
 	return from, nil
 }
 
@@ -292,7 +292,7 @@ func (p *Pool) unbind(s *session) {
 func (p *Pool) tellMoved(key SessionKey, from, to, why string) {
 	e := event.Event{Kind: event.SessionMoved, Provider: key.Provider, Agent: key.Agent, Session: key.Session, Subscription: to, Reason: why}
 	e.Text = fmt.Sprintf("session %s has moved from subscription %s to %s", key, from, to)
-	p.opts.Events.Emit(e)
+	p.opts().Events.Emit(e)
 }
 
 // valid tells whether there can be such a session. Nothing else is asked for.

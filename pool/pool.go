@@ -127,7 +127,7 @@ type Bindings interface {
 
 // Pool lends subscriptions. It is safe for concurrent use.
 type Pool struct {
-	opts                       Options
+	options                    atomic.Pointer[Options]
 	bindings                   Bindings             // nil: this process is the whole fleet
 	process                    string               // names this process in the shares
 	view                       atomic.Pointer[view] // swapped by Apply alone
@@ -171,21 +171,46 @@ type group struct {
 // shared with other processes. Their ids must differ. Nothing runs until Start.
 func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 	p := &Pool{
-		opts:     opts.withDefaults(),
 		bindings: bindings,
 		process:  newProcess(),
 		turns:    make(chan struct{}, bindingTurns),
 		closed:   make(chan struct{}),
 	}
-	p.sessionBrakes = brakes{who: "session", limit: opts.SessionBrake, shown: true, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
-	p.agentBrakes = brakes{who: "agent", limit: opts.AgentBrake, most: p.opts.Sessions, hours: make(map[sessionKey]*hour)}
-	p.sessions = newSessions(p.opts.Sessions, p.opts.Affinity)
+	opts = opts.withDefaults()
+	p.options.Store(&opts)
+	p.sessionBrakes = brakes{who: "session", shown: true, most: opts.Sessions, hours: make(map[sessionKey]*hour)}
+	p.agentBrakes = brakes{who: "agent", most: opts.Sessions, hours: make(map[sessionKey]*hour)}
+	p.sessionBrakes.limit.Store(&opts.SessionBrake)
+	p.agentBrakes.limit.Store(&opts.AgentBrake)
+	p.sessions = newSessions(opts.Sessions, opts.Affinity)
 	p.view.Store(&view{})
 	p.keeper = newKeeper(p)
 	p.swap(subs, time.Now())
 	p.resources = newResources(p)
 	return p
 }
+
+// Configure takes other settings over, at once and for all requests from then on; who
+// waits looks again. Those that only New can set stay what they are: Waiters, Sessions,
+// Ledger, Whole, Events and Logger.
+func (p *Pool) Configure(opts Options) {
+	p.applying.Lock()
+	defer p.applying.Unlock()
+	before := p.opts()
+	opts = opts.withDefaults()
+	opts.Waiters, opts.Sessions, opts.Ledger = before.Waiters, before.Sessions, before.Ledger
+	opts.Whole, opts.Events, opts.Logger = before.Whole, before.Events, before.Logger
+	p.options.Store(&opts)
+	p.sessionBrakes.limit.Store(&opts.SessionBrake)
+	p.agentBrakes.limit.Store(&opts.AgentBrake)
+	p.sessions.keep(opts.Affinity)
+	for _, g := range p.groups() {
+		g.queue.event()
+	}
+}
+
+// opts are the settings as they are now.
+func (p *Pool) opts() *Options { return p.options.Load() }
 
 // newProcess is a random name: host names are not unique where it counts.
 func newProcess() string {

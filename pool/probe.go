@@ -141,7 +141,7 @@ func (p *Pool) Enable(ctx context.Context, id string) error {
 	now := time.Now()
 	e := m.about(event.SubscriptionEnabled, "")
 	e.Text = fmt.Sprintf("an operator has enabled subscription %s", id)
-	p.opts.Events.Emit(e)
+	p.opts().Events.Emit(e)
 	var all []*member
 	for _, other := range p.group(m.conf().Provider).members() {
 		if other.domainName() == m.domainName() {

@@ -74,7 +74,7 @@ func (p *Pool) hear(m *member, news ratelimit.News, asked ratelimit.Asked, v rat
 		}
 		fallthrough
 	case news.Opened != ratelimit.Open:
-		p.opts.Logger.Info("the provider serves again", "provider", g.provider, "closed", news.Opened.String(), "model", asked.Model)
+		p.opts().Logger.Info("the provider serves again", "provider", g.provider, "closed", news.Opened.String(), "model", asked.Model)
 		g.tellProvider(p, event.ProviderRecovered, news.Opened, asked)
 	}
 }
@@ -100,7 +100,7 @@ func (g *group) tellClosed(p *Pool, why ratelimit.Why, again bool, asked ratelim
 	if again {
 		return
 	}
-	p.opts.Logger.Warn("the provider serves nobody: requests wait, and one at a time finds out whether it is over",
+	p.opts().Logger.Warn("the provider serves nobody: requests wait, and one at a time finds out whether it is over",
 		"provider", g.provider, "closed", why.String(), "model", asked.Model, "signal", v.Signal.String(), "reason", string(v.Reason))
 	kind := event.ProviderDown
 	if why == ratelimit.Busy {

@@ -286,7 +286,7 @@ func (q *queue) arm() {
 // turn comes, until somebody serves it or waiting makes no sense any more.
 func (p *Pool) wait(ctx context.Context, g *group, req *Request, s *session, now time.Time) (*Lease, error) {
 	out := p.outlook(g, req, s, now)
-	patient := p.opts.Wait
+	patient := p.opts().Wait
 	if out.share {
 		patient = max(patient, shareWait)
 	}

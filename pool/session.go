@@ -71,6 +71,13 @@ func newSessions(most int, affinity time.Duration) *sessions {
 	return &sessions{most: most, affinity: affinity, byKey: make(map[sessionKey]*session)}
 }
 
+// keep changes how long sessions are remembered.
+func (s *sessions) keep(affinity time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.affinity = affinity
+}
+
 // get returns the session of the key and marks it used at now. It is made when
 // it is not known; its strings are copied then, because the key may lie in a
 // request's buffer.

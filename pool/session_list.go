@@ -215,7 +215,7 @@ func (p *Pool) correct(found map[sessionKey]*SessionStatus, key sessionKey, stay
 	}
 	if !end.IsZero() {
 		s.Until = end
-		s.Last = later(s.Last, earlier(end.Add(-p.opts.IdleTimeout), now))
+		s.Last = later(s.Last, earlier(end.Add(-p.opts().IdleTimeout), now))
 	}
 	s.Last = later(s.Last, now.Add(-stay.Last))
 }

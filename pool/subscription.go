@@ -67,8 +67,7 @@ type member struct {
 	domain       atomic.Pointer[domain] // who share its limits; set before the pool is used
 	organisation atomic.Pointer[string] // that its answers named; nil: none is known
 
-	health    *Health     // by which it is rated
-	drainFrom float64     // the spent part of a budget from which on it takes no new sessions
+	opts      *atomic.Pointer[Options] // of the pool
 	latency   latency     // of its answers
 	answered  atomic.Bool // once at least
 	usual     *latency    // and of all at its provider

@@ -101,36 +101,7 @@ func TestMetricsTable(t *testing.T) {
 // TestMetricsOfARunningServe are those of the table, and all that were asked for are
 // among them.
 func TestMetricsOfARunningServe(t *testing.T) {
-	s, err := newStage(t.Context(), t.TempDir(), map[string]simulator.Key{
-		"team-a": {Key: "sk-sim-a", Provider: simulator.Anthropic, Faults: []simulator.Fault{{Status: http.StatusTooManyRequests, RetryAfter: 600}}},
-		"team-b": {Key: "sk-sim-b", Provider: simulator.Anthropic},
-	}, `
-  - {id: team-a, provider: anthropic, priority: 1, credential: {value: file:team-a.key}, budgets: [{window: day, cost_usd: 5}]}
-  - {id: team-b, provider: anthropic, priority: 2, credential: {value: file:team-b.key}}`, 0, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.close(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.service.agentAddress()+"/v1/messages",
-		strings.NewReader(`{"model":"claude-sonnet-4-5","max_tokens":10,"messages":[{"role":"user","content":"hi"}]}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("anthropic-version", "2023-06-01")
-	req.Header.Set("x-api-key", s.service.dir.AgentToken())
-	resp, err := asker.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusOK || resp.Header.Get("X-Authpool-Subscription") != "team-b" {
-		t.Fatalf("got %d of %s", resp.StatusCode, resp.Header.Get("X-Authpool-Subscription"))
-	}
-
+	s := startFailover(t)
 	table := map[string]declared{}
 	for _, d := range declaredMetrics(t) {
 		table[d.name] = d
@@ -159,6 +130,46 @@ func TestMetricsOfARunningServe(t *testing.T) {
 			t.Errorf("%s is not declared", name) // they are gathered once there is something to tell
 		}
 	}
+}
+
+// startFailover runs an authpool until the test ends, at which team-a was limited and
+// team-b has served the session s1 of the agent default.
+func startFailover(t *testing.T) *stage {
+	t.Helper()
+	s, err := newStage(t.Context(), t.TempDir(), map[string]simulator.Key{
+		"team-a": {Key: "sk-sim-a", Provider: simulator.Anthropic, Faults: []simulator.Fault{{Status: http.StatusTooManyRequests, RetryAfter: 600}}},
+		"team-b": {Key: "sk-sim-b", Provider: simulator.Anthropic},
+	}, `
+  - {id: team-a, provider: anthropic, priority: 1, credential: {value: file:team-a.key}, budgets: [{window: day, cost_usd: 5}]}
+  - {id: team-b, provider: anthropic, priority: 2, credential: {value: file:team-b.key}}`, 0, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.service.agentAddress()+"/v1/messages",
+		strings.NewReader(`{"model":"claude-sonnet-4-5","max_tokens":10,"messages":[{"role":"user","content":"hi"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("anthropic-version", "2023-06-01")
+	req.Header.Set("x-api-key", s.service.dir.AgentToken())
+	req.Header.Set("X-Authpool-Session", "s1")
+	resp, err := asker.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("X-Authpool-Subscription") != "team-b" {
+		t.Fatalf("got %d of %s", resp.StatusCode, resp.Header.Get("X-Authpool-Subscription"))
+	}
+	if _, err := s.settled(t.Context()); err != nil { // the block, too, is counted
+		t.Fatal(err)
+	}
+	return s
 }
 
 var (

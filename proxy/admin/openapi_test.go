@@ -2,12 +2,10 @@ package admin_test
 
 import (
 	"bytes"
-	"maps"
 	"net/http"
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,71 +13,18 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/proxy/admin/admintest"
 )
 
-// described is the API's own description, as one Server answers it, with all of its
-// schemas closed: a field that is answered and not described is a fault.
-var described = sync.OnceValue(func() map[string]any {
-	srv := admin.New(admin.Options{})
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(srv.OpenAPI()))
+// described is the API's own description. Every answer that a test of this package gets
+// is held to it.
+var described = sync.OnceValue(func() *admintest.Description {
+	d, err := admintest.Parse(admin.New(admin.Options{}).OpenAPI())
 	if err != nil {
 		panic(err)
 	}
-	root := doc.(map[string]any)
-	for _, s := range root["components"].(map[string]any)["schemas"].(map[string]any) {
-		s.(map[string]any)["additionalProperties"] = false
-	}
-	return root
+	return d
 })
-
-// operation finds what the description says of a request, and its path there.
-func operation(method, path string) (at string, op map[string]any) {
-	for pattern, item := range described()["paths"].(map[string]any) {
-		expr := "^" + regexp.MustCompile(`\\\{[^/]*\\\}`).ReplaceAllString(regexp.QuoteMeta(pattern), `[^/]+`) + "$"
-		found, ok := item.(map[string]any)[strings.ToLower(method)].(map[string]any)
-		if ok && regexp.MustCompile(expr).MatchString(path) && (op == nil || !strings.Contains(pattern, "{")) {
-			at, op = pattern, found
-		}
-	}
-	return at, op
-}
-
-// asDescribed fails the test when an answer is not what the description says. Every
-// answer that a test of this package gets is seen by it.
-func asDescribed(t *testing.T, method, path string, a answer) {
-	t.Helper()
-	media, _, _ := strings.Cut(a.head.Get("Content-Type"), ";")
-	body, err := jsonschema.UnmarshalJSON(strings.NewReader(a.body))
-	at, op := operation(method, path)
-	pointer := "/components/responses/Problem"
-	switch responses, _ := op["responses"].(map[string]any); {
-	case method == http.MethodHead, media == "text/plain":
-		return
-	case err != nil:
-		t.Errorf("%s %s: the answer is no JSON: %v", method, path, err)
-		return
-	case a.status < 400:
-		status := strconv.Itoa(a.status)
-		if responses[status] == nil {
-			t.Errorf("%s %s: no answer %s is described", method, path, status)
-			return
-		}
-		pointer = "/paths/" + strings.ReplaceAll(at, "/", "~1") + "/" + strings.ToLower(method) + "/responses/" + status
-	}
-	c := jsonschema.NewCompiler()
-	c.AssertFormat()
-	if err := c.AddResource("openapi.json", described()); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.Compile("openapi.json#" + pointer + "/content/" + strings.ReplaceAll(media, "/", "~1") + "/schema")
-	if err != nil {
-		t.Errorf("%s %s: nothing of %q is described: %v", method, path, media, err)
-		return
-	}
-	if err := s.Validate(body); err != nil {
-		t.Errorf("%s %s answers otherwise than it is described: %v\n%s", method, path, err, a.body)
-	}
-}
 
 func TestDescriptionIsOpenAPI(t *testing.T) {
 	text, err := os.ReadFile("testdata/openapi-3.1.schema.json")
@@ -98,44 +43,41 @@ func TestDescriptionIsOpenAPI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Validate(described()); err != nil {
+	if err := s.Validate(described().Root); err != nil {
 		t.Error(err)
 	}
 
 	// What a schema cannot say.
 	ids := map[string]bool{}
-	for path, item := range described()["paths"].(map[string]any) {
-		var braces []string
-		for _, found := range regexp.MustCompile(`\{([^}]*)\}`).FindAllStringSubmatch(path, -1) {
+	schemes := described().Root["components"].(map[string]any)["securitySchemes"].(map[string]any)
+	for _, o := range described().Operations() {
+		id := o.Fields["operationId"].(string)
+		if ids[id] {
+			t.Errorf("%s %s: another one is %s too", o.Method, o.Path, id)
+		}
+		ids[id] = true
+		var braces, named []string
+		for _, found := range regexp.MustCompile(`\{([^}]*)\}`).FindAllStringSubmatch(o.Path, -1) {
 			braces = append(braces, found[1])
 		}
-		for method, o := range item.(map[string]any) {
-			op := o.(map[string]any)
-			id := op["operationId"].(string)
-			if ids[id] {
-				t.Errorf("%s %s: another one is %s too", method, path, id)
+		parameters, _ := o.Fields["parameters"].([]any)
+		for _, p := range parameters {
+			if p := p.(map[string]any); p["in"] == "path" {
+				named = append(named, p["name"].(string))
 			}
-			ids[id] = true
-			var named []string
-			parameters, _ := op["parameters"].([]any)
-			for _, p := range parameters {
-				if p := p.(map[string]any); p["in"] == "path" {
-					named = append(named, p["name"].(string))
-				}
-			}
-			if !slices.Equal(named, braces) {
-				t.Errorf("%s %s: the parameters of the path are %q", method, path, named)
-			}
-			for _, may := range op["security"].([]any) {
-				for scheme := range maps.Keys(may.(map[string]any)) {
-					if described()["components"].(map[string]any)["securitySchemes"].(map[string]any)[scheme] == nil {
-						t.Errorf("%s %s: there is no security scheme %s", method, path, scheme)
-					}
+		}
+		if !slices.Equal(named, braces) {
+			t.Errorf("%s %s: the parameters of the path are %q", o.Method, o.Path, named)
+		}
+		for _, may := range o.Fields["security"].([]any) {
+			for scheme := range may.(map[string]any) {
+				if schemes[scheme] == nil {
+					t.Errorf("%s %s: there is no security scheme %s", o.Method, o.Path, scheme)
 				}
 			}
 		}
 	}
-	resolves(t, described(), described())
+	resolves(t, described().Root, described().Root)
 }
 
 // resolves fails the test when a reference in part names nothing in whole.
@@ -163,52 +105,46 @@ func resolves(t *testing.T, whole map[string]any, part any) {
 	}
 }
 
-// TestOperationsAreAsDescribed asks for each as who may not, and with what it does not
-// take.
+// TestOperationsAreAsDescribed asks for each as who may not, and with what it does
+// not take.
 func TestOperationsAreAsDescribed(t *testing.T) {
 	src := &sources{}
 	base := start(t, src, nil)
 	count := 0
-	for path, item := range described()["paths"].(map[string]any) {
-		for method, o := range item.(map[string]any) {
-			op := o.(map[string]any)
-			ask := func(token string, body string) answer {
-				url := base + regexp.MustCompile(`\{[^}]*\}`).ReplaceAllString(path, "x")
-				return get(t, url, func(r *http.Request) {
-					r.Method = strings.ToUpper(method)
-					r.Header.Set("Authorization", "Bearer "+token)
-					if body != "" {
-						setBody(r, body, "application/json")
-					}
-				})
-			}
-			may := op["security"].([]any)
-			if len(may) == 0 {
-				if a := ask("", ""); a.status != http.StatusOK {
-					t.Errorf("%s %s: got %d without a token", method, path, a.status)
+	for _, o := range described().Operations() {
+		ask := func(token, body string) answer {
+			return get(t, base+regexp.MustCompile(`\{[^}]*\}`).ReplaceAllString(o.Path, "x"), func(r *http.Request) {
+				r.Method = o.Method
+				r.Header.Set("Authorization", "Bearer "+token)
+				if body != "" {
+					setBody(r, body, "application/json")
 				}
-				continue
+			})
+		}
+		if !o.Needs("operator") {
+			if a := ask("", ""); a.status != http.StatusOK {
+				t.Errorf("%s %s: got %d without a token", o.Method, o.Path, a.status)
 			}
-			count++
-			if a := ask("apo_x", ""); a.status != http.StatusUnauthorized {
-				t.Errorf("%s %s: got %d with a wrong token", method, path, a.status)
+			continue
+		}
+		count++
+		if a := ask("apo_x", ""); a.status != http.StatusUnauthorized {
+			t.Errorf("%s %s: got %d with a wrong token", o.Method, o.Path, a.status)
+		}
+		if o.Needs("viewer") != (o.Method == http.MethodGet) {
+			t.Errorf("%s %s: a viewer may: %v", o.Method, o.Path, o.Needs("viewer"))
+		}
+		if !o.Needs("viewer") {
+			if a := ask(viewer, ""); a.status != http.StatusForbidden {
+				t.Errorf("%s %s: got %d as a viewer", o.Method, o.Path, a.status)
 			}
-			viewers := slices.ContainsFunc(may, func(s any) bool { return s.(map[string]any)["viewer"] != nil })
-			if viewers != (method == "get") {
-				t.Errorf("%s %s: a viewer may: %v", method, path, viewers)
+		}
+		if o.Fields["requestBody"] == nil {
+			if a := ask(token, "{}"); a.status != http.StatusRequestEntityTooLarge {
+				t.Errorf("%s %s: got %d with a body", o.Method, o.Path, a.status)
 			}
-			if !viewers {
-				if a := ask(viewer, ""); a.status != http.StatusForbidden {
-					t.Errorf("%s %s: got %d as a viewer", method, path, a.status)
-				}
-			}
-			if op["requestBody"] == nil {
-				if a := ask(token, "{}"); a.status != http.StatusRequestEntityTooLarge {
-					t.Errorf("%s %s: got %d with a body", method, path, a.status)
-				}
-			} else if a := ask(token, `{"no such field": 1}`); a.status != http.StatusBadRequest {
-				t.Errorf("%s %s: got %d with a field that there is not", method, path, a.status)
-			}
+		} else if a := ask(token, `{"no such field": 1}`); a.status != http.StatusBadRequest {
+			t.Errorf("%s %s: got %d with a field that there is not", o.Method, o.Path, a.status)
 		}
 	}
 	if count < 10 || len(src.enabled)+len(src.notified) > 0 {

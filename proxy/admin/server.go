@@ -251,16 +251,13 @@ func (s *Server) fail(w http.ResponseWriter, what string, err error) {
 // elsewhere answers what no route does: 405 where the path has other methods, else
 // 404.
 func elsewhere(api *http.ServeMux, table []route) http.Handler {
-	known := make([]string, 0, len(table))
 	methods := []string{http.MethodHead} // as GET serves it
 	for _, one := range table {
-		known = append(known, one.method+" "+one.path)
 		if !slices.Contains(methods, one.method) {
 			methods = append(methods, one.method)
 		}
 	}
 	slices.Sort(methods)
-	detail := "there is " + strings.Join(known, ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var allowed []string
 		for _, method := range methods {
@@ -272,7 +269,7 @@ func elsewhere(api *http.ServeMux, table []route) http.Handler {
 			notAllowed(allowed).ServeHTTP(w, r)
 			return
 		}
-		coded(w, http.StatusNotFound, CodeNoOperation, detail)
+		coded(w, http.StatusNotFound, CodeNoOperation, "there is nothing at this path: GET "+OpenAPIPath+" describes what there is")
 	})
 }
 

@@ -127,7 +127,9 @@ func get(t *testing.T, url string, edit func(*http.Request)) answer {
 		t.Fatal(err)
 	}
 	a := answer{resp.StatusCode, resp.Header, string(body)}
-	asDescribed(t, req.Method, req.URL.Path, a)
+	if err := described().Check(req.Method, req.URL.Path, a.status, a.head, body); err != nil {
+		t.Error(err)
+	}
 	return a
 }
 

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/proxy/admin/admintest"
+	"github.com/authpool/authpool/proxy/explain"
+)
+
+// TestServeAnswersAsItDescribes asks a running serve for its description, and for all
+// else there is to read, with something in it.
+func TestServeAnswersAsItDescribes(t *testing.T) {
+	s := startFailover(t)
+	base := "http://" + s.service.adminListener.Addr().String()
+	var described *admintest.Description
+	ask := func(method, path, body string, want int) []byte {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, base+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+s.service.dir.AdminToken())
+		if body != "" {
+			req.Header.Set("Content-Type", "application/json")
+		}
+		resp, err := asker.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		answer, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != want {
+			t.Errorf("%s %s: got %d %s", method, path, resp.StatusCode, answer)
+		}
+		if described == nil {
+			if described, err = admintest.Parse(answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := described.Check(method, req.URL.Path, resp.StatusCode, resp.Header, answer); err != nil {
+			t.Error(err)
+		}
+		return answer
+	}
+	ask("GET", admin.OpenAPIPath, "", 200)
+
+	lists := 0
+	for _, o := range described.Operations() {
+		if o.Method == http.MethodGet && !strings.Contains(o.Path, "{") {
+			lists++
+			if body := ask("GET", o.Path, "", 200); bytes.Equal(bytes.TrimSpace(body), []byte("null")) {
+				t.Errorf("%s answers null", o.Path)
+			}
+		}
+	}
+	if lists < 8 {
+		t.Errorf("%d paths were asked", lists)
+	}
+	for _, by := range admin.Groupings() {
+		ask("GET", admin.UsagePath+"?by="+string(by), "", 200)
+	}
+
+	var requests []explain.Request
+	if err := json.Unmarshal(ask("GET", admin.RequestsPath+"?session=s1", "", 200), &requests); err != nil || len(requests) != 1 {
+		t.Fatalf("%d requests, %v", len(requests), err)
+	}
+	ask("GET", admin.RequestPath(requests[0].ID), "", 200)
+	one := admin.SessionPath(admin.SessionName{Provider: "anthropic", Agent: "default", Session: "s1"})
+	ask("GET", one, "", 200)
+	ask("GET", one+"x", "", 404)
+	ask("POST", admin.EnablePath("team-a"), "", 200)
+	ask("POST", admin.EnablePath("team-x"), "", 404)
+	ask("POST", one+"/move", `{"subscription":"team-a"}`, 200)
+	ask("POST", one+"/move", `{"subscription":"team-x"}`, 404)
+	ask("POST", one+"/release", "", 200)
+	ask("POST", admin.NotificationsTestPath, "", 404) // there are none
+}

@@ -100,13 +100,15 @@ func (p *Pool) movable(m Move, from string, to *member, now time.Time) error {
 	if m.From != "" && from != m.From {
 		return &MoveError{Move: m, Reason: ReasonMoved, text: fmt.Sprintf("it is on %q by now", from)}
 	}
-	// What would make it leave again at once.
-	look := p.offers
-	if from == to.conf().ID {
-		look = p.fits
+	if from == m.To {
+		return nil
 	}
-	r := look(to, &Request{Provider: m.Session.Provider}, "", now)
-	if !r.moves(now) {
+	// What would make it leave again at once.
+	r := p.offers(to, &Request{Provider: m.Session.Provider, Allowed: m.Allowed}, "", now)
+	switch {
+	case r.obstacle == unfit:
+		return &MoveError{Move: m, Reason: unfitAgent, text: fmt.Sprintf("agent %q may not use it", m.Session.Agent)}
+	case !r.moves(now):
 		return nil
 	}
 	e := &MoveError{Move: m, Reason: r.reason, Until: r.until, text: fmt.Sprintf("that cannot serve (%s)", r.reason)}

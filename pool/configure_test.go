@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 // Settings that change are in force for the next request, and what is known of
@@ -66,5 +68,49 @@ func TestConfigureMeanwhile(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		wg.Wait()
+	})
+}
+
+func TestConfigureHowLongIsWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{}, sub("one", limits(pool.Limits{Concurrent: 1})))
+		defer p.Close()
+		busy, err := p.Acquire(context.Background(), ask("a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait := func(want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			if _, err := p.Acquire(context.Background(), ask("b")); err == nil {
+				t.Fatal("served beyond the limit")
+			}
+			if got := time.Since(began); got != want {
+				t.Errorf("waited %v, want %v", got, want)
+			}
+		}
+		wait(0)
+		p.Configure(pool.Options{Wait: time.Minute})
+		wait(time.Minute)
+		busy.Verdict(ok)
+		busy.Done(usage.Tokens{})
+	})
+}
+
+// A session that was let be idle for a minute keeps its place for half an hour, when
+// that is what is said meanwhile.
+func TestConfigureLongerIdleTimeoutHoldsPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{IdleTimeout: time.Minute}, sub("one", limits(pool.Limits{Sessions: 1})))
+		defer p.Close()
+		served(t, p, ask("a"), "one")
+		time.Sleep(30 * time.Second)
+		p.Configure(pool.Options{IdleTimeout: 30 * time.Minute})
+		time.Sleep(20 * time.Minute)
+		if _, err := p.Acquire(context.Background(), ask("b")); err == nil {
+			t.Error("the place of a session was given away before its idle time-out")
+		}
+		time.Sleep(10 * time.Minute)
+		served(t, p, ask("b"), "one")
 	})
 }

@@ -204,8 +204,35 @@ func (p *Pool) Configure(opts Options) {
 	p.sessionBrakes.limit.Store(&opts.SessionBrake)
 	p.agentBrakes.limit.Store(&opts.AgentBrake)
 	p.sessions.keep(opts.Affinity)
+	if opts.IdleTimeout > before.IdleTimeout {
+		p.holdLonger(time.Now())
+	}
 	for _, g := range p.groups() {
 		g.queue.event()
+	}
+}
+
+// holdLonger keeps places up to the idle time-out that is in force now: they would end
+// by the former one before anybody looks after them.
+func (p *Pool) holdLonger(now time.Time) {
+	var held []*session
+	p.sessions.each(func(s *session, last time.Time) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.bound == nil || !now.Before(s.slotUntil) {
+			return
+		}
+		held = append(held, s)
+		if p.bindings == nil {
+			if s.inFlight > 0 {
+				last = now
+			}
+			s.slotUntil = last.Add(p.opts().IdleTimeout)
+			s.bound.extend(s.name, s.slotUntil)
+		}
+	})
+	for _, s := range held {
+		p.keeper.dirty(s)
 	}
 }
 

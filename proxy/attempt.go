@@ -87,7 +87,7 @@ const maxRefusals = 3
 var agentLeft = &refusal{status: 499, code: codeUnavailable, message: "the agent left"}
 
 // gone tells whether the agent left and the upstream call was cancelled for it.
-func (ex *exchange) gone() bool { return ex.leave.Err() != nil && !ex.s.opts.DrainOnLeave }
+func (ex *exchange) gone() bool { return ex.leave.Err() != nil && !ex.settings.DrainOnLeave }
 
 // executed tells whether the provider may have begun to work on the request.
 func executed(v ratelimit.Verdict) bool {
@@ -100,7 +100,7 @@ func (ex *exchange) mayRepeat(v ratelimit.Verdict) bool { return ex.final(v) == 
 // final tells people why the request must not go to another subscription; empty: it
 // may.
 func (ex *exchange) final(v ratelimit.Verdict) string {
-	o := &ex.s.opts
+	o := &ex.settings.Options
 	spent := ex.executed
 	if executed(v) {
 		spent++
@@ -256,7 +256,7 @@ func (ex *exchange) classifyEvent(f meter.Failure) ratelimit.Verdict {
 // readError reads the text of an error answer into ex.held, up to holdLimit and
 // at most for Options.Hold: the status alone is enough to go on.
 func (ex *exchange) readError(buf []byte) error {
-	until := time.Now().Add(ex.s.opts.Hold)
+	until := time.Now().Add(ex.settings.Hold)
 	for len(ex.held) < holdLimit && !ex.ended {
 		wait := time.Until(until)
 		if wait <= 0 {

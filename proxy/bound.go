@@ -151,7 +151,7 @@ func (ex *exchange) bind(req *provider.Request) *refusal {
 			ids = append(ids, id)
 		}
 	}
-	if !ex.s.opts.Isolate {
+	if !ex.settings.Isolate {
 		owned, _ := ex.s.deps.Pool.Owners(ex.leave, ex.provider.Name, ids)
 		ex.ownedBy(owned)
 		return nil

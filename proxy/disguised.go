@@ -61,7 +61,7 @@ func (d *disguised) Close() { d.next.Close() }
 // unmask reads an answer that is no stream until it is known whether it is an
 // error in disguise, and that error to its end; at most for Options.Hold.
 func (ex *exchange) unmask(buf []byte) error {
-	until := time.Now().Add(ex.s.opts.Hold)
+	until := time.Now().Add(ex.settings.Hold)
 	for !ex.ended && len(ex.held) < holdLimit && (!ex.disguise.sure || ex.disguise.is) {
 		wait := time.Until(until)
 		if wait <= 0 {

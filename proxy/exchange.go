@@ -20,7 +20,8 @@ import (
 // handler share. It is used by the connection's goroutine alone, except for
 // left, and goes back to its pool when the answer has ended.
 type exchange struct {
-	s *Server
+	s        *Server
+	settings *settings // that it began with
 
 	// The request.
 	id       string
@@ -96,7 +97,7 @@ func newExchange(s *Server) *exchange {
 // tells that authpool has closed it, to stop: then nothing is read on either.
 func (ex *exchange) left(closed bool) {
 	ex.leave.cancel()
-	if closed || !ex.s.opts.DrainOnLeave {
+	if closed || !ex.settings.DrainOnLeave {
 		ex.call.Cancel()
 	}
 }
@@ -108,6 +109,7 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }
 // begin makes ex ready for a request.
 func (ex *exchange) begin(conn *agentconn.Conn) {
 	ex.conn = conn
+	ex.settings = ex.s.settings.Load()
 	ex.start = time.Now()
 	ex.leave = ex.leave.next()
 	ex.call.Reset()

@@ -18,7 +18,7 @@ import (
 // lease, frees the upstream connection and says in one line what happened.
 func (ex *exchange) finish() {
 	left := ex.agentGone || ex.leave.Err() != nil
-	if !ex.ended && left && ex.s.opts.DrainOnLeave {
+	if !ex.ended && left && ex.settings.DrainOnLeave {
 		ex.drain()
 	}
 	whole := ex.ended || ex.call.Ended()

@@ -73,7 +73,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	headers := provider.Headers(h.RawHeaders())
 	target, direct := splitTarget(h.RequestURI(), h.Host())
 	path, query, _ := bytes.Cut(target, []byte{'?'})
-	route, rerr := ex.s.deps.Providers.Route(path, headers)
+	route, rerr := ex.settings.providers.Route(path, headers)
 	ex.family = familyOf(route, rerr)
 	if no := ex.front(ctx, headers, target, direct); no != nil {
 		ctx.SetConnectionClose()
@@ -261,9 +261,8 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	family := provider.OpenAI
 	headers := provider.Headers(ctx.Request.Header.RawHeaders())
 	path, query, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte{'?'})
-	d := &s.deps
 	if len(path) > 0 && path[0] == '/' {
-		family = familyOf(d.Providers.Route(path, headers))
+		family = familyOf(s.settings.Load().providers.Route(path, headers))
 	}
 	// Of a body sent in chunks the head is forgotten by now, and with it whether
 	// it was an agent's.

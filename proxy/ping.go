@@ -31,7 +31,7 @@ const (
 // has events that every client takes for nothing, and the connection can carry an
 // answer of unknown length.
 func (ex *exchange) pings(ctx *fasthttp.RequestCtx) bool {
-	if !ex.s.opts.Ping || !ex.info.Stream || !ctx.Request.Header.IsHTTP11() {
+	if !ex.settings.Ping || !ex.info.Stream || !ctx.Request.Header.IsHTTP11() {
 		return false
 	}
 	switch ex.info.Endpoint.API {

@@ -179,8 +179,8 @@ func (ex *exchange) countItem(item meter.Item) {
 }
 
 func (ex *exchange) price(e *usage.Event, s usage.Service) {
-	nano, known := ex.s.deps.Prices.Cost(e.Provider, e.Model, e.Tokens, s)
-	e.CostNanoUSD, e.Unpriced, e.PriceVersion = nano, !known, ex.s.deps.Prices.Version()
+	nano, known := ex.settings.prices.Cost(e.Provider, e.Model, e.Tokens, s)
+	e.CostNanoUSD, e.Unpriced, e.PriceVersion = nano, !known, ex.settings.prices.Version()
 }
 
 // add records an event. Should that fail the answer goes on, and the Recorder, which

@@ -13,7 +13,7 @@ const holdLimit = 64 << 10
 // hold reads a stream's first bytes until its first content event (or an error
 // event, or its end), at most for Options.Hold. What was read is in ex.held.
 func (ex *exchange) hold(buf []byte) error {
-	until := time.Now().Add(ex.s.opts.Hold)
+	until := time.Now().Add(ex.settings.Hold)
 	for !ex.meter.HasContent() && !ex.meter.Terminal() && len(ex.held) < holdLimit {
 		wait := time.Until(until)
 		if wait <= 0 {
@@ -105,7 +105,7 @@ func (ex *exchange) WriteTo(w io.Writer) (total int64, err error) {
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
 	for {
-		out, err := ex.next(*bp, ex.s.opts.Idle)
+		out, err := ex.next(*bp, ex.settings.Idle)
 		ex.count()
 		ex.judgeContent()
 		if len(out) > 0 {
@@ -204,7 +204,7 @@ func (ex *exchange) drain() {
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
 	for {
-		_, err := ex.next(*bp, ex.s.opts.Idle)
+		_, err := ex.next(*bp, ex.settings.Idle)
 		ex.count()
 		if err != nil {
 			return

@@ -85,9 +85,10 @@ type Deps struct {
 
 // Server is the data plane. It is safe for concurrent use.
 type Server struct {
-	opts Options
-	deps Deps
-	fast *fasthttp.Server
+	opts     Options // as New got them: those that Configure does not change
+	deps     Deps
+	settings atomic.Pointer[settings]
+	fast     *fasthttp.Server
 
 	exchanges sync.Pool
 	origins   sync.Map // *provider.Provider → upstream.Origin
@@ -107,6 +108,22 @@ type Server struct {
 	listeners []*agentconn.Listener
 }
 
+// settings are what Configure can change. A request keeps those that it began with.
+type settings struct {
+	Options
+	providers *provider.Registry
+	prices    Prices
+}
+
+// Configure takes other settings over for the requests from now on; those under way go
+// on with the ones that they began with. BodyLimit, HeaderLimit, Idle and WriteStall
+// stay what New got.
+func (s *Server) Configure(opts Options, providers *provider.Registry, prices Prices) {
+	opts.BodyLimit, opts.HeaderLimit, opts.Idle, opts.WriteStall = s.opts.BodyLimit, s.opts.HeaderLimit, s.opts.Idle, s.opts.WriteStall
+	s.settings.Store(&settings{opts, providers, prices})
+	s.origins.Clear() // of providers that nobody asks any more
+}
+
 // keptBody is the largest request body whose memory fasthttp keeps for the next
 // request on the connection; it would keep any.
 const keptBody = 1 << 20
@@ -115,6 +132,7 @@ const keptBody = 1 << 20
 func New(opts Options, deps Deps) *Server {
 	fasthttp.SetBodySizePoolLimit(keptBody, keptBody) // one for the process
 	s := &Server{opts: opts, deps: deps, log: deps.Log, pingAfter: pingAfter, pingEvery: pingEvery}
+	s.settings.Store(&settings{opts, deps.Providers, deps.Prices})
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.fast = &fasthttp.Server{
 		Handler:                       s.handle,

@@ -82,5 +82,11 @@ func TestServeAnswersAsItDescribes(t *testing.T) {
 	ask("POST", one+"/move", `{"subscription":"team-a"}`, 200)
 	ask("POST", one+"/move", `{"subscription":"team-x"}`, 404)
 	ask("POST", one+"/release", "", 200)
+	ask("POST", admin.AgentsPath, `{"name":"ci","models":["claude-*"],"budgets":[{"window":"day","cost_usd":"1.5"}]}`, 200)
+	ask("POST", admin.AgentsPath, `{"name":"ci"}`, 409)
+	ask("GET", admin.AgentsPath, "", 200)
+	ask("PATCH", admin.AgentPath("ci"), `{"expires":"2100-01-01T00:00:00Z"}`, 200)
+	ask("GET", admin.AgentPath("ci"), "", 200)
+	ask("DELETE", admin.AgentPath("ci"), "", 200)
 	ask("POST", admin.NotificationsTestPath, "", 404) // there are none
 }

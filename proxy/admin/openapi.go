@@ -127,7 +127,7 @@ func operation(one route, answers, bodies schemas) object {
 	responses := object{"200": done, "401": problemRef(), "403": problemRef(), "default": problemRef()}
 	op := object{"operationId": operationID(one), "summary": one.summary, "security": may, "responses": responses}
 	parameters := append(inPath(one.path), query[one.path]...)
-	if _, ok := one.answer.(Versioned); ok {
+	if one.versioned() {
 		done["headers"] = object{"ETag": object{"description": "The version of the record, for If-Match.", "schema": text()}}
 		if one.method == http.MethodGet {
 			parameters = append(parameters, parameter{Name: "If-None-Match", In: "header", Description: "ETag of what is known already: 304 while it is the same.", Schema: text()})

@@ -80,6 +80,8 @@ func TestEveryErrorIsAProblem(t *testing.T) {
 	f("POST", move, send("{}", "application/json"), 400, admin.CodeInvalid, "")
 	f("POST", move, send(`{"subscription":"a"} 1`, "application/json"), 400, admin.CodeInvalid, "")
 	f("POST", move, send(`{"to":"a"}`, "application/json"), 400, admin.CodeInvalid, "")
+	f("POST", move, header("If-Match", `"1"`), 400, admin.CodeInvalid, "")
+	f("PATCH", admin.AgentPath("ci"), header("If-Match", "1"), 400, admin.CodeInvalid, "")
 	f("GET", admin.StatusPath, header("Authorization", "Bearer apo_x"), 401, admin.CodeToken, "")
 	f("POST", move, header("Authorization", "Bearer "+viewer), 403, admin.CodeRole, "")
 	f("GET", admin.StatusPath, header("Origin", "https://evil.example"), 403, admin.CodeBrowser, "")

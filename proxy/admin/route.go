@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 )
 
 // Role is what a token of the admin address may do.
@@ -28,6 +29,12 @@ type route struct {
 	body         any    // a zero value of what a request's JSON is decoded into; nil: it has none
 	answer       any    // a zero value of what is answered
 	serve        http.HandlerFunc
+}
+
+// versioned tells whether the route is of one record that has a version.
+func (r *route) versioned() bool {
+	_, ok := r.answer.(Versioned)
+	return ok && strings.Contains(r.path, "{")
 }
 
 // maxBody bounds the JSON of one request.

@@ -81,9 +81,12 @@ func (s schemas) list(l schema) schema {
 }
 
 func nullable(s schema) schema {
-	if kind, ok := s["type"].(string); ok {
+	switch kind := s["type"].(type) {
+	case string:
 		s["type"] = []string{kind, "null"}
 		return s
+	case []string:
+		return s // it is
 	}
 	return schema{"anyOf": []schema{s, {"type": "null"}}}
 }

@@ -282,12 +282,28 @@ func notAllowed(methods []string) http.Handler {
 	})
 }
 
-// bounded refuses a body where none is wanted.
+// bounded refuses a body where none is wanted, and a precondition where none is heeded.
 func bounded(one route) http.Handler {
-	if one.body != nil {
-		return one.serve
+	var h http.Handler = one.serve
+	if one.body == nil {
+		h = bodiless(h)
 	}
-	return bodiless(one.serve)
+	if one.method != http.MethodGet && !one.versioned() {
+		h = unconditional(h)
+	}
+	return h
+}
+
+// unconditional refuses what is only to be done to a certain version, rather than do it
+// to any.
+func unconditional(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("If-Match") != "" {
+			problem(w, http.StatusBadRequest, "If-Match: this is not done to a version: leave it out")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // bodiless refuses a body before a byte of it is read.

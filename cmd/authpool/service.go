@@ -225,7 +225,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
-	operate := audited{operator{s.pool}, notifications{s.notifier}, sessions{s.pool}, agentBook{s.agents, s.cfg}, s.audit}
+	operate := audited{operator{s.pool}, notifications{s.notifier}, sessions{s.pool, s.agents}, agentBook{s.agents, s.cfg}, s.audit}
 	s.admin = admin.New(admin.Options{
 		Token:    token,
 		Viewer:   viewer,

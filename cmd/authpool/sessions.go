@@ -13,11 +13,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/agents"
 	"github.com/authpool/authpool/proxy/admin"
 )
 
 // sessions tells of the pool's sessions and moves them. It implements admin.Sessions.
-type sessions struct{ pool *pool.Pool }
+type sessions struct {
+	pool   *pool.Pool
+	agents *agents.Book
+}
 
 // Sessions implements admin.Sessions.
 func (s sessions) Sessions(ctx context.Context, q admin.SessionQuery) (admin.SessionList, error) {
@@ -44,7 +48,11 @@ func (s sessions) Sessions(ctx context.Context, q admin.SessionQuery) (admin.Ses
 
 // MoveSession implements admin.Sessions.
 func (s sessions) MoveSession(ctx context.Context, name admin.SessionName, to string) (admin.SessionMoved, error) {
-	from, err := s.pool.Move(ctx, pool.Move{Session: sessionKey(name), To: to, Why: "operator"})
+	m := pool.Move{Session: sessionKey(name), To: to, Why: "operator"}
+	if agent := s.agents.ByID(name.Agent); agent != nil {
+		m.Allowed = agent.Subscriptions
+	}
+	from, err := s.pool.Move(ctx, m)
 	if err != nil {
 		return admin.SessionMoved{}, refusedMove(err, name, to)
 	}
@@ -285,7 +293,8 @@ func newSessionsMoveCommand(p *program) *cobra.Command {
 		Short: "Have a session stick to another subscription",
 		Long: `Moves a session, for all sidecars. Requests under way end where they are, the next
 one goes to the new subscription, without what the provider had cached for the
-session. A move to who could not serve the session is refused.`,
+session; nor does another organisation read what the former one has encrypted in it.
+A move to who could not serve the session is refused.`,
 		Example: "  authpool sessions move claude-42 team-b\n  authpool sessions move default/claude-42 team-b",
 		Args:    sessionArgs("a subscription"),
 		RunE: func(cmd *cobra.Command, args []string) error {

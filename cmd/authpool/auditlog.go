@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"github.com/authpool/authpool/pool/audit"
+	"github.com/authpool/authpool/pool/credential"
 	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/proxy/admin"
 )
@@ -102,20 +103,61 @@ func configFields(file string) map[string]string {
 }
 
 // audited writes down what the admin address is asked for and what came of it. It
-// implements admin.Operations, admin.Notifier, admin.Sessions and admin.Agents.
+// implements admin.Roster, admin.Notifier, admin.Sessions and admin.Agents.
 type audited struct {
-	operator admin.Operations
+	roster   admin.Roster
 	notifier admin.Notifier
 	sessions admin.Sessions
 	agents   admin.Agents
 	log      *audit.Log
 }
 
-// Enable implements admin.Operations.
-func (a audited) Enable(ctx context.Context, id string) error {
-	err := a.operator.Enable(ctx, id)
-	a.note(audit.SubscriptionsEnable, err, map[string]string{"subscription": id})
-	return err
+// Subscriptions implements admin.Roster. Who only looks changes nothing.
+func (a audited) Subscriptions(ctx context.Context) ([]admin.SubscriptionRecord, error) {
+	return a.roster.Subscriptions(ctx)
+}
+
+// AddSubscription implements admin.Roster.
+func (a audited) AddSubscription(ctx context.Context, n admin.NewSubscription) (admin.SubscriptionRecord, error) {
+	done, err := a.roster.AddSubscription(ctx, n)
+	a.noteSubscription(audit.SubscriptionsAdd, n.ID, done, err, map[string]string{"provider": n.Provider})
+	return done, err
+}
+
+// SwitchSubscription implements admin.Roster.
+func (a audited) SwitchSubscription(ctx context.Context, id, to string, version int64) (admin.SubscriptionRecord, error) {
+	kind := audit.SubscriptionsEnable
+	switch to {
+	case admin.SwitchDisabled:
+		kind = audit.SubscriptionsDisable
+	case admin.SwitchDraining:
+		kind = audit.SubscriptionsDrain
+	}
+	done, err := a.roster.SwitchSubscription(ctx, id, to, version)
+	a.noteSubscription(kind, id, done, err, map[string]string{})
+	return done, err
+}
+
+// RotateSubscription implements admin.Roster.
+func (a audited) RotateSubscription(ctx context.Context, id string, secret credential.Secret, version int64) (admin.SubscriptionRecord, error) {
+	done, err := a.roster.RotateSubscription(ctx, id, secret, version)
+	a.noteSubscription(audit.SubscriptionsRotate, id, done, err, map[string]string{})
+	return done, err
+}
+
+// RemoveSubscription implements admin.Roster.
+func (a audited) RemoveSubscription(ctx context.Context, id string, version int64) (admin.SubscriptionRecord, error) {
+	done, err := a.roster.RemoveSubscription(ctx, id, version)
+	a.noteSubscription(audit.SubscriptionsRemove, id, done, err, map[string]string{})
+	return done, err
+}
+
+func (a audited) noteSubscription(kind audit.Kind, id string, done admin.SubscriptionRecord, err error, fields map[string]string) {
+	fields["subscription"] = id
+	if err == nil && done.Version > 0 {
+		fields["version"] = strconv.FormatInt(done.Version, 10)
+	}
+	a.note(kind, err, fields)
 }
 
 // TestNotifications implements admin.Notifier.

@@ -48,6 +48,7 @@ func TestMain(m *testing.M) {
 //	awaitusage REGEXP      waits until `authpool usage --json` matches
 //	awaitexplained ID      waits until `authpool explain ID` knows that request,
 //	                       which is a moment after its answer has ended
+//	awaitsubscriptions ID  waits until `authpool subscriptions list` has no ID
 //	capture NAME REGEXP    puts what the group of REGEXP matches on stderr into
 //	                       a variable
 //	fetch [-H H]... [-d BODY] URL
@@ -66,18 +67,30 @@ func TestStories(t *testing.T) {
 			return os.Mkdir(env.WorkDir+"/home", 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"addresses":      addresses,
-			"await":          await,
-			"awaitline":      awaitLine,
-			"awaitusage":     awaitUsage,
-			"awaitexplained": awaitExplained,
-			"capture":        capture,
-			"fill":           fill,
-			"signal":         sendSignal,
-			"failed":         exits(exitFailed),
-			"wrong":          exits(exitWrong),
+			"addresses":          addresses,
+			"await":              await,
+			"awaitline":          awaitLine,
+			"awaitusage":         awaitUsage,
+			"awaitexplained":     awaitExplained,
+			"awaitsubscriptions": awaitSubscriptions,
+			"capture":            capture,
+			"fill":               fill,
+			"signal":             sendSignal,
+			"failed":             exits(exitFailed),
+			"wrong":              exits(exitWrong),
 		},
 	})
+}
+
+func awaitSubscriptions(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: awaitsubscriptions ID")
+	}
+	if !eventually(func(context.Context) bool {
+		return ts.Exec("authpool", "subscriptions", "list") == nil && !strings.Contains(ts.ReadFile("stdout"), args[0])
+	}) {
+		ts.Fatalf("%s is still there:\n%s", args[0], ts.ReadFile("stdout"))
+	}
 }
 
 // awaitExplained leaves what explain has said to stdout and stderr.

@@ -47,6 +47,7 @@ type service struct {
 	recorder  *usage.Recorder
 	pool      *pool.Pool
 	agents    *agents.Book
+	roster    *roster
 	prices    *price.Table
 	transport *upstream.Transport
 	proxy     *proxy.Server
@@ -191,11 +192,12 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		s.onClose("audit stream", func(ctx context.Context) error { stop(ctx); return nil })
 	}
 	ledger := &spending{store: s.usage, recorder: s.recorder, healthy: s.db.Healthy}
-	if s.pool, err = newPoolFromConfig(s.cfg, bindings, ledger, &s.events, s.log); err != nil {
-		return err
-	}
+	s.pool = newPoolFromConfig(s.cfg, bindings, ledger, &s.events, s.log)
+	s.roster = newRoster(ctx, s.cfg, s.pool, bindings, s.dir, s.audit, s.log)
 	s.pool.Start(ctx)
 	s.onClose("pool", func(context.Context) error { s.pool.Close(); return nil })
+	s.roster.start(ctx)
+	s.onClose("subscriptions", func(context.Context) error { s.roster.close(); return nil })
 	s.agents = agents.New(bindings, ledger, s.log)
 	s.agents.Start(ctx)
 	s.onClose("agents", func(context.Context) error { s.agents.Close(); return nil })
@@ -221,11 +223,11 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		return err
 	}
 	sources := &sources{
-		pool: s.pool, db: s.db, usage: s.usage, recorder: s.recorder, budgets: budgetsFromConfig(s.cfg), log: s.log,
+		pool: s.pool, db: s.db, usage: s.usage, recorder: s.recorder, budgets: s.roster.budgets, log: s.log,
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
-	operate := audited{operator{s.pool}, notifications{s.notifier}, sessions{s.pool, s.agents}, agentBook{s.agents, s.cfg}, s.audit}
+	operate := audited{s.roster, notifications{s.notifier}, sessions{s.pool, s.agents}, agentBook{s.agents, s.cfg}, s.audit}
 	s.admin = admin.New(admin.Options{
 		Token:    token,
 		Viewer:   viewer,
@@ -233,7 +235,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		Status:   sources,
 		Usage:    sources,
 		Requests: s.proxy.Explained(),
-		Operate:  operate,
+		Roster:   operate,
 		Notify:   operate,
 		Sessions: operate,
 		Agents:   operate,

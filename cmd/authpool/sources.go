@@ -22,7 +22,7 @@ type sources struct {
 	db       *redisdb.DB
 	usage    *usage.Store
 	recorder *usage.Recorder
-	budgets  map[string][]usage.Budget // as configured, by subscription
+	budgets  func() map[string][]usage.Budget // by subscription
 	log      *slog.Logger
 }
 
@@ -52,9 +52,10 @@ func (s *sources) Status(ctx context.Context) (admin.Status, error) {
 	}
 	now := time.Now()
 	counted := s.counted(ctx, now, members)
+	budgets := s.budgets()
 	for _, m := range members {
 		sub := subscriptionOf(m)
-		reckon(&sub, counted[m.ID], s.budgets[m.ID], now)
+		reckon(&sub, counted[m.ID], budgets[m.ID], now)
 		status.Subscriptions = append(status.Subscriptions, sub)
 	}
 	return status, nil

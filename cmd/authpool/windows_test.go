@@ -165,7 +165,7 @@ func TestStatusTellsWhatAWindowHolds(t *testing.T) {
 	window := func(name string) admin.Window {
 		t.Helper()
 		status, err := (&sources{
-			pool: s.pool, db: s.db, usage: s.usage, recorder: s.recorder, budgets: budgetsFromConfig(s.cfg), log: s.log,
+			pool: s.pool, db: s.db, usage: s.usage, recorder: s.recorder, budgets: s.roster.budgets, log: s.log,
 		}).Status(t.Context())
 		if err != nil {
 			t.Fatal(err)

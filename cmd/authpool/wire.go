@@ -137,41 +137,31 @@ func baseURL(name string, p config.Provider) string {
 	return p.BaseURL
 }
 
-// subscriptionsFromConfig describes the subscriptions to the pool. A secret
-// that cannot be read is the pool's to notice: it disables its subscription.
-func subscriptionsFromConfig(c *config.Config) ([]pool.Subscription, error) {
-	subs := make([]pool.Subscription, 0, len(c.Subscriptions))
-	for _, s := range c.Subscriptions {
-		ref, err := credential.ParseRef(string(s.Credential.Value))
-		if err != nil {
-			return nil, fmt.Errorf("subscription %s: %w", s.ID, err)
+// subscriptionFromConfig describes a subscription to the pool, but for its credential.
+func subscriptionFromConfig(s config.Subscription) pool.Subscription {
+	budgets := make([]pool.Budget, len(s.Budgets))
+	for i, b := range s.Budgets {
+		budgets[i] = pool.Budget{
+			Period: usage.Period(b.Window), CostNanoUSD: int64(b.CostUSD), Tokens: b.Tokens, Requests: b.Requests,
 		}
-		budgets := make([]pool.Budget, len(s.Budgets))
-		for i, b := range s.Budgets {
-			budgets[i] = pool.Budget{
-				Period: usage.Period(b.Window), CostNanoUSD: int64(b.CostUSD), Tokens: b.Tokens, Requests: b.Requests,
-			}
-		}
-		subs = append(subs, pool.Subscription{
-			ID:       s.ID,
-			Provider: s.Provider,
-			Domain:   s.Domain,
-			Priority: s.Priority,
-			Weight:   s.Weight,
-			Models:   s.Models,
-			Labels:   s.Labels,
-			Limits: pool.Limits{
-				RequestsPerMinute:     int(s.Limits.RequestsPerMinute),
-				InputTokensPerMinute:  int(s.Limits.InputTokensPerMinute),
-				OutputTokensPerMinute: int(s.Limits.OutputTokensPerMinute),
-				Concurrent:            s.Limits.Concurrent,
-				Sessions:              s.Limits.Sessions,
-			},
-			Budgets:    budgets,
-			Credential: credential.NewSource(ref, credential.Scheme(s.Credential.Type)),
-		})
 	}
-	return subs, nil
+	return pool.Subscription{
+		ID:       s.ID,
+		Provider: s.Provider,
+		Domain:   s.Domain,
+		Priority: s.Priority,
+		Weight:   s.Weight,
+		Labels:   s.Labels,
+		Models:   s.Models,
+		Limits: pool.Limits{
+			RequestsPerMinute:     int(s.Limits.RequestsPerMinute),
+			InputTokensPerMinute:  int(s.Limits.InputTokensPerMinute),
+			OutputTokensPerMinute: int(s.Limits.OutputTokensPerMinute),
+			Concurrent:            s.Limits.Concurrent,
+			Sessions:              s.Limits.Sessions,
+		},
+		Budgets: budgets,
+	}
 }
 
 func healthFromConfig(h config.Health) pool.Health {
@@ -186,12 +176,9 @@ func brakeFromConfig(b config.Brake) pool.Brake {
 	return pool.Brake{Requests: b.RequestsPerHour, Tokens: b.TokensPerHour, CostNanoUSD: int64(b.CostUSDPerHour)}
 }
 
-// newPoolFromConfig makes the pool; nothing runs in it yet.
-func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Ledger, events *event.Bus, log *slog.Logger) (*pool.Pool, error) {
-	subs, err := subscriptionsFromConfig(c)
-	if err != nil {
-		return nil, err
-	}
+// newPoolFromConfig makes the pool; nothing runs in it yet, and the roster gives it its
+// subscriptions.
+func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Ledger, events *event.Bus, log *slog.Logger) *pool.Pool {
 	return pool.New(pool.Options{
 		Wait:        time.Duration(c.Failover.Wait),
 		IdleTimeout: time.Duration(c.Sessions.IdleTimeout),
@@ -206,7 +193,7 @@ func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Led
 		Ledger:         ledger,
 		Events:         events,
 		Logger:         log,
-	}, subs, bindings), nil
+	}, nil, bindings)
 }
 
 // defaultAgent is who shows the token of the state folder.

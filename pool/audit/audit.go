@@ -31,19 +31,25 @@ type Kind string
 
 // The kinds beside those of package event.
 const (
-	ServeStarted        Kind = "serve.started"
-	ServeStopped        Kind = "serve.stopped"
-	ConfigLoaded        Kind = "config.loaded"        // read again, with what came of it
-	SubscriptionsEnable Kind = "subscriptions.enable" // an operator asked for it
-	SessionsMove        Kind = "sessions.move"        // an operator asked for it
-	SessionsRelease     Kind = "sessions.release"     // likewise
-	AgentsCreate        Kind = "agents.create"        // likewise
-	AgentsLimit         Kind = "agents.limit"         // likewise
-	AgentsRevoke        Kind = "agents.revoke"        // likewise
-	NotificationsSend   Kind = "notifications.send"   // an operator asked for a test
-	CredentialUsed      Kind = "credential.used"      //nolint:gosec // names none: by a session, once a day
-	CredentialEchoed    Kind = "credential.echoed"    //nolint:gosec // names none: a provider repeated it where it cannot be masked, and the answer was cut
-	RequestRefused      Kind = "request.refused"      // by authpool itself; count of them since the line before
+	ServeStarted         Kind = "serve.started"
+	ServeStopped         Kind = "serve.stopped"
+	ConfigLoaded         Kind = "config.loaded"         // read again, with what came of it
+	SubscriptionsEnable  Kind = "subscriptions.enable"  // an operator asked for it
+	SubscriptionsDisable Kind = "subscriptions.disable" // likewise, as the next four
+	SubscriptionsDrain   Kind = "subscriptions.drain"
+	SubscriptionsAdd     Kind = "subscriptions.add"
+	SubscriptionsRotate  Kind = "subscriptions.rotate"
+	SubscriptionsRemove  Kind = "subscriptions.remove"  // it takes no new sessions
+	SubscriptionsRemoved Kind = "subscriptions.removed" // and is gone: by the process that found it without sessions
+	SessionsMove         Kind = "sessions.move"         // an operator asked for it
+	SessionsRelease      Kind = "sessions.release"      // likewise
+	AgentsCreate         Kind = "agents.create"         // likewise
+	AgentsLimit          Kind = "agents.limit"          // likewise
+	AgentsRevoke         Kind = "agents.revoke"         // likewise
+	NotificationsSend    Kind = "notifications.send"    // an operator asked for a test
+	CredentialUsed       Kind = "credential.used"       //nolint:gosec // names none: by a session, once a day
+	CredentialEchoed     Kind = "credential.echoed"     //nolint:gosec // names none: a provider repeated it where it cannot be masked, and the answer was cut
+	RequestRefused       Kind = "request.refused"       // by authpool itself; count of them since the line before
 
 	fileBegun Kind = "audit.file"      // the first line of each file
 	signed    Kind = "audit.signed"    // signature of all lines before

@@ -3,7 +3,6 @@ package admin
 import (
 	"cmp"
 	"math"
-	"net/url"
 	"time"
 
 	"github.com/authpool/authpool/proxy/explain"
@@ -15,16 +14,6 @@ const (
 	StatusPath = "/api/v1/status"
 	UsagePath  = "/api/v1/usage"
 )
-
-// EnablePath is what `authpool subscriptions enable` posts to, without a body.
-func EnablePath(subscription string) string {
-	return "/api/v1/subscriptions/" + url.PathEscape(subscription) + "/enable"
-}
-
-// Enabled is the answer of EnablePath.
-type Enabled struct {
-	ID string `json:"id"` // of the subscription that was enabled
-}
 
 // The response headers in which UsagePath tells the range that it really
 // counted, after rounding; RFC 3339 in UTC, absent where the range is open.

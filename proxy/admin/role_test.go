@@ -33,10 +33,10 @@ func TestViewerReadsOnly(t *testing.T) {
 	if len(src.refused) > 0 {
 		t.Errorf("refused: %q", src.refused)
 	}
-	f("POST", admin.EnablePath("team-a"), 403)
+	f("POST", admin.SubscriptionPath("team-a")+"/enable", 403)
 	f("POST", admin.NotificationsTestPath, 403)
-	if len(src.enabled)+len(src.notified) > 0 {
-		t.Errorf("enabled %q, notified %q", src.enabled, src.notified)
+	if len(src.roster.calls)+len(src.notified) > 0 {
+		t.Errorf("enabled %q, notified %q", src.roster.calls, src.notified)
 	}
 	if want := []admin.Code{"127.0.0.1 role_too_low", "127.0.0.1 role_too_low"}; !slices.Equal(src.refused, want) {
 		t.Errorf("told of %q, want %q", src.refused, want)
@@ -90,7 +90,7 @@ func TestEveryErrorIsAProblem(t *testing.T) {
 	f("GET", "/", nil, 404, admin.CodeNoOperation, "")
 	f("GET", admin.RequestPath("0199d1c4-2f63-7c1e-9f0a-5d1f4c3b2a10"), nil, 404, admin.CodeNotFound, "")
 	f("DELETE", admin.StatusPath, nil, 405, admin.CodeMethod, "GET, HEAD")
-	f("GET", admin.EnablePath("team-a"), nil, 405, admin.CodeMethod, "POST")
+	f("GET", admin.SubscriptionPath("team-a")+"/enable", nil, 405, admin.CodeMethod, "POST")
 	f("POST", "/healthz", nil, 405, admin.CodeMethod, "GET, HEAD")
 	f("PUT", "/metrics", header("Authorization", ""), 405, admin.CodeMethod, "GET, HEAD")
 	f("BREW", move, nil, 405, admin.CodeMethod, "POST")

@@ -32,13 +32,6 @@ type UsageSource interface {
 	Usage(ctx context.Context, q usage.Query) ([]UsageRow, error)
 }
 
-// Operations do what an operator asks for. It must be safe for concurrent use.
-type Operations interface {
-	// Enable ends the cooldowns of a subscription. An error that is a RefusedError is
-	// the operator's own; any other means that Redis did not answer.
-	Enable(ctx context.Context, subscription string) error
-}
-
 // RefusedError is an error that says what is wrong with a request.
 type RefusedError struct {
 	Status int   // of the answer, 4xx
@@ -64,7 +57,7 @@ type Options struct {
 	Status   StatusSource        // for StatusPath
 	Usage    UsageSource         // for UsagePath
 	Requests RequestSource       // for RequestsPath
-	Operate  Operations          // for EnablePath
+	Roster   Roster              // for SubscriptionsPath
 	Notify   Notifier            // for NotificationsTestPath
 	Sessions Sessions            // for SessionsPath and what is below it
 	Agents   Agents              // for AgentsPath and what is below it
@@ -89,7 +82,7 @@ type Server struct {
 	status   StatusSource
 	usage    UsageSource
 	requests RequestSource
-	operate  Operations
+	roster   Roster
 	notify   Notifier
 	sessions Sessions
 	agents   Agents
@@ -99,7 +92,7 @@ type Server struct {
 
 // New returns a Server that is not listening yet.
 func New(o Options) *Server {
-	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, operate: o.Operate, notify: o.Notify, sessions: o.Sessions, agents: o.Agents, log: o.Logger}
+	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, roster: o.Roster, notify: o.Notify, sessions: o.Sessions, agents: o.Agents, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -175,9 +168,9 @@ func (s *Server) table() []route {
 			{"GET", UsagePath, Viewer, "Add up what was used", nil, []UsageRow{}, s.serveUsage},
 			{"GET", RequestsPath, Viewer, "List the last requests", nil, []explain.Request{}, s.serveRequests},
 			{"GET", RequestsPath + "/{id}", Viewer, "Tell why a request went where it went", nil, explain.Request{}, s.serveRequest},
-			{"POST", "/api/v1/subscriptions/{id}/enable", Operator, "End the cooldowns of a subscription", nil, Enabled{}, s.enable},
 			{"POST", NotificationsTestPath, Operator, "Send a test to the webhooks", nil, []NotificationTest{}, s.testNotifications},
 		},
+		s.subscriptionRoutes(),
 		s.sessionRoutes(),
 		s.agentRoutes(),
 	)
@@ -221,23 +214,6 @@ func (s *Server) serveUsage(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(UntilHeader, query.Until.Format(time.RFC3339))
 	}
 	writeJSON(w, rows)
-}
-
-func (s *Server) enable(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), sourceTimeout)
-	defer cancel()
-	id := r.PathValue("id")
-	err := s.operate.Enable(ctx, id)
-	if refused, ok := errors.AsType[*RefusedError](err); ok {
-		problem(w, refused.Status, refused.Error())
-		return
-	}
-	if err != nil {
-		s.fail(w, "enabled in this process only", err)
-		return
-	}
-	s.log.Info("an operator has enabled a subscription", "subscription", id)
-	writeJSON(w, Enabled{ID: id})
 }
 
 // fail answers with a 503: every error of a source means that the store did

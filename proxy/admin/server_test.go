@@ -40,7 +40,7 @@ type sources struct {
 	err    error
 	asked  usage.Query
 
-	enabled  []string
+	roster
 	notified []string // tests of notifications, as "event target"
 	sessions []string // what was asked about them
 	requests explain.Ring
@@ -58,12 +58,6 @@ func (s *sources) Usage(_ context.Context, q usage.Query) ([]admin.UsageRow, err
 	return s.rows, s.err
 }
 
-// Enable implements admin.Operator.
-func (s *sources) Enable(_ context.Context, id string) error {
-	s.enabled = append(s.enabled, id)
-	return s.err
-}
-
 // start serves src on a free loopback port until the test ends.
 func start(t *testing.T, src *sources, ready func() error) (base string) {
 	t.Helper()
@@ -77,7 +71,7 @@ func start(t *testing.T, src *sources, ready func() error) (base string) {
 		ready = func() error { return nil }
 	}
 	srv := admin.New(admin.Options{
-		Token: credential.NewSecret(token), Viewer: credential.NewSecret(viewer), Refused: src.refuse, Ready: ready, Status: src, Usage: src, Requests: &src.requests, Operate: src, Notify: src, Sessions: src, Metrics: registry,
+		Token: credential.NewSecret(token), Viewer: credential.NewSecret(viewer), Refused: src.refuse, Ready: ready, Status: src, Usage: src, Requests: &src.requests, Roster: &src.roster, Notify: src, Sessions: src, Metrics: registry,
 	})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
@@ -314,45 +308,6 @@ func TestWhoMayIn(t *testing.T) {
 	f("body", "/healthz", func(r *http.Request) {
 		r.Body, r.ContentLength = io.NopCloser(strings.NewReader("x")), 1
 	}, http.StatusRequestEntityTooLarge)
-}
-
-func TestEnable(t *testing.T) {
-	src := &sources{}
-	base := start(t, src, nil)
-	f := func(err error, edit func(*http.Request), status int, body string) {
-		t.Helper()
-		src.enabled, src.err = nil, err
-		a := get(t, base+admin.EnablePath("team-a"), func(r *http.Request) {
-			r.Method = http.MethodPost
-			if edit != nil {
-				edit(r)
-			}
-		})
-		if a.status != status || !strings.Contains(a.body, body) {
-			t.Errorf("got %d %s, want %d with %q", a.status, a.body, status, body)
-		}
-	}
-	f(nil, nil, 200, `{"id":"team-a"}`)
-	if len(src.enabled) != 1 || src.enabled[0] != "team-a" {
-		t.Errorf("enabled: %q", src.enabled)
-	}
-	f(&admin.RefusedError{Status: 404, Err: errors.New("there is no such subscription")}, nil, 404, "no such subscription")
-	f(errors.New("Redis is away"), nil, 503, "enabled in this process only: Redis is away")
-	// It needs the token, and nothing else than POST does it.
-	for _, edit := range []func(*http.Request){
-		func(r *http.Request) { r.Header.Set("Authorization", "Bearer apa_agent") },
-		func(r *http.Request) { r.Header.Set("Origin", "https://elsewhere.example") },
-		func(r *http.Request) { r.Method = http.MethodGet },
-	} {
-		src.enabled, src.err = nil, nil
-		a := get(t, base+admin.EnablePath("team-a"), func(r *http.Request) {
-			r.Method = http.MethodPost
-			edit(r)
-		})
-		if a.status < 400 || len(src.enabled) > 0 {
-			t.Errorf("got %d, enabled %q", a.status, src.enabled)
-		}
-	}
 }
 
 func TestAnEmptyAdminTokenLetsNobodyIn(t *testing.T) {

@@ -3,6 +3,7 @@ package admin
 import (
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 )
 
@@ -71,4 +72,30 @@ func TestAnswerHasTheVersionAsETag(t *testing.T) {
 	f(record(7), "POST", `"7"`, `"7"`, 200)
 	f(record(0), "GET", "*", "", 200)
 	f("without", "GET", "*", "", 200)
+}
+
+// FuzzIfMatch holds what is read to what was sent: a version only for the tag of just
+// that version, and any version only where none was named.
+func FuzzIfMatch(f *testing.F) {
+	for _, seed := range []string{"", "*", `"7"`, `W/"7"`, `"07"`, `"7", "8"`, `"7`, `"99999999999999999999"`, "\"\x00\""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r := httptest.NewRequest(http.MethodPatch, "/", http.NoBody)
+		r.Header["If-Match"] = []string{text}
+		w := httptest.NewRecorder()
+		version, ok := ifMatch(w, r)
+		switch trimmed := strings.TrimSpace(text); {
+		case !ok:
+			if w.Code != http.StatusBadRequest || trimmed == "*" {
+				t.Errorf("%q: refused by %d", text, w.Code)
+			}
+		case version == AnyVersion:
+			if trimmed != "*" {
+				t.Errorf("%q: any version", text)
+			}
+		case version != noVersion && (version < 0 || ETag(version) != trimmed):
+			t.Errorf("%q: version %d", text, version)
+		}
+	})
 }

@@ -55,8 +55,8 @@ func (t TLS) Enabled() bool { return t.Cert != "" }
 // Admin is the second listener.
 type Admin struct {
 	Listen string `yaml:"listen" jsonschema_description:"host:port of health, metrics and API."`
-	Token  Ref    `yaml:"token" jsonschema_description:"Admin token, env:NAME or file:PATH. Left out, one is made in the state folder."`
-	Viewer Ref    `yaml:"viewer_token" jsonschema_description:"Token of who may read the API and change nothing, env:NAME or file:PATH. Left out, one is made in the state folder."`
+	Token  Ref    `yaml:"token" jsonschema_description:"Admin token, env:NAME, file:PATH or exec:/PROGRAM ARG…. Left out, one is made in the state folder."`
+	Viewer Ref    `yaml:"viewer_token" jsonschema_description:"Token of who may read the API and change nothing, env:NAME, file:PATH or exec:/PROGRAM ARG…. Left out, one is made in the state folder."`
 }
 
 // Provider is one API family reached over HTTP.
@@ -84,7 +84,7 @@ type Subscription struct {
 // Credential names a secret and its form on the wire.
 type Credential struct {
 	Type  string `yaml:"type" jsonschema:"enum=api_key,enum=bearer" jsonschema_description:"api_key: the provider's API key header. bearer: Authorization: Bearer."`
-	Value Ref    `yaml:"value" jsonschema:"required" jsonschema_description:"env:NAME or file:PATH. Never the secret itself."`
+	Value Ref    `yaml:"value" jsonschema:"required" jsonschema_description:"env:NAME, file:PATH or exec:/PROGRAM ARG…. Never the secret itself."`
 }
 
 // Limits are ceilings of one subscription. Zero means no ceiling; a file cannot
@@ -184,7 +184,7 @@ type Intercept struct {
 type Egress struct {
 	Proxy    string   `yaml:"proxy" jsonschema_description:"http:// or https:// URL of a forward proxy that takes CONNECT. HTTPS_PROXY of authpool's own environment is not looked at."`
 	Username string   `yaml:"username" jsonschema_description:"For the proxy."`
-	Password Ref      `yaml:"password" jsonschema_description:"For the proxy: env:NAME or file:PATH."`
+	Password Ref      `yaml:"password" jsonschema_description:"For the proxy: env:NAME, file:PATH or exec:/PROGRAM ARG…."`
 	NoProxy  []string `yaml:"no_proxy" jsonschema_description:"Hosts that are reached without the proxy, as NO_PROXY has them: names with their subdomains, addresses, networks. Left out: those of the variable NO_PROXY. Loopback always is."`
 	CAFile   string   `yaml:"ca_file" jsonschema_description:"PEM bundle trusted in addition to the system's, for providers and for an https:// proxy."`
 }
@@ -192,7 +192,7 @@ type Egress struct {
 // Notification is one webhook.
 type Notification struct {
 	URL          string   `yaml:"url" jsonschema:"required" jsonschema_description:"https:// (http:// on loopback only)."`
-	Secret       Ref      `yaml:"secret" jsonschema_description:"Signing secret, env:NAME or file:PATH."`
+	Secret       Ref      `yaml:"secret" jsonschema_description:"Signing secret, env:NAME, file:PATH or exec:/PROGRAM ARG…."`
 	Events       []string `yaml:"events" jsonschema:"required" jsonschema_description:"Event names such as subscription.limited, budget.80, or globs such as budget.*."`
 	Format       string   `yaml:"format" jsonschema:"enum=json,enum=slack" jsonschema_description:"json (default) or slack."`
 	PinSHA256    string   `yaml:"pin_sha256" jsonschema_description:"Base64 SHA-256 of the public key that the receiver's certificate or its issuer must have."`
@@ -201,7 +201,7 @@ type Notification struct {
 
 // Sealing says with what the secrets of managed subscriptions are encrypted.
 type Sealing struct {
-	Keyset Ref `yaml:"keyset" jsonschema_description:"Tink keyset in JSON (authpool keys new), env:NAME or file:PATH; the same for all sidecars of a Redis. Left out, one is made in the state folder for the first secret."`
+	Keyset Ref `yaml:"keyset" jsonschema_description:"Tink keyset in JSON (authpool keys new), env:NAME, file:PATH or exec:/PROGRAM ARG…; the same for all sidecars of a Redis. Left out, one is made in the state folder for the first secret."`
 }
 
 // Audit says where the audit log goes beside its files.

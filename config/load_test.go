@@ -110,7 +110,7 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 
 	f("redis password in the URL", "redis: {url: 'redis://:hunter2@r:6379'}\n", "a.yaml:1:14: redis.url: holds a password in the clear → redis.password: env:NAME")
 	f("redis password in the query", "redis: {url: 'unix:///r?password=hunter2'}\n", "a.yaml:1:14: redis.url: holds a password in the clear")
-	f("redis literal password", "redis: {url: 'redis://r:6379', password: hunter2}\n", "a.yaml:1:42: redis.password: a secret is written here in the clear → env:NAME or file:PATH")
+	f("redis literal password", "redis: {url: 'redis://r:6379', password: hunter2}\n", "a.yaml:1:42: redis.password: a secret is written here in the clear → env:NAME, file:PATH or exec:/PROGRAM ARG…")
 	f("redis shapes", "redis: {url: 'http://r', prefix: 'A:b', listen: here}\n",
 		"a.yaml:1:14: redis.url: has another scheme than redis, rediss or unix",
 		`a.yaml:1:34: redis.prefix: "A:b" is no prefix → letters a-z, digits, _ and -`,
@@ -224,10 +224,10 @@ subscriptions:
   - {id: g, provider: openai, credential: {value: "file:"}}
   - {id: h, provider: openai, credential: {value: ""}}
 `,
-		"a.yaml:2:51: subscriptions[0].credential.value: a secret is written here in the clear → env:NAME or file:PATH",
+		"a.yaml:2:51: subscriptions[0].credential.value: a secret is written here in the clear → env:NAME, file:PATH or exec:/PROGRAM ARG…",
 		"a.yaml:3:51: subscriptions[1].credential.value: this is no reference; a secret may be written here in the clear",
 		"a.yaml:4:51: subscriptions[2].credential.value: env: is not followed by the name of a variable",
-		"a.yaml:5:51: subscriptions[3].credential.value: exec: references are not available in this version",
+		"a.yaml:5:51: subscriptions[3].credential.value: exec: is not followed by the absolute path of a program",
 		"a.yaml:6:51: subscriptions[4].credential.value: vault: references are not available in this version",
 		"a.yaml:7:51: subscriptions[5].credential.value: sealed: references exist only in records",
 		"a.yaml:8:51: subscriptions[6].credential.value: file: is not followed by a path",

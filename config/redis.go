@@ -18,7 +18,7 @@ type Redis struct {
 	Addresses []string `yaml:"addresses" jsonschema_description:"host:port of the nodes, instead of url."`
 	Master    string   `yaml:"master" jsonschema_description:"Name of the master that the sentinels watch."`
 	Username  string   `yaml:"username"`
-	Password  Ref      `yaml:"password" jsonschema_description:"env:NAME or file:PATH."`
+	Password  Ref      `yaml:"password" jsonschema_description:"env:NAME, file:PATH or exec:/PROGRAM ARG…."`
 	Prefix    string   `yaml:"prefix" jsonschema:"pattern=^[a-z0-9_-]+$" jsonschema_description:"First part of every key."`
 	Listen    string   `yaml:"listen" jsonschema_description:"host:port where people read the embedded Redis, or off."`
 }
@@ -154,7 +154,7 @@ func (v *validator) redisURL(r Redis) redisURL {
 	u, problem := parseRedisURL(r.URL)
 	switch {
 	case u.password:
-		v.fault("redis.url", "holds a password in the clear", "redis.password: env:NAME or file:PATH, or the whole URL as env:NAME")
+		v.fault("redis.url", "holds a password in the clear", "redis.password: env:NAME, file:PATH or exec:/PROGRAM ARG…, or the whole URL as env:NAME")
 	case problem != "":
 		v.fault("redis.url", problem, redisURLAllowed)
 	}

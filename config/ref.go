@@ -6,11 +6,14 @@ import (
 	"strings"
 )
 
-// Ref says where a secret is, never what it is: env:NAME or file:PATH; empty
-// means none. It may be printed.
+// Ref says where a secret is, never what it is: env:NAME, file:PATH or
+// exec:/PROGRAM ARG…; empty means none. It may be printed, see String.
 type Ref string
 
-const refAllowed = "env:NAME or file:PATH, so that the secret itself stays out of the config"
+const refAllowed = "env:NAME, file:PATH or exec:/PROGRAM ARG…, so that the secret itself stays out of the config"
+
+// runnable is an absolute path and arguments, with spaces between them.
+var runnable = regexp.MustCompile(`^/[^[:cntrl:]]*$`)
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
@@ -26,15 +29,26 @@ func (r *Ref) UnmarshalText(text []byte) error {
 		return wrong{"env: is not followed by the name of a variable", refAllowed}
 	case scheme == "file" && (target == "" || strings.ContainsAny(target, "\x00\n")):
 		return wrong{"file: is not followed by a path", refAllowed}
-	case scheme == "exec" || scheme == "vault":
+	case scheme == "exec" && !runnable.MatchString(target):
+		return wrong{"exec: is not followed by the absolute path of a program", refAllowed}
+	case scheme == "vault":
 		return wrong{scheme + ": references are not available in this version", refAllowed}
 	case scheme == "sealed":
 		return wrong{"sealed: references exist only in records that authpool manages itself", refAllowed}
-	case scheme != "env" && scheme != "file":
+	case scheme != "env" && scheme != "file" && scheme != "exec":
 		return wrong{"this is no reference; a secret may be written here in the clear", refAllowed}
 	}
 	*r = Ref(text)
 	return nil
+}
+
+// String is for people: a program's arguments are left out, as somebody may have
+// written a secret among them.
+func (r Ref) String() string {
+	if program, _, more := strings.Cut(string(r), " "); more && strings.HasPrefix(program, "exec:") {
+		return program + " …"
+	}
+	return string(r)
 }
 
 // File gives the path of a file: reference.

@@ -45,7 +45,7 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 	case reflect.TypeFor[USD]():
 		return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{text(`^[0-9]+(?:\.[0-9]{0,9})?$`), {Type: "number", ExclusiveMinimum: "0"}}}
 	case reflect.TypeFor[Ref]():
-		return text(`^(?:|env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$`)
+		return text(`^(?:|env:[A-Za-z_][A-Za-z0-9_]*|file:.+|exec:/.*)$`)
 	case reflect.TypeFor[Addresses]():
 		one := text(`^(?:unix:/.+|.*:[0-9]{1,5})$`)
 		return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{one, {Type: "array", Items: one}}}

@@ -88,6 +88,9 @@ func (p *Pool) checkCredentials(ctx context.Context, all bool) {
 
 // checkCredential is checkCredentials for one subscription.
 func (p *Pool) checkCredential(ctx context.Context, m *member, always bool) {
+	if source, ok := m.conf().Credential.(interface{ Renew() }); ok && !m.conf().Disabled {
+		source.Renew() // a program, which no request waits for
+	}
 	m.mu.Lock()
 	closed, refused := m.closed, m.refused
 	m.mu.Unlock()

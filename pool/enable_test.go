@@ -14,6 +14,7 @@ import (
 	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/pool/redisdb/redistest"
 	"github.com/authpool/authpool/ratelimit"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 func TestOperatorEndsCooldowns(t *testing.T) {
@@ -155,5 +156,34 @@ func TestOperatorEndsCooldownsInRedis(t *testing.T) {
 			return pools[0].Status()[0].State == pool.StateReady
 		})
 		serve(t, pools[0], ask("s"), ok)
+	})
+}
+
+// renewed is a source that changes when it is renewed.
+type renewed struct {
+	key
+	next string
+}
+
+func (r *renewed) Renew() { r.set(r.next, nil) }
+
+// A source that has to be renewed is, with no request to wait for it, also while its
+// subscription serves.
+func TestSourcesAreRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &renewed{key: key{secret: "sk-old"}, next: "sk-new"}
+		p := start(pool.Options{}, sub("one", func(s *pool.Subscription) { s.Credential = source }))
+		defer p.Close()
+		<-time.After(3 * time.Second)
+		lease, err := p.Acquire(context.Background(), ask("a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := lease.Credential(context.Background())
+		if err != nil || c.Secret.Reveal() != "sk-new" {
+			t.Errorf("%q, %v", c.Secret.Reveal(), err)
+		}
+		lease.Verdict(ok)
+		lease.Done(usage.Tokens{})
 	})
 }

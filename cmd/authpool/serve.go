@@ -114,7 +114,7 @@ func stopOn(signals <-chan os.Signal, stop func() error) error {
 // from, never what it is.
 func logSubscriptions(log *slog.Logger, cfg *config.Config) {
 	for _, s := range cfg.Subscriptions {
-		log.Info("subscription", "id", s.ID, "provider", s.Provider, "credential", string(s.Credential.Value), "priority", s.Priority, "domain", s.Domain)
+		log.Info("subscription", "id", s.ID, "provider", s.Provider, "credential", s.Credential.Value.String(), "priority", s.Priority, "domain", s.Domain)
 	}
 }
 

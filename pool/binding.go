@@ -103,9 +103,13 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 	if bound != home {
 		return bindLost
 	}
+	from := expect // where there is no home: of one that is not configured here any more
+	if home != nil {
+		from = home.conf().ID
+	}
 	defer func() {
-		if result == bindDone && home != nil && home.conf().ID != m.conf().ID {
-			p.tellMoved(s.key.exported(), home.conf().ID, m.conf().ID, ReasonClosed)
+		if result == bindDone && from != "" && from != m.conf().ID {
+			p.tellMoved(s.key.exported(), from, m.conf().ID, ReasonClosed)
 		}
 	}()
 	limit := m.conf().Limits.Sessions
@@ -145,7 +149,8 @@ func (p *Pool) bind(ctx context.Context, s *session, m, home *member, local bool
 	got, err := p.bindings.Bind(ctx, s.name, expect, m.conf().ID, s.parent, p.opts().Affinity)
 	if err == nil && got != m.conf().ID && p.member(got) == nil {
 		// Bound to a subscription that is not configured here any more.
-		got, err = p.bindings.Bind(ctx, s.name, got, m.conf().ID, s.parent, p.opts().Affinity)
+		from = got
+		got, err = p.bindings.Bind(ctx, s.name, from, m.conf().ID, s.parent, p.opts().Affinity)
 	}
 	if local && errors.Is(err, store.ErrAway) {
 		// Its place is counted; the keeper brings the binding when it can.

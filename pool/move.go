@@ -256,6 +256,9 @@ func (p *Pool) ReleaseSession(ctx context.Context, key SessionKey) (from string,
 		if err != nil {
 			return "", err
 		}
+		if former != "" { // it may have been bound since
+			from = former
+		}
 		if former == stays[0].Subscription && held.Score > 0 {
 			_ = p.bindings.Release(ctx, former, name, held.Score) // else it ends by itself
 		}

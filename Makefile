@@ -22,6 +22,7 @@ FUZZTIME ?= 30s
 CRASHES  ?= 500
 STORM    ?= 5m
 SEEDS    ?= 40
+LINEAR   ?= 60s
 
 SIDECARS      ?= 1000
 SESSIONS      ?= 100000
@@ -75,6 +76,11 @@ crash: ## kill authpool and Redis under load CRASHES times (default 500; minutes
 storm: ## let 200 agents rage over limited subscriptions, each storm STORM long (default 5m), and Redis go away (half an hour)
 	.ci/need redis-server
 	AUTHPOOL_REQUIRE_REDIS=1 AUTHPOOL_STORM=$(STORM) go test -count=1 -timeout 60m -v -run '^Test(Storm|Chaos)' ./pool ./bench/e2e
+
+.PHONY: linear
+linear: ## let eight processes bind, move, release and expire sessions on one Redis and on the Cluster for LINEAR (default 60s) each
+	.ci/need redis-server
+	AUTHPOOL_REQUIRE_REDIS=1 AUTHPOOL_LINEAR=$(LINEAR) go test -count=1 -timeout 60m -v -run '^TestLinear$$' ./pool
 
 .PHONY: simulate-pool
 simulate-pool: ## let SIDECARS with SESSIONS on SUBSCRIPTIONS live for a day, and print the table of bench/poolsim (minutes)

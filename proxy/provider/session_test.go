@@ -196,3 +196,27 @@ func TestCleanSession(t *testing.T) {
 		}
 	}
 }
+
+// An id of nothing but what cannot stand in a key is an id all the same.
+func TestOldFaultIDsThatCleanToNothing(t *testing.T) {
+	for _, id := range []string{"/", ":::", "{}", " ", "\x00", "..", "éé", "../../", "\n"} {
+		if got := provider.CleanSession([]byte(id)); got == "" {
+			t.Errorf("nothing is left of %q", id)
+		}
+	}
+}
+
+// What is left of two ids differs as they do.
+func TestOldFaultIDsThatCleanToTheSame(t *testing.T) {
+	from := map[string]string{}
+	for _, id := range []string{
+		"a b", "a  b", "a_b", "a-b", "ab", "a/b", "a:b", "a\\b", "A B", "/", "//", ":", "::", " ", "  ", "é", "e\u0301",
+		strings.Repeat("a", 128), strings.Repeat("a", 129), strings.Repeat("a", 130),
+	} {
+		got := provider.CleanSession([]byte(id))
+		if other, taken := from[got]; taken {
+			t.Errorf("%q and %q both became %q", id, other, got)
+		}
+		from[got] = id
+	}
+}

@@ -19,6 +19,7 @@ func TestServeAnswersAsItDescribes(t *testing.T) {
 	s := startFailover(t)
 	base := "http://" + s.service.adminListener.Addr().String()
 	var described *admintest.Description
+	match := "" // If-Match, of who has seen a version
 	ask := func(method, path, body string, want int) []byte {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, base+path, strings.NewReader(body))
@@ -28,6 +29,9 @@ func TestServeAnswersAsItDescribes(t *testing.T) {
 		req.Header.Set("Authorization", "Bearer "+s.service.dir.AdminToken())
 		if body != "" {
 			req.Header.Set("Content-Type", "application/json")
+		}
+		if match != "" {
+			req.Header.Set("If-Match", match)
 		}
 		resp, err := asker.Do(req)
 		if err != nil {
@@ -98,5 +102,16 @@ func TestServeAnswersAsItDescribes(t *testing.T) {
 	ask("PATCH", admin.AgentPath("ci"), `{"expires":"2100-01-01T00:00:00Z"}`, 200)
 	ask("GET", admin.AgentPath("ci"), "", 200)
 	ask("DELETE", admin.AgentPath("ci"), "", 200)
+	// Who has seen a version changes no other one.
+	managed := admin.SubscriptionPath("team-d")
+	ask("POST", admin.SubscriptionsPath, `{"id":"team-d","provider":"anthropic","credential":"sk-sim-d"}`, 200)
+	match = admin.ETag(1)
+	ask("POST", managed+"/drain", "", 200)
+	ask("POST", managed+"/enable", "", 412)
+	match = admin.ETag(2)
+	ask("POST", managed+"/rotate", `{"credential":"sk-sim-e"}`, 200)
+	ask("DELETE", managed, "", 412)
+	match = ""
+	ask("POST", managed+"/rotate", `{"credential":"sk-sim-f"}`, 200)
 	ask("POST", admin.NotificationsTestPath, "", 404) // there are none
 }

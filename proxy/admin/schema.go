@@ -33,6 +33,8 @@ func (s schemas) of(t reflect.Type) schema {
 		return schema{"type": "string", "pattern": `^-?[0-9]+(\.[0-9]{1,9})?$`, "description": "Dollars."}
 	case reflect.TypeFor[explain.Seconds]():
 		return schema{"type": "number", "description": "Seconds."}
+	case reflect.TypeFor[SecretText]():
+		return schema{"type": "string", "format": "password", "writeOnly": true}
 	case reflect.TypeFor[Code]():
 		return schema{"type": "string", "enum": Codes()}
 	case reflect.TypeFor[json.RawMessage]():

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/proxy/provider"
 )
 
 // AnonymousAgent is the agent of every request when no token is asked for.
@@ -66,49 +67,66 @@ type identity struct {
 	entry *agents.Entry // nil: the agent has no limits
 }
 
-// Identify returns the agent to whom the valid ones among the candidate tokens
-// belong. Candidates that are no agent's token (an agent's own dummy key, for
-// instance) are passed over as long as one is valid.
-func (a *Agents) Identify(candidates func(yield func([]byte) bool)) (identity, error) {
-	if a.open {
-		return a.known(AnonymousAgent), nil
+// Identify returns the agent to whom the valid ones among the tokens of a request
+// belong. What is no agent's token (an agent's own dummy key, for instance) is passed
+// over as long as one is valid.
+func (a *Agents) Identify(headers provider.Headers, query []byte) (identity, error) {
+	var c asserted
+	for token := range provider.AgentTokens(headers, query) {
+		a.look(&c, token)
 	}
-	var found identity
-	seen, two, expired := false, false, false
-	now := time.Now()
-	candidates(func(token []byte) bool {
-		if len(token) == 0 {
-			return true
+	return a.judge(&c)
+}
+
+// asserted is what the tokens of one request say.
+type asserted struct {
+	identity
+	seen, two, expired bool
+}
+
+// look takes one token in.
+func (a *Agents) look(c *asserted, token []byte) {
+	if a.open || len(token) == 0 {
+		return
+	}
+	c.seen = true
+	hash := sha256.Sum256(token)
+	for i := range a.tokens {
+		if subtle.ConstantTimeCompare(hash[:], a.tokens[i].hash[:]) == 1 {
+			c.is(a.known(a.tokens[i].agent))
 		}
-		seen = true
-		hash := sha256.Sum256(token)
-		for i := range a.tokens {
-			if subtle.ConstantTimeCompare(hash[:], a.tokens[i].hash[:]) == 1 {
-				two = two || found.agent != "" && found.agent != a.tokens[i].agent
-				found = a.known(a.tokens[i].agent)
-			}
-		}
-		if a.book == nil {
-			return true
-		}
-		if e := a.book.ByHash(&hash); e != nil && e.Expired(now) {
-			expired = true
-		} else if e != nil {
-			two = two || found.agent != "" && found.agent != e.ID
-			found = identity{e.ID, e}
-		}
-		return true
-	})
+	}
+	if a.book == nil {
+		return
+	}
+	switch e := a.book.ByHash(&hash); {
+	case e == nil:
+	case e.Expired(time.Now()):
+		c.expired = true
+	default:
+		c.is(identity{e.ID, e})
+	}
+}
+
+func (c *asserted) is(who identity) {
+	c.two = c.two || c.agent != "" && c.agent != who.agent
+	c.identity = who
+}
+
+// judge tells what came of the tokens.
+func (a *Agents) judge(c *asserted) (identity, error) {
 	switch {
-	case two:
+	case a.open:
+		return a.known(AnonymousAgent), nil
+	case c.two:
 		return identity{}, errTwoAgents
-	case found.agent != "":
-		return found, nil
-	case expired:
+	case c.agent != "":
+		return c.identity, nil
+	case c.expired:
 		return identity{}, errExpired
-	case seen && a.book != nil && !a.book.Known():
+	case c.seen && a.book != nil && !a.book.Known():
 		return identity{}, errUnknowing
-	case seen:
+	case c.seen:
 		return identity{}, errBadToken
 	}
 	return identity{}, errNoToken

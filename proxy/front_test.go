@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/authpool/authpool/proxy/provider"
 )
 
 func TestCheckHead(t *testing.T) {
@@ -132,13 +134,11 @@ func TestIdentify(t *testing.T) {
 		{NoAgents(), nil, AnonymousAgent, nil},
 	}
 	for _, tt := range tests {
-		got, err := tt.agents.Identify(func(yield func([]byte) bool) {
-			for _, token := range tt.tokens {
-				if !yield([]byte(token)) {
-					return
-				}
-			}
-		})
+		head := ""
+		for _, token := range tt.tokens {
+			head += "x-api-key: " + token + "\r\n"
+		}
+		got, err := tt.agents.Identify(provider.Headers(head), nil)
 		if got.agent != tt.want || !errors.Is(err, tt.err) {
 			t.Errorf("%q: %q, %v", tt.tokens, got.agent, err)
 		}

@@ -3,8 +3,8 @@
 //
 // Start at Pool.Acquire, which returns a Lease. A session sticks to the
 // subscription that served it first; it moves only when that one cannot serve
-// (see refusal.moves). Who is best for a new session says a Strategy, and how good
-// each is Factors.Rate.
+// (see refusal.moves), or by Pool.Move. Who is best for a new session says a Strategy,
+// and how good each is Factors.Rate.
 //
 // Everything is decided from memory. What the processes of a fleet have to
 // agree on (who a session sticks to, places, shares of the concurrency, allowances

@@ -60,13 +60,25 @@ func TestSimulatePool(t *testing.T) {
 			t.Fatalf("AUTHPOOL_SIMULATE=%q: want numbers above 0", text)
 		}
 	}
-	rows := []outcome{
-		simulate(t, size, "balanced", func(f *simFleet) chooser { return f.pools(StrategyBalanced) }),
-		simulate(t, size, "round_robin", func(f *simFleet) chooser { return f.pools(StrategyRoundRobin) }),
-		simulate(t, size, "priority", func(f *simFleet) chooser { return f.pools(StrategyPriority) }),
-		simulate(t, size, "each request in turn", func(f *simFleet) chooser { return f.simple(true) }),
-		simulate(t, size, "stay until full", func(f *simFleet) chooser { return f.simple(false) }),
+	days := []struct {
+		name string
+		by   func(*simFleet) chooser
+	}{
+		{"balanced", func(f *simFleet) chooser { return f.pools(StrategyBalanced) }},
+		{"round_robin", func(f *simFleet) chooser { return f.pools(StrategyRoundRobin) }},
+		{"priority", func(f *simFleet) chooser { return f.pools(StrategyPriority) }},
+		{"each request in turn", func(f *simFleet) chooser { return f.simple(true) }},
+		{"stay until full", func(f *simFleet) chooser { return f.simple(false) }},
 	}
+	rows := make([]outcome, len(days))
+	t.Run("day", func(t *testing.T) {
+		for i, d := range days {
+			t.Run(d.name, func(t *testing.T) {
+				t.Parallel()
+				rows[i] = simulate(t, size, d.name, d.by)
+			})
+		}
+	})
 	var table strings.Builder
 	fmt.Fprintf(&table, "%d sidecars, %d sessions of %d requests, %d subscriptions, %v\n\n",
 		size.sidecars, size.sessions, size.requests, size.subscriptions, size.lasts)

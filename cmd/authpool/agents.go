@@ -25,7 +25,7 @@ import (
 // agentBook tells of the agents and changes them. It implements admin.Agents.
 type agentBook struct {
 	book *agents.Book
-	cfg  *config.Config
+	cfg  func() *config.Config // the present one
 }
 
 // Agents implements admin.Agents.
@@ -175,7 +175,7 @@ func (b agentBook) apply(a *agents.Agent, change admin.AgentChange) error {
 	}
 	if change.Providers != nil {
 		for _, name := range a.Providers {
-			if _, known := b.cfg.ProviderByName(name); !known {
+			if _, known := b.cfg().ProviderByName(name); !known {
 				return wrongAgent("providers: %q is none: want a built-in one, or one that the config declares", name)
 			}
 		}
@@ -420,7 +420,7 @@ kept: who loses it makes another agent. What no flag limits is not limited.`,
 			}
 			var created admin.AgentCreated
 			wanted := admin.NewAgent{Name: args[0], AgentChange: change}
-			if _, err := c.send(cmd.Context(), http.MethodPost, admin.AgentsPath, wanted, &created); err != nil {
+			if err := c.send(cmd.Context(), http.MethodPost, admin.AgentsPath, wanted, &created); err != nil {
 				return err
 			}
 			if asJSON {
@@ -462,7 +462,7 @@ can be given more than once stands for the whole list, and "" takes the limit aw
 				return err
 			}
 			var changed admin.Agent
-			if _, err := c.send(cmd.Context(), http.MethodPatch, admin.AgentPath(args[0]), change, &changed); err != nil {
+			if err := c.send(cmd.Context(), http.MethodPatch, admin.AgentPath(args[0]), change, &changed); err != nil {
 				return err
 			}
 			if asJSON {

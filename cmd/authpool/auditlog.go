@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/authpool/authpool/pool/audit"
 	"github.com/authpool/authpool/pool/credential"
@@ -68,10 +69,16 @@ func (s *service) auditStop(why string) {
 	s.audit.Add(audit.Entry{Kind: audit.ServeStopped, Actor: audit.Operator, Fields: map[string]string{"why": why}})
 }
 
-// auditReload notes that the config was read again and what came of it.
-func (s *service) auditReload(file, result string) {
+// auditReload notes that the config was read again, why, and what came of it.
+func (s *service) auditReload(file, why string, changed []string, err error) {
 	fields := configFields(file)
-	fields["result"] = result
+	fields["why"], fields["result"] = why, "unchanged"
+	switch {
+	case err != nil:
+		fields["result"], fields["error"] = "refused", err.Error()
+	case len(changed) > 0:
+		fields["result"], fields["changed"] = "taken over", strings.Join(changed, ", ")
+	}
 	s.audit.Add(audit.Entry{Kind: audit.ConfigLoaded, Actor: audit.Operator, Fields: fields})
 }
 

@@ -141,14 +141,14 @@ func (c *client) post(ctx context.Context, path string, v any) error {
 	return err
 }
 
-// send has path done with body as JSON and decodes the answer into v. It returns the
-// answer's head.
-func (c *client) send(ctx context.Context, method, path string, body, v any) (http.Header, error) {
+// send has path done with body as JSON and decodes the answer into v.
+func (c *client) send(ctx context.Context, method, path string, body, v any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
-		return nil, fmt.Errorf("cannot ask %s: %w", c.base, err)
+		return fmt.Errorf("cannot ask %s: %w", c.base, err)
 	}
-	return c.do(ctx, method, path, nil, text, v)
+	_, err = c.do(ctx, method, path, nil, text, v)
+	return err
 }
 
 func (c *client) do(ctx context.Context, method, path string, query url.Values, body []byte, v any) (http.Header, error) {

@@ -23,10 +23,23 @@ const notificationsFolder = "notifications"
 const redisEvery = time.Second
 
 // openNotifications begins to tell the webhooks of the config what s.events tells.
-// Their secrets are resolved here and nowhere else.
 func (s *service) openNotifications(ctx context.Context) error {
-	targets := make([]notify.Target, len(s.cfg.Notifications))
-	for i, n := range s.cfg.Notifications {
+	targets, err := notificationTargets(ctx, s.cfg)
+	if err != nil {
+		return err
+	}
+	if err := s.tellTargets(targets); err != nil {
+		return err
+	}
+	s.onClose("notifications", func(ctx context.Context) error { return s.notifier.Load().Close(ctx) })
+	return nil
+}
+
+// notificationTargets are the webhooks of a config. Their secrets are resolved here and
+// nowhere else.
+func notificationTargets(ctx context.Context, c *config.Config) ([]notify.Target, error) {
+	targets := make([]notify.Target, len(c.Notifications))
+	for i, n := range c.Notifications {
 		targets[i] = notify.Target{
 			URL: n.URL, Events: n.Events, Format: notificationFormat(n), Pin: n.PinSHA256, AllowPrivate: n.AllowPrivate,
 		}
@@ -38,18 +51,44 @@ func (s *service) openNotifications(ctx context.Context) error {
 			err = errors.New("it is empty, and anybody could sign")
 		}
 		if err != nil {
-			return fmt.Errorf("notifications[%d].secret: %w", i, err)
+			return nil, fmt.Errorf("notifications[%d].secret: %w", i, err)
 		}
 		targets[i].Secret = secret
 	}
+	return targets, nil
+}
+
+// tellTargets begins to tell them what s.events tells.
+func (s *service) tellTargets(targets []notify.Target) error {
 	folder := filepath.Join(s.dir.Path(), notificationsFolder)
-	var err error
-	if s.notifier, err = notify.Open(notify.Options{Folder: folder, Claim: s.claims.claim, Logger: s.log}, targets, &s.events); err != nil {
+	notifier, err := notify.Open(notify.Options{Folder: folder, Claim: s.claims.claim, Logger: s.log}, targets, &s.events)
+	if err != nil {
 		return err
 	}
-	s.onClose("notifications", s.notifier.Close)
+	s.targets = targets
+	s.notifier.Store(notifier)
 	return nil
 }
+
+// renewNotifications tells other webhooks from now on. What waits for one that is
+// still there is sent by its successor; an event of the moment between is told to none.
+func (s *service) renewNotifications(ctx context.Context, targets []notify.Target) error {
+	before := s.targets
+	ctx, cancel := context.WithTimeout(ctx, renewTime)
+	defer cancel()
+	if err := s.notifier.Load().Close(ctx); err != nil {
+		return err
+	}
+	err := s.tellTargets(targets)
+	if err != nil {
+		err = errors.Join(err, s.tellTargets(before))
+	}
+	return err
+}
+
+// renewTime is how long what is queued may take to be sent before others are told; the
+// rest waits on the disk.
+const renewTime = 200 * time.Millisecond
 
 // claims let one process of a fleet tell of what all of them see: that a budget or a
 // window has reached a level. The others see it within a second, and a process that

@@ -109,9 +109,9 @@ func (l *unixListener) Close() error {
 	return err
 }
 
-// newTLSFromConfig loads the certificate for listeners that are not loopback;
-// nil when none is configured.
-func newTLSFromConfig(c config.TLS) (*tls.Config, error) {
+// loadCertificate loads the certificate for listeners that are not loopback; nil
+// without one.
+func loadCertificate(c config.TLS) (*tls.Certificate, error) {
 	if !c.Enabled() {
 		return nil, nil
 	}
@@ -121,9 +121,14 @@ func newTLSFromConfig(c config.TLS) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot load the certificate of tls: %w", err)
 	}
+	return &pair, nil
+}
+
+// serverTLS is the TLS of a listener whose certificate may be renewed.
+func serverTLS(certificate func() *tls.Certificate) *tls.Config {
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS12,
-		NextProtos:   []string{"http/1.1"},
-		Certificates: []tls.Certificate{pair},
-	}, nil
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(), nil },
+	}
 }

@@ -19,7 +19,9 @@ import (
 )
 
 // notifications tests webhooks for the admin address. It implements admin.Notifier.
-type notifications struct{ notifier *notify.Notifier }
+type notifications struct {
+	notifier func() *notify.Notifier // the present one
+}
 
 // TestNotifications implements admin.Notifier.
 func (n notifications) TestNotifications(ctx context.Context, name string, target int) ([]admin.NotificationTest, error) {
@@ -29,7 +31,7 @@ func (n notifications) TestNotifications(ctx context.Context, name string, targe
 			return nil, &admin.RefusedError{Status: http.StatusBadRequest, Err: fmt.Errorf("%q is no event", name)}
 		}
 	}
-	results := n.notifier.Test(ctx, kind, target)
+	results := n.notifier().Test(ctx, kind, target)
 	if len(results) == 0 {
 		err := errors.New("the configuration has no notifications")
 		if target >= 0 {

@@ -60,6 +60,7 @@ AUTHPOOL_STATE_DIR. A flag rules over the variable, the variable over the file.`
 		newAuditCommand(p),
 		newSubscriptionsCommand(p),
 		newSessionsCommand(p),
+		newReloadCommand(p),
 		newKeysCommand(p),
 		newAgentsCommand(p),
 		newNotificationsCommand(p),

@@ -6,9 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"reflect"
-	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -27,7 +24,8 @@ becomes anthropic-1, ANTHROPIC_API_KEY_2 anthropic-2, the same for OPENAI_ and
 GEMINI_), with a Redis inside the process.
 
 SIGTERM and SIGINT let answers under way end (shutdown.grace), a second one
-exits at once. SIGHUP reads the config again.`,
+exits at once. The config is read again, and taken over as a whole or not at all,
+when its file changes, at SIGHUP and at "authpool reload".`,
 		Example: "  ANTHROPIC_API_KEY=sk-ant-… authpool serve\n  authpool serve -c authpool.yaml --redis redis://127.0.0.1:6379/0",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -50,7 +48,9 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
 
-	log := newLoggerFromConfig(cfg.Log, p.Err)
+	level := new(slog.LevelVar)
+	level.Set(logLevel(cfg.Log))
+	log := newLoggerFromConfig(cfg.Log, level, p.Err)
 	if err := forbidCoreDumps(); err != nil {
 		log.Warn("a crash may write credentials to a core file", "error", err)
 	}
@@ -64,6 +64,7 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 		return err
 	}
 	logSubscriptions(log, cfg)
+	s.watchConfig(ctx, newReloader(s, load, file), level)
 	if err := s.start(); err != nil {
 		return errors.Join(err, s.shutdown(ctx))
 	}
@@ -81,7 +82,7 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 			return s.shutdown(context.WithoutCancel(ctx))
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				s.auditReload(file, reload(log, cfg, s.prices.Version(), load))
+				s.reloader.ask("SIGHUP")
 				continue
 			}
 			log.Info("stopping", "signal", sig.String())
@@ -116,51 +117,4 @@ func logSubscriptions(log *slog.Logger, cfg *config.Config) {
 	for _, s := range cfg.Subscriptions {
 		log.Info("subscription", "id", s.ID, "provider", s.Provider, "credential", s.Credential.Value.String(), "priority", s.Priority, "domain", s.Domain)
 	}
-}
-
-// reload reads the config again. A wrong one changes nothing. A good one that
-// differs cannot be taken over while serving yet: the log says which keys wait
-// for a restart. prices is the version in use of what the key prices names. What
-// came of it is returned in a few words.
-func reload(log *slog.Logger, old *config.Config, prices string, load func() (*config.Config, error)) string {
-	fresh, err := load()
-	if err != nil {
-		if faults, ok := errors.AsType[config.Faults](err); ok {
-			for _, fault := range faults {
-				log.Error("reload: the config is wrong, the old one stays", "fault", fault.String())
-			}
-			return "refused: it is wrong"
-		}
-		log.Error("reload: the config cannot be read, the old one stays", "error", err)
-		return "refused: it cannot be read"
-	}
-	table, err := newPricesFromConfig(fresh)
-	if err != nil {
-		log.Error("reload: the prices are wrong, the old ones stay", "error", err)
-		return "refused: the prices are wrong"
-	}
-	changed := changedKeys(old, fresh)
-	if table.Version() != prices && !slices.Contains(changed, "prices") {
-		changed = append(changed, "prices (the file's content)")
-	}
-	if len(changed) == 0 {
-		log.Info("reload: the config has not changed")
-		return "unchanged"
-	}
-	log.Warn("reload: the config is good, but takes effect at the next start only", "changed", strings.Join(changed, ", "))
-	return "waits for a restart: " + strings.Join(changed, ", ")
-}
-
-// changedKeys names the top-level keys in which two configs differ.
-func changedKeys(old, fresh *config.Config) []string {
-	var changed []string
-	a, b := reflect.ValueOf(old).Elem(), reflect.ValueOf(fresh).Elem()
-	for i := range a.NumField() {
-		field := a.Type().Field(i)
-		if field.IsExported() && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
-			changed = append(changed, field.Tag.Get("yaml"))
-		}
-	}
-	slices.Sort(changed)
-	return changed
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,13 +35,18 @@ import (
 // service is one running authpool: all that stands between its listeners and
 // Redis. newService opens it, start lets it serve, shutdown ends it.
 type service struct {
-	cfg *config.Config
-	log *slog.Logger
+	cfg   *config.Config // that it began with
+	log   *slog.Logger
+	level *slog.LevelVar // of log; nil: it has one for good
+
+	current     atomic.Pointer[config.Config] // that is in force
+	certificate atomic.Pointer[tls.Certificate]
 
 	dir       *statedir.Dir
 	events    event.Bus
 	audit     *audit.Log
-	notifier  *notify.Notifier
+	notifier  atomic.Pointer[notify.Notifier]
+	targets   []notify.Target // whom it tells
 	claims    claims
 	db        *redisdb.DB
 	usage     *usage.Store
@@ -48,6 +54,7 @@ type service struct {
 	pool      *pool.Pool
 	agents    *agents.Book
 	roster    *roster
+	reloader  *reloader
 	prices    *price.Table
 	transport *upstream.Transport
 	proxy     *proxy.Server
@@ -69,6 +76,7 @@ type service struct {
 // again. Nothing is served before start.
 func newService(ctx context.Context, cfg *config.Config, getenv func(string) string, log *slog.Logger) (*service, error) {
 	s := &service{cfg: cfg, log: log, failed: make(chan error, len(cfg.Listen)+1)}
+	s.current.Store(cfg)
 	if err := s.open(ctx, getenv); err != nil {
 		for _, c := range slices.Backward(s.closers) {
 			err = errors.Join(err, c.close(ctx))
@@ -227,7 +235,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
-	operate := audited{s.roster, notifications{s.notifier}, sessions{s.pool, s.agents}, agentBook{s.agents, s.cfg}, s.audit}
+	operate := audited{s.roster, notifications{s.notifier.Load}, sessions{s.pool, s.agents}, agentBook{s.agents, s.current.Load}, s.audit}
 	s.admin = admin.New(admin.Options{
 		Token:    token,
 		Viewer:   viewer,
@@ -239,6 +247,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		Notify:   operate,
 		Sessions: operate,
 		Agents:   operate,
+		Reloader: s,
 		Refused:  s.auditStranger,
 		Metrics:  prometheus.Gatherers{prometheus.DefaultGatherer, registry},
 		Logger:   s.log,
@@ -284,12 +293,17 @@ func (s *service) ready() error {
 
 // start serves on all listeners. What ends one of them comes by failed.
 func (s *service) start() error {
-	certificate, err := newTLSFromConfig(s.cfg.TLS)
+	certificate, err := loadCertificate(s.cfg.TLS)
 	if err != nil {
 		return err
 	}
+	var secure *tls.Config
+	if certificate != nil {
+		s.certificate.Store(certificate)
+		secure = serverTLS(s.certificate.Load)
+	}
 	for i, l := range s.agentListeners {
-		wire := certificate
+		wire := secure
 		if config.Loopback(s.cfg.Listen[i]) {
 			wire = nil
 		}

@@ -308,7 +308,7 @@ A move to who could not serve the session is refused.`,
 			}
 			var moved admin.SessionMoved
 			path := admin.SessionPath(s.SessionName) + "/move"
-			if _, err := c.send(cmd.Context(), http.MethodPost, path, admin.MoveSession{Subscription: args[1]}, &moved); err != nil {
+			if err := c.send(cmd.Context(), http.MethodPost, path, admin.MoveSession{Subscription: args[1]}, &moved); err != nil {
 				return err
 			}
 			if moved.From == moved.Subscription {

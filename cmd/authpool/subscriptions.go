@@ -74,7 +74,7 @@ func (r *recordCommand) run(ctx context.Context, p *program, method, path string
 	}
 	var done admin.SubscriptionRecord
 	if body != nil {
-		_, err = c.send(ctx, method, path, body, &done)
+		err = c.send(ctx, method, path, body, &done)
 	} else {
 		_, err = c.do(ctx, method, path, nil, nil, &done)
 	}

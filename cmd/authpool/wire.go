@@ -179,7 +179,14 @@ func brakeFromConfig(b config.Brake) pool.Brake {
 // newPoolFromConfig makes the pool; nothing runs in it yet, and the roster gives it its
 // subscriptions.
 func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Ledger, events *event.Bus, log *slog.Logger) *pool.Pool {
-	return pool.New(pool.Options{
+	opts := poolOptionsFromConfig(c)
+	opts.Whole, opts.Ledger, opts.Events, opts.Logger = c.Redis.Topology() == config.RedisEmbedded, ledger, events, log
+	return pool.New(opts, nil, bindings)
+}
+
+// poolOptionsFromConfig are the settings of the pool that can change while it serves.
+func poolOptionsFromConfig(c *config.Config) pool.Options {
+	return pool.Options{
 		Wait:        time.Duration(c.Failover.Wait),
 		IdleTimeout: time.Duration(c.Sessions.IdleTimeout),
 		Affinity:    time.Duration(c.Sessions.Affinity),
@@ -189,11 +196,7 @@ func newPoolFromConfig(c *config.Config, bindings pool.Bindings, ledger pool.Led
 		SpreadChildren: c.Sessions.Children == "spread",
 		SessionBrake:   brakeFromConfig(c.Sessions.Brake),
 		AgentBrake:     brakeFromConfig(c.Agents.Brake),
-		Whole:          c.Redis.Topology() == config.RedisEmbedded,
-		Ledger:         ledger,
-		Events:         events,
-		Logger:         log,
-	}, nil, bindings)
+	}
 }
 
 // defaultAgent is who shows the token of the state folder.

@@ -60,6 +60,7 @@ type Options struct {
 	Roster   Roster              // for SubscriptionsPath
 	Notify   Notifier            // for NotificationsTestPath
 	Sessions Sessions            // for SessionsPath and what is below it
+	Reloader Reloader            // for ReloadPath
 	Agents   Agents              // for AgentsPath and what is below it
 	Metrics  prometheus.Gatherer // for /metrics
 	Refused  Refused             // nil: nobody hears of it
@@ -85,6 +86,7 @@ type Server struct {
 	roster   Roster
 	notify   Notifier
 	sessions Sessions
+	reloader Reloader
 	agents   Agents
 	log      *slog.Logger
 	openAPI  []byte
@@ -92,7 +94,7 @@ type Server struct {
 
 // New returns a Server that is not listening yet.
 func New(o Options) *Server {
-	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, roster: o.Roster, notify: o.Notify, sessions: o.Sessions, agents: o.Agents, log: o.Logger}
+	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, roster: o.Roster, notify: o.Notify, sessions: o.Sessions, reloader: o.Reloader, agents: o.Agents, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -172,6 +174,7 @@ func (s *Server) table() []route {
 		},
 		s.subscriptionRoutes(),
 		s.sessionRoutes(),
+		s.reloadRoutes(),
 		s.agentRoutes(),
 	)
 }

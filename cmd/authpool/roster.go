@@ -59,7 +59,7 @@ func newRoster(ctx context.Context, cfg *config.Config, p *pool.Pool, shared *st
 		pool: p, records: records, vault: vault, shared: shared, audit: log, log: logger,
 		cfg: cfg, lender: lender{vault: vault}, leaving: make(map[string]time.Time),
 	}
-	var err error = store.ErrAway
+	err := store.ErrAway
 	if shared.Healthy() {
 		err = r.read(ctx)
 	}

@@ -281,7 +281,8 @@ func (r *roster) RotateSubscription(ctx context.Context, id string, secret crede
 		r.mu.Lock()
 		c := r.cfg
 		r.mu.Unlock()
-		return next, true, r.seal(ctx, c, &next, e.said, secret, private)
+		err = r.seal(ctx, c, &next, e.said, secret, private)
+		return next, true, err
 	})
 }
 

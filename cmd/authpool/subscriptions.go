@@ -294,7 +294,7 @@ func parseBudgets(texts []string) (budgets []admin.SubscriptionBudget, err error
 			budgets = append(budgets, admin.SubscriptionBudget{Window: window})
 		}
 		b := &budgets[i]
-		taken := false
+		var taken bool
 		switch kind {
 		case "cost_usd":
 			taken = b.CostUSD != nil

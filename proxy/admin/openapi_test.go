@@ -147,8 +147,8 @@ func TestOperationsAreAsDescribed(t *testing.T) {
 			t.Errorf("%s %s: got %d with a field that there is not", o.Method, o.Path, a.status)
 		}
 	}
-	if count < 10 || len(src.roster.calls)+len(src.notified) > 0 {
-		t.Errorf("%d operations, subscriptions %q, notified %q", count, src.roster.calls, src.notified)
+	if count < 10 || len(src.calls)+len(src.notified) > 0 {
+		t.Errorf("%d operations, subscriptions %q, notified %q", count, src.calls, src.notified)
 	}
 	if a := get(t, base+admin.OpenAPIPath, nil); a.status != http.StatusOK || a.head.Get("Content-Type") != "application/json" || !strings.Contains(a.body, `"openapi":"3.1.`) {
 		t.Errorf("got %d %s", a.status, a.body)

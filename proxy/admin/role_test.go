@@ -35,8 +35,8 @@ func TestViewerReadsOnly(t *testing.T) {
 	}
 	f("POST", admin.SubscriptionPath("team-a")+"/enable", 403)
 	f("POST", admin.NotificationsTestPath, 403)
-	if len(src.roster.calls)+len(src.notified) > 0 {
-		t.Errorf("enabled %q, notified %q", src.roster.calls, src.notified)
+	if len(src.calls)+len(src.notified) > 0 {
+		t.Errorf("enabled %q, notified %q", src.calls, src.notified)
 	}
 	if want := []admin.Code{"127.0.0.1 role_too_low", "127.0.0.1 role_too_low"}; !slices.Equal(src.refused, want) {
 		t.Errorf("told of %q, want %q", src.refused, want)

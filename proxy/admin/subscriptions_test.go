@@ -65,7 +65,7 @@ func TestSubscriptionOperations(t *testing.T) {
 	base := start(t, src, nil)
 	f := func(method, path, body, match, want string) {
 		t.Helper()
-		src.roster.calls = nil
+		src.calls = nil
 		a := get(t, base+path, func(r *http.Request) {
 			post(method, body)(r)
 			if match != "" {
@@ -75,7 +75,7 @@ func TestSubscriptionOperations(t *testing.T) {
 		if a.status != http.StatusOK || a.head.Get("ETag") != `"7"` || !strings.Contains(a.body, `"version":7,"switch":"enabled"`) {
 			t.Errorf("%s %s: %d %v %s", method, path, a.status, a.head, a.body)
 		}
-		if diff := cmp.Diff([]string{want}, src.roster.calls); diff != "" {
+		if diff := cmp.Diff([]string{want}, src.calls); diff != "" {
 			t.Errorf("%s %s: %s", method, path, diff)
 		}
 	}
@@ -103,7 +103,7 @@ func TestSubscriptionOperationsAreRefused(t *testing.T) {
 	base := start(t, src, nil)
 	f := func(method, path, body string, edit func(*http.Request), status int, says string) {
 		t.Helper()
-		src.roster.calls = nil
+		src.calls = nil
 		a := get(t, base+path, func(r *http.Request) {
 			post(method, body)(r)
 			if edit != nil {
@@ -113,8 +113,8 @@ func TestSubscriptionOperationsAreRefused(t *testing.T) {
 		if a.status != status || !strings.Contains(a.body, says) || strings.Contains(a.body, "sk-") {
 			t.Errorf("%s %s: got %d %s, want %d with %q", method, path, a.status, a.body, status, says)
 		}
-		if src.roster.refused == nil && len(src.roster.calls) > 0 {
-			t.Errorf("%s %s was done: %q", method, path, src.roster.calls)
+		if src.roster.refused == nil && len(src.calls) > 0 {
+			t.Errorf("%s %s was done: %q", method, path, src.calls)
 		}
 	}
 	one := admin.SubscriptionPath("team-a")

@@ -52,7 +52,7 @@ func (a *Agents) Of(book *agents.Book) *Agents {
 	return a
 }
 
-// Errors of Identify.
+// Errors of identify.
 var (
 	errNoToken   = errors.New("no agent token")
 	errBadToken  = errors.New("agent token not known")
@@ -67,10 +67,10 @@ type identity struct {
 	entry *agents.Entry // nil: the agent has no limits
 }
 
-// Identify returns the agent to whom the valid ones among the tokens of a request
+// identify returns the agent to whom the valid ones among the tokens of a request
 // belong. What is no agent's token (an agent's own dummy key, for instance) is passed
 // over as long as one is valid.
-func (a *Agents) Identify(headers provider.Headers, query []byte) (identity, error) {
+func (a *Agents) identify(headers provider.Headers, query []byte) (identity, error) {
 	var c asserted
 	for token := range provider.AgentTokens(headers, query) {
 		a.look(&c, token)

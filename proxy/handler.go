@@ -294,7 +294,7 @@ func (s *Server) headReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig 
 		return fasthttp.RequestConfig{}
 	}
 	_, query, _ := bytes.Cut(h.RequestURI(), []byte{'?'})
-	if _, err := s.deps.Agents.Identify(h.RawHeaders(), query); err != nil {
+	if _, err := s.deps.Agents.identify(h.RawHeaders(), query); err != nil {
 		return fasthttp.RequestConfig{MaxRequestBodySize: strangerBody}
 	}
 	return fasthttp.RequestConfig{}

@@ -16,7 +16,7 @@ import (
 
 // identify finds whose request it is, or refuses it.
 func (s *Server) identify(headers provider.Headers, query []byte, from net.Addr) (identity, *refusal) {
-	who, err := s.deps.Agents.Identify(headers, query)
+	who, err := s.deps.Agents.identify(headers, query)
 	switch {
 	case err == nil:
 		return who, nil

@@ -100,7 +100,7 @@ func (a *account) begin(now time.Time, budgets []Budget) *OverError {
 	for _, b := range budgets {
 		s := &a.sums[indexOf(b.Period)]
 		spent := s.told.plus(s.own)
-		what := ""
+		var what string
 		switch {
 		case b.Requests > 0 && spent.requests >= b.Requests:
 			what = "requests"

@@ -61,7 +61,7 @@ const (
 
 var (
 	identifier = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	globText   = regexp.MustCompile(`^[!-~]+$`)
+	globText   = regexp.MustCompile(`^[[:graph:]]+$`) // ASCII
 )
 
 // Check tells in one sentence what is wrong with what an operator wants, as of now.
@@ -182,7 +182,8 @@ func parseRecord(r store.AgentRecord) (*Agent, error) {
 		a.Budgets = append(a.Budgets, Budget{b.Window, b.Cost, b.Tokens, b.Requests})
 	}
 	// An end that is over is no fault of a record: it was to come when it was written.
-	return a, a.Check(time.UnixMilli(t.Created))
+	err := a.Check(a.Created)
+	return a, err
 }
 
 // MayProvider tells whether the agent may use the provider.

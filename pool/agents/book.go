@@ -363,7 +363,7 @@ func (b *Book) Create(ctx context.Context, a Agent) (Agent, credential.Secret, e
 	if errors.Is(err, store.ErrAgentVersion) {
 		err = ErrExists
 	}
-	if err = b.changed(ctx, err); err != nil {
+	if err := b.changed(ctx, err); err != nil {
 		return Agent{}, credential.Secret{}, err
 	}
 	return a, credential.NewSecret(token), nil

@@ -84,7 +84,8 @@ func bob(t *testing.T, l *ledger, budgets ...agents.Budget) (*agents.Book, *agen
 		t.Fatal(err)
 	}
 	book.Start(t.Context())
-	return book, book.ByID("bob")
+	e := book.ByID("bob")
+	return book, e
 }
 
 // ask sends a request that ends, and uses so much.

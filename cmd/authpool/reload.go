@@ -85,7 +85,11 @@ func (r *reloader) ask(why string) {
 const settle = 200 * time.Millisecond
 
 func (r *reloader) run(ctx context.Context) {
-	var changes <-chan fsnotify.Event
+	var (
+		changes <-chan fsnotify.Event
+		missed  <-chan error
+		again   = func() {} // watches the folders of the config in force
+	)
 	if r.file != "" {
 		watcher, err := fsnotify.NewWatcher()
 		if err == nil {
@@ -95,7 +99,12 @@ func (r *reloader) run(ctx context.Context) {
 		if err != nil {
 			r.s.log.Warn("changes of the config file are not seen by themselves: SIGHUP and \"authpool reload\" tell of them", "error", err)
 		} else {
-			changes = watcher.Events
+			changes, missed = watcher.Events, watcher.Errors
+			again = func() {
+				if err := r.watch(watcher); err != nil {
+					r.s.log.Warn("changes of a file of the config are not seen by themselves", "error", err)
+				}
+			}
 		}
 	}
 	var settled <-chan time.Time
@@ -105,27 +114,39 @@ func (r *reloader) run(ctx context.Context) {
 			return
 		case why := <-r.kick:
 			_, _ = r.reload(ctx, why) // what came of it is logged
-		case _, ok := <-changes:
-			if !ok {
-				changes = nil
-				continue
+			again()
+		case <-changes:
+			if settled == nil { // not put off by what follows: somebody may write there all the time
+				settled = time.After(settle)
 			}
-			settled = time.After(settle)
+		case err := <-missed: // most likely there was too much at once
+			r.s.log.Debug("a change of files may have been missed", "error", err)
+			if settled == nil {
+				settled = time.After(settle)
+			}
 		case <-settled:
 			settled = nil
 			if r.changed() {
 				_, _ = r.reload(ctx, "the file changed")
 			}
+			again()
 		}
 	}
 }
 
 // watch looks at the folders of the config's files: a file that is replaced, or whose
-// folder is swapped by a symlink, is another one.
+// folder is swapped by a symlink, is another one. What a symlink leads to is looked at,
+// too. Folders that are watched already, or no longer of use, do no harm.
 func (r *reloader) watch(w *fsnotify.Watcher) error {
+	r.mu.Lock()
+	paths := r.paths(r.now)
+	r.mu.Unlock()
 	folders := map[string]bool{}
-	for _, path := range r.paths(r.now) {
+	for _, path := range paths {
 		folders[filepath.Dir(path)] = true
+		if there, err := filepath.EvalSymlinks(path); err == nil { // else it is gone, and comes back by its own folder
+			folders[filepath.Dir(there)] = true
+		}
 	}
 	for folder := range folders {
 		if err := w.Add(folder); err != nil {

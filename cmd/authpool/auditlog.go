@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,12 +112,13 @@ func configFields(file string) map[string]string {
 }
 
 // audited writes down what the admin address is asked for and what came of it. It
-// implements admin.Roster, admin.Notifier, admin.Sessions and admin.Agents.
+// implements admin.Roster, admin.Notifier, admin.Sessions, admin.Agents and admin.Sealer.
 type audited struct {
 	roster   admin.Roster
 	notifier admin.Notifier
 	sessions admin.Sessions
 	agents   admin.Agents
+	sealer   admin.Sealer
 	log      *audit.Log
 }
 
@@ -165,6 +168,18 @@ func (a audited) noteSubscription(kind audit.Kind, id string, done admin.Subscri
 		fields["version"] = strconv.FormatInt(done.Version, 10)
 	}
 	a.note(kind, err, fields)
+}
+
+// RotateKeys implements admin.Sealer.
+func (a audited) RotateKeys(ctx context.Context) (admin.KeysRotated, error) {
+	done, err := a.sealer.RotateKeys(ctx)
+	fields := map[string]string{}
+	if err == nil {
+		fields["keys"], fields["added"] = strconv.Itoa(done.Keys), strconv.FormatBool(done.Added)
+		fields["resealed"], fields["left"] = strconv.Itoa(done.Resealed), strings.Join(slices.Sorted(maps.Keys(done.Failed)), " ")
+	}
+	a.note(audit.KeysRotate, err, fields)
+	return done, err
 }
 
 // TestNotifications implements admin.Notifier.

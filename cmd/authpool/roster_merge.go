@@ -45,7 +45,7 @@ func merge(c *config.Config, records []managed.Record) []listed {
 		inFile[s.ID] = true
 		e := listed{said: s, kept: kept[s.ID], record: admin.SubscriptionRecord{
 			ID: s.ID, Source: admin.SourceFile, Version: kept[s.ID].Version, Switch: admin.SwitchEnabled,
-			SubscriptionSettings: settingsOf(s), Credential: string(s.Credential.Value), Changed: moment(kept[s.ID].Changed),
+			SubscriptionSettings: settingsOf(s), Credential: s.Credential.Value.String(), Changed: moment(kept[s.ID].Changed),
 		}}
 		if to := kept[s.ID].Switch; to == managed.Disabled || to == managed.Draining { // Removing was about the managed one
 			e.record.Switch = string(to)

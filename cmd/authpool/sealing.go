@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/config/statedir"
 	"github.com/authpool/authpool/pool/credential"
@@ -24,7 +26,7 @@ const keysetFile = "sealing.keyset"
 // config names none, one is made in the state folder for the first secret of records.
 func newVaultFromConfig(c config.Sealing, dir *statedir.Dir, records *managed.Store) *managed.Vault {
 	if path, isFile := c.Keyset.File(); isFile {
-		return managed.NewVault(managed.Keys{Read: readRef(c.Keyset), Write: replaceWith(path)})
+		return managed.NewVault(managed.Keys{Read: readRef(c.Keyset), Write: replaceWith(path), Lock: lockFolder(path)})
 	}
 	if c.Keyset != "" {
 		return managed.NewVault(managed.Keys{Read: readRef(c.Keyset)})
@@ -33,6 +35,7 @@ func newVaultFromConfig(c config.Sealing, dir *statedir.Dir, records *managed.St
 	return managed.NewVault(managed.Keys{
 		Read:  readRef(config.Ref("file:" + path)),
 		Write: replaceWith(path),
+		Lock:  lockFolder(path),
 		Make:  func(ctx context.Context) error { return makeKeyset(ctx, path, records) },
 	})
 }
@@ -59,37 +62,57 @@ func makeKeyset(ctx context.Context, path string, records *managed.Store) error 
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil // made meanwhile
+	if err := placeKeyset(path, text, os.Link); !errors.Is(err, fs.ErrExist) { // made meanwhile
+		return err
+	}
+	return nil
+}
+
+// replaceWith replaces a keyset's file, behind a symbolic link too.
+func replaceWith(path string) func(credential.Secret) error {
+	return func(text credential.Secret) error {
+		if file, err := filepath.EvalSymlinks(path); err == nil {
+			path = file
+		}
+		return placeKeyset(path, text, os.Rename)
+	}
+}
+
+// placeKeyset writes a keyset's file in one step: a crash leaves what was there or the new
+// one. place is os.Rename, or os.Link where nothing may be replaced.
+func placeKeyset(path string, text credential.Secret, place func(from, to string) error) error {
+	fresh, err := os.CreateTemp(filepath.Dir(path), ".keyset-*") // 0600
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(fresh.Name()) }() // of a rename it is gone
+	_, err = fresh.WriteString(text.Reveal() + "\n")
+	err = errors.Join(err, fresh.Sync(), fresh.Close())
+	if err == nil {
+		err = place(fresh.Name(), path)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(text.Reveal() + "\n")
-	return errors.Join(err, f.Sync(), f.Close())
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// replaceWith replaces a keyset's file in one step: a crash leaves the old one or the
-// new one.
-func replaceWith(path string) func(credential.Secret) error {
-	return func(text credential.Secret) error {
-		fresh, err := os.CreateTemp(filepath.Dir(path), ".keyset-*") // 0600
-		if err != nil {
-			return err
-		}
-		_, err = fresh.WriteString(text.Reveal() + "\n")
-		err = errors.Join(err, fresh.Sync(), fresh.Close())
-		if err == nil {
-			err = os.Rename(fresh.Name(), path)
-		}
-		if err != nil {
-			return errors.Join(err, os.Remove(fresh.Name()))
-		}
+// lockFolder locks the folder of a keyset against who else would write it.
+func lockFolder(path string) func() (func(), error) {
+	return func() (func(), error) {
 		folder, err := os.Open(filepath.Dir(path))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return errors.Join(folder.Sync(), folder.Close())
+		unlock := func() { _ = folder.Close() } // ends the lock; nothing was written
+		if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			unlock()
+			return nil, fmt.Errorf("cannot lock %s, as another process may be rotating at this moment: %w", filepath.Dir(path), err)
+		}
+		return unlock, nil
 	}
 }

@@ -235,7 +235,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(admin.NewCollector(sources, nil), newBuildMetric(), s.db)
-	operate := audited{s.roster, notifications{s.notifier.Load}, sessions{s.pool, s.agents}, agentBook{s.agents, s.current.Load}, s.audit}
+	operate := audited{s.roster, notifications{s.notifier.Load}, sessions{s.pool, s.agents}, agentBook{s.agents, s.current.Load}, keys{s.roster}, s.audit}
 	s.admin = admin.New(admin.Options{
 		Token:    token,
 		Viewer:   viewer,
@@ -246,6 +246,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		Roster:   operate,
 		Notify:   operate,
 		Sessions: operate,
+		Sealer:   operate,
 		Agents:   operate,
 		Reloader: s,
 		Refused:  s.auditStranger,

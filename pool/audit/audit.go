@@ -46,6 +46,7 @@ const (
 	AgentsCreate         Kind = "agents.create"         // likewise
 	AgentsLimit          Kind = "agents.limit"          // likewise
 	AgentsRevoke         Kind = "agents.revoke"         // likewise
+	KeysRotate           Kind = "keys.rotate"           // likewise
 	NotificationsSend    Kind = "notifications.send"    // an operator asked for a test
 	CredentialUsed       Kind = "credential.used"       //nolint:gosec // names none: by a session, once a day
 	CredentialEchoed     Kind = "credential.echoed"     //nolint:gosec // names none: a provider repeated it where it cannot be masked, and the answer was cut

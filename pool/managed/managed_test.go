@@ -202,6 +202,8 @@ type keyfile struct {
 	mu   sync.Mutex
 	text credential.Secret
 	err  error
+
+	writing sync.Mutex
 }
 
 func (k *keyfile) read(context.Context) (credential.Secret, error) {
@@ -215,6 +217,11 @@ func (k *keyfile) write(text credential.Secret) error {
 	defer k.mu.Unlock()
 	k.text = text
 	return nil
+}
+
+func (k *keyfile) lock() (func(), error) {
+	k.writing.Lock()
+	return k.writing.Unlock, nil
 }
 
 func newKeyfile(t *testing.T) *keyfile {
@@ -241,7 +248,7 @@ func TestVault(t *testing.T) {
 		ctx := t.Context()
 		s, _ := open()
 		keys := newKeyfile(t)
-		vault := managed.NewVault(managed.Keys{Read: keys.read, Write: keys.write})
+		vault := managed.NewVault(managed.Keys{Read: keys.read, Write: keys.write, Lock: keys.lock})
 		for _, id := range []string{"team-a", "team-b", "team-c"} {
 			r := managed.Record{ID: id, Switch: managed.Enabled, Settings: json.RawMessage(`{}`)}
 			if err := vault.Seal(ctx, &r, target, credential.NewSecret("sk-secret-"+id), managed.Private{Email: id + "@example.com"}); err != nil {
@@ -324,7 +331,7 @@ func TestWrongKeyset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done, err := managed.NewVault(managed.Keys{Read: wrong.read, Write: wrong.write}).Rotate(ctx, s, toTarget)
+	done, err := managed.NewVault(managed.Keys{Read: wrong.read, Write: wrong.write, Lock: wrong.lock}).Rotate(ctx, s, toTarget)
 	if err != nil || done.Resealed != 0 || !errors.Is(done.Failed["team-a"], seal.ErrNotOpened) {
 		t.Errorf("%+v, %v", done, err)
 	}
@@ -342,5 +349,49 @@ func TestWrongKeyset(t *testing.T) {
 	}
 	if err := managed.NewVault(managed.Keys{Read: right.read}).Check(ctx); err == nil || !strings.Contains(err.Error(), "the disk is gone") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Of processes that rotate at once none loses the key of another, and what each has
+// sealed goes on opening.
+func TestRotationsAtOnce(t *testing.T) {
+	client := redistest.Mini(t)
+	keys := newKeyfile(t)
+	ctx := t.Context()
+	open := func() (*managed.Store, *managed.Vault) {
+		s := managed.New(store.New(client, client, healthy{}, "authpool").ManagedRecords(), func() bool { return true })
+		return s, managed.NewVault(managed.Keys{Read: keys.read, Write: keys.write, Lock: keys.lock})
+	}
+	s, vault := open()
+	r := record("team-a")
+	if err := vault.Seal(ctx, &r, target, credential.NewSecret("sk-1"), managed.Private{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			s, vault := open()
+			if err := vault.Check(ctx); err != nil { // it knows the keyset as it was
+				t.Error(err)
+			}
+			if done, err := vault.Rotate(ctx, s, toTarget); err != nil || !done.Added {
+				t.Errorf("%+v, %v", done, err)
+			}
+		})
+	}
+	wg.Wait()
+	_, last := open()
+	list, err := s.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if secret, _, err := last.Open(ctx, &list[0], target); err != nil || secret.Reveal() != "sk-1" {
+		t.Errorf("%v, %v", secret, err)
+	}
+	if all, err := seal.Open(keys.text); err != nil || all.Keys() != 9 {
+		t.Errorf("%d keys, %v", all.Keys(), err)
 	}
 }

@@ -43,6 +43,8 @@ type Keys struct {
 	Read func(ctx context.Context) (credential.Secret, error)
 	// Write replaces it; nil: it is not authpool's to write.
 	Write func(credential.Secret) error
+	// Lock keeps other processes from writing until unlock; needed with Write.
+	Lock func() (unlock func(), err error)
 	// Make makes the first one, for the first secret; nil: somebody else has to.
 	Make func(ctx context.Context) error
 }
@@ -247,16 +249,26 @@ func (v *Vault) add(ctx context.Context, done *Rotated) error {
 	if v.source.Write == nil {
 		return nil
 	}
-	keys, err := v.keyset(ctx)
+	unlock, err := v.source.Lock()
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot rotate the keyset: %w", err)
+	}
+	defer unlock()
+	// As it is now: written over, a key that another process has just added would be
+	// lost, and with it what that has sealed.
+	text, err := v.source.Read(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot read the keyset of sealed secrets: %w", err)
+	}
+	keys, err := seal.Open(text)
+	if err != nil {
+		return fmt.Errorf("cannot use the keyset of sealed secrets: %w", err)
 	}
 	more, err := keys.Rotated()
 	if err != nil {
 		return err
 	}
-	text, err := more.Text()
-	if err != nil {
+	if text, err = more.Text(); err != nil {
 		return err
 	}
 	if err := v.source.Write(text); err != nil {

@@ -62,6 +62,7 @@ type Options struct {
 	Sessions Sessions            // for SessionsPath and what is below it
 	Reloader Reloader            // for ReloadPath
 	Agents   Agents              // for AgentsPath and what is below it
+	Sealer   Sealer              // for KeysRotatePath
 	Metrics  prometheus.Gatherer // for /metrics
 	Refused  Refused             // nil: nobody hears of it
 	Logger   *slog.Logger        // nil: slog.Default()
@@ -88,13 +89,14 @@ type Server struct {
 	sessions Sessions
 	reloader Reloader
 	agents   Agents
+	sealer   Sealer
 	log      *slog.Logger
 	openAPI  []byte
 }
 
 // New returns a Server that is not listening yet.
 func New(o Options) *Server {
-	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, roster: o.Roster, notify: o.Notify, sessions: o.Sessions, reloader: o.Reloader, agents: o.Agents, log: o.Logger}
+	s := &Server{status: o.Status, usage: o.Usage, requests: o.Requests, roster: o.Roster, notify: o.Notify, sessions: o.Sessions, reloader: o.Reloader, agents: o.Agents, sealer: o.Sealer, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -176,6 +178,7 @@ func (s *Server) table() []route {
 		s.sessionRoutes(),
 		s.reloadRoutes(),
 		s.agentRoutes(),
+		s.keysRoutes(),
 	)
 }
 

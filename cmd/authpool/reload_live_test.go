@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -258,6 +261,34 @@ func TestReloadSeesAChangeOfANewFile(t *testing.T) {
 	within(t, "it is gone again", func() bool { return slices.Equal(s.subscriptions(t), []string{"one"}) })
 	putFile(t, prices, "models: [{provider: anthropic, model: m, input: 3, output: 15}]\n")
 	within(t, "the log tells of the prices", func() bool { return strings.Contains(s.log.String(), `changed="prices`) })
+}
+
+// A certificate that is renewed in its files is shown to who connects from then on.
+func TestReloadSeesARenewedCertificate(t *testing.T) {
+	folder := t.TempDir()
+	former := makeCertificate(t, folder)
+	file := filepath.Join(folder, "authpool.yaml")
+	putFile(t, file, strings.Replace(reloadConfig(nobody, "tls: {cert: file:cert.pem, key: file:key.pem}\n", "one"), "listen: 127.0.0.1:0", "listen: 0.0.0.0:0", 1))
+	s := startServe(t, folder, file)
+	_, port, err := net.SplitHostPort(s.agents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := func(by *x509.CertPool) bool {
+		conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: by}}).DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
+		if err == nil {
+			err = conn.Close()
+		}
+		return err == nil
+	}
+	if !trusted(former) {
+		t.Fatal("the first certificate is not shown")
+	}
+	fresh := makeCertificate(t, folder)
+	within(t, "the renewed certificate is shown", func() bool { return trusted(fresh) })
+	if trusted(former) {
+		t.Error("the former certificate is still shown")
+	}
 }
 
 // What is under way ends as it began; what comes next is sent where the config says by

@@ -83,7 +83,7 @@ linear: ## let eight processes bind, move, release and expire sessions on one Re
 	AUTHPOOL_REQUIRE_REDIS=1 AUTHPOOL_LINEAR=$(LINEAR) go test -count=1 -timeout 60m -v -run '^TestLinear$$' ./pool
 
 .PHONY: simulate-pool
-simulate-pool: ## let SIDECARS with SESSIONS on SUBSCRIPTIONS live for a day, and print the table of bench/poolsim (minutes)
+simulate-pool: ## let SIDECARS with SESSIONS on SUBSCRIPTIONS live for a day, and print the table of bench/poolsim (half an hour)
 	AUTHPOOL_SIMULATE="$(SIDECARS) $(SESSIONS) $(SUBSCRIPTIONS) $(strip $(REQUESTS))" go test -count=1 -timeout 90m -v -run '^TestSimulatePool$$' ./pool
 
 .PHONY: replay

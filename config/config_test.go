@@ -45,7 +45,7 @@ func TestWarnings(t *testing.T) {
 			}
 		}
 	}
-	f("listen: [127.0.0.1:1]\nintercept: {enabled: false, other_hosts: deny}\nsessions: {strategy: balanced, cache_warm: 5m, drain_on_disconnect: true}\nagents: {isolation: shared}\nnotifications: [{url: 'https://h/', events: ['budget.*', redis.lost], format: slack, allow_private: true}]\n")
+	f("listen: [127.0.0.1:1]\nintercept: {enabled: false, other_hosts: deny}\nsessions: {strategy: balanced, cache_warm: 1m, drain_on_disconnect: true}\nagents: {isolation: shared}\nnotifications: [{url: 'https://h/', events: ['budget.*', redis.lost], format: slack, allow_private: true}]\n")
 	f("listen: [127.0.0.1:1, 0.0.0.0:2]\n", `a.yaml:1:23: listen[1]: "0.0.0.0:2" can be reached from other machines without TLS`)
 	f("listen: 0.0.0.0:2\ntls: {cert: file:a, key: file:b}\n")
 	f("admin: {listen: ':1'}\nredis: {listen: ':2'}\n",
@@ -55,7 +55,6 @@ func TestWarnings(t *testing.T) {
 	f("providers: {groq: {base_url: 'https://api.groq.com/openai/v1/'}}\n", "a.yaml:1:30: providers.groq.base_url: ends in /v1: agents' paths are appended whole")
 	f("subscriptions:\n  - {id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, cost_usd: 1}]}\n")
 	f("intercept: {enabled: true, other_hosts: tunnel}\n", "a.yaml:1:22: intercept.enabled: has no effect", "a.yaml:1:41: intercept.other_hosts: has no effect")
-	f("sessions: {strategy: priority, cache_warm: 1m}\n", "a.yaml:1:44: sessions.cache_warm: has no effect")
 	f("subscriptions: [{id: a, provider: openai, credential: {value: env:A}, limits: {requests_per_minute: 1}}]\nredis: {url: 'redis://r'}\n")
 }
 

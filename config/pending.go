@@ -30,11 +30,6 @@ var pendingKeys = []pendingKey{
 		when:   func(c *Config) bool { return c.Intercept.OtherHosts.Mode != "deny" },
 		effect: "has no effect in this version: there is no proxy mode yet, CONNECT is refused",
 	},
-	{
-		path:   "sessions.cache_warm",
-		when:   func(c *Config) bool { return c.Sessions.CacheWarm != Default().Sessions.CacheWarm },
-		effect: "has no effect in this version: a session is moved only when its subscription cannot serve",
-	},
 }
 
 var index = regexp.MustCompile(`\[[0-9]+\]`)

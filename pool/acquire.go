@@ -351,7 +351,7 @@ func (p *Pool) enter(ctx context.Context, m *member, req *Request, s *session, s
 		return nil, gateRefusal(r)
 	}
 	if s != nil {
-		s.enter()
+		s.enter(req)
 	}
 	return &Lease{pool: p, member: m, session: s, source: source, model: req.Model, bytes: req.Bytes, pass: pass, whole: whole, probes: q}, refusal{}
 }

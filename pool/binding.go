@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/authpool/authpool/pool/store"
@@ -382,10 +383,14 @@ func (s *session) present() *member {
 	return s.bound
 }
 
-func (s *session) enter() {
+func (s *session) enter(req *Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inFlight++
+	s.served, s.allowed, s.sealed = true, req.Allowed, s.sealed || req.Pinned || req.Seals
+	if req.Model != "" && s.model != req.Model {
+		s.model = strings.Clone(req.Model) // it may lie in a request's buffer
+	}
 }
 
 func (s *session) leave() {

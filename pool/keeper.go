@@ -79,6 +79,7 @@ func (k *keeper) start(ctx context.Context) {
 	k.wg.Go(func() { k.run(run) })
 	k.wg.Go(func() { k.pool.watchCredentials(run) })
 	k.wg.Go(func() { k.pool.watchBudgets(run) })
+	k.wg.Go(func() { k.pool.watchBalance(run) })
 	if k.pool.bindings != nil {
 		k.wg.Go(func() { k.pool.bindings.Watch(run, k.hear) })
 	}

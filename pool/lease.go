@@ -160,6 +160,9 @@ func (l *Lease) Done(t usage.Tokens) {
 	if teaches {
 		l.pool.estimates.learn(l.model, l.bytes, t.Prompt()-t.CacheRead, t.Output)
 	}
+	if l.session != nil && t.CacheRead > 0 {
+		l.session.hasRead(now, t.CacheRead)
+	}
 	l.leave(now)
 }
 

@@ -41,6 +41,7 @@ type Move struct {
 const (
 	ReasonProvider = "provider" // it is another provider's
 	ReasonMoved    = "moved"    // the session is elsewhere by now
+	ReasonWarm     = "warm"     // rebalancing alone: its prompt cache may be
 	// ReasonClosed is why a session moved by itself: its subscription could not serve.
 	ReasonClosed = "closed"
 )

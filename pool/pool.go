@@ -43,6 +43,9 @@ type Options struct {
 	// Affinity is how long the session's subscription is remembered after its
 	// last use. Default 30 days.
 	Affinity time.Duration
+	// CacheWarm is how long after its last use a session is not moved to make the
+	// loads even, for its prompt cache. Default 5 minutes.
+	CacheWarm time.Duration
 	// Sessions bounds the sessions that are remembered in memory. Default
 	// 100,000.
 	Sessions int
@@ -78,6 +81,9 @@ func (o Options) withDefaults() Options {
 	if o.Affinity <= 0 {
 		o.Affinity = 720 * time.Hour
 	}
+	if o.CacheWarm <= 0 {
+		o.CacheWarm = 5 * time.Minute
+	}
 	if o.Sessions <= 0 {
 		o.Sessions = 100_000
 	}
@@ -103,6 +109,7 @@ type Bindings interface {
 	Extend(ctx context.Context, sub string, most int, holds []store.Hold) (scores []int64, count int64, err error)
 	Release(ctx context.Context, sub, session string, score int64) error
 	Bind(ctx context.Context, session, expect, sub, parent string, affinity time.Duration) (bound string, err error)
+	Balance(ctx context.Context, b store.Balancing) (store.Balance, error)
 	Keep(ctx context.Context, bindings []store.Binding, affinity time.Duration) ([]string, error)
 	ReserveMoved(ctx context.Context, sub, session string, most int, hold time.Duration, fence int64) (store.Place, error)
 	Fence(ctx context.Context, subs []string, fence int64) error
@@ -136,6 +143,7 @@ type Pool struct {
 	estimates                  estimates
 	sessionBrakes, agentBrakes brakes
 	keeper                     *keeper
+	balance                    balance
 	turns                      chan struct{} // of those who talk to Redis about bindings
 
 	resources *resources

@@ -43,6 +43,13 @@ type session struct {
 	kept      time.Time // when Redis was last told that the binding is in use
 	listed    bool      // is on the keeper's list
 
+	// What its requests were like that were let through here, for who moves it.
+	served  bool     // there were any
+	model   string   // of the last one
+	allowed []string // likewise, as in Request
+	sealed  bool     // one carried or made state that only its domain understands
+	reads   reads
+
 	// Guarded by the lock of sessions.
 	room         *crowd // of its agent on its subscription; nil: it was forgotten
 	newer, older *session

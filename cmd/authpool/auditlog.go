@@ -221,6 +221,16 @@ func (a audited) ReleaseSession(ctx context.Context, name admin.SessionName) (ad
 	return released, err
 }
 
+// Rebalance implements admin.Sessions. Each move is also told of by an event.
+func (a audited) Rebalance(ctx context.Context, dryRun bool) (admin.Rebalanced, error) {
+	done, err := a.sessions.Rebalance(ctx, dryRun)
+	if !dryRun {
+		fields := map[string]string{"moved": strconv.Itoa(len(done.Moves) - done.Failed), "not_moved": strconv.Itoa(done.Failed)}
+		a.note(audit.SessionsRebalance, err, fields)
+	}
+	return done, err
+}
+
 // Agents implements admin.Agents.
 func (a audited) Agents(ctx context.Context) (admin.AgentList, error) { return a.agents.Agents(ctx) }
 

@@ -96,6 +96,7 @@ func TestServeAnswersAsItDescribes(t *testing.T) {
 	ask("POST", one+"/move", `{"subscription":"team-a"}`, 200)
 	ask("POST", one+"/move", `{"subscription":"team-x"}`, 404)
 	ask("POST", one+"/release", "", 200)
+	ask("POST", admin.RebalancePath, `{}`, 200)
 	ask("POST", admin.AgentsPath, `{"name":"ci","models":["claude-*"],"budgets":[{"window":"day","cost_usd":"1.5"}]}`, 200)
 	ask("POST", admin.AgentsPath, `{"name":"ci"}`, 409)
 	ask("GET", admin.AgentsPath, "", 200)

@@ -113,7 +113,7 @@ id, it is AGENT/SESSION or PROVIDER/AGENT/SESSION.`,
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSessionsListCommand(p), newSessionsShowCommand(p), newSessionsMoveCommand(p), newSessionsReleaseCommand(p))
+	cmd.AddCommand(newSessionsListCommand(p), newSessionsShowCommand(p), newSessionsMoveCommand(p), newSessionsReleaseCommand(p), newSessionsRebalanceCommand(p))
 	return cmd
 }
 

@@ -190,6 +190,7 @@ func poolOptionsFromConfig(c *config.Config) pool.Options {
 		Wait:        time.Duration(c.Failover.Wait),
 		IdleTimeout: time.Duration(c.Sessions.IdleTimeout),
 		Affinity:    time.Duration(c.Sessions.Affinity),
+		CacheWarm:   time.Duration(c.Sessions.CacheWarm),
 
 		Strategy:       pool.Strategy(c.Sessions.Strategy),
 		Health:         healthFromConfig(c.Sessions.Health),

@@ -43,6 +43,7 @@ const (
 	SubscriptionsRemoved Kind = "subscriptions.removed" // and is gone: by the process that found it without sessions
 	SessionsMove         Kind = "sessions.move"         // an operator asked for it
 	SessionsRelease      Kind = "sessions.release"      // likewise
+	SessionsRebalance    Kind = "sessions.rebalance"    // likewise
 	AgentsCreate         Kind = "agents.create"         // likewise
 	AgentsLimit          Kind = "agents.limit"          // likewise
 	AgentsRevoke         Kind = "agents.revoke"         // likewise

@@ -15,6 +15,9 @@ import (
 // Below it is each session by its provider, agent and id (SessionPath).
 const SessionsPath = "/api/v1/sessions"
 
+// RebalancePath takes a Rebalance and answers with what came of it.
+const RebalancePath = SessionsPath + "/rebalance"
+
 // SessionPath is the path of one session.
 func SessionPath(name SessionName) string {
 	return SessionsPath + "/" + url.PathEscape(name.Provider) + "/" + url.PathEscape(name.Agent) + "/" + url.PathEscape(name.Session)
@@ -78,6 +81,28 @@ type SessionReleased struct {
 	From string `json:"from"`
 }
 
+// Rebalance is what is posted to have sessions moved to where they are better off.
+type Rebalance struct {
+	DryRun bool `json:"dry_run"` // only tell which
+}
+
+// Rebalanced is the moves, in the order in which they were made.
+type Rebalanced struct {
+	Moves  []RebalancedMove `json:"moves"`
+	Failed int              `json:"failed"` // of them
+	Wait   int64            `json:"wait_s"` // until more are allowed, when that kept some from being made
+}
+
+// RebalancedMove is one move.
+type RebalancedMove struct {
+	SessionName
+	From         string `json:"from"`
+	Subscription string `json:"subscription"` // where it is to be
+	Why          string `json:"why"`          // closed: its subscription cannot serve; uneven: it is cold, and another is less crowded
+	CacheTokens  int64  `json:"cache_tokens"` // read from its prompt cache in the last 5 minutes, which is lost
+	Error        string `json:"error"`        // why it was not moved; "" for none
+}
+
 // Sessions knows and moves sessions. It must be safe for concurrent use. Errors that
 // are a RefusedError are the operator's own; any other means that Redis did not
 // answer.
@@ -85,6 +110,7 @@ type Sessions interface {
 	Sessions(ctx context.Context, q SessionQuery) (SessionList, error)
 	MoveSession(ctx context.Context, name SessionName, to string) (SessionMoved, error)
 	ReleaseSession(ctx context.Context, name SessionName) (SessionReleased, error)
+	Rebalance(ctx context.Context, dryRun bool) (Rebalanced, error)
 }
 
 func (s *Server) sessionRoutes() []route {
@@ -94,6 +120,7 @@ func (s *Server) sessionRoutes() []route {
 		{"GET", one, Viewer, "Tell of one session, idle or not", nil, Session{}, s.serveSession},
 		{"POST", one + "/move", Operator, "Have a session stick to another subscription", MoveSession{}, SessionMoved{}, s.moveSession},
 		{"POST", one + "/release", Operator, "End a session's binding and free its place", nil, SessionReleased{}, s.releaseSession},
+		{"POST", RebalancePath, Operator, "Move sessions to where they are better off", Rebalance{}, Rebalanced{}, s.rebalance},
 	}
 }
 
@@ -154,4 +181,14 @@ func (s *Server) releaseSession(w http.ResponseWriter, r *http.Request) {
 
 func sessionName(r *http.Request) SessionName {
 	return SessionName{Provider: r.PathValue("provider"), Agent: r.PathValue("agent"), Session: r.PathValue("session")}
+}
+
+func (s *Server) rebalance(w http.ResponseWriter, r *http.Request) {
+	var body Rebalance
+	if !decode(w, r, &body) {
+		return
+	}
+	carry(s, w, r, "it is not known which sessions were moved", func(ctx context.Context) (Rebalanced, error) {
+		return s.sessions.Rebalance(ctx, body.DryRun)
+	})
 }

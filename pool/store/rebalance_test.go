@@ -1,0 +1,59 @@
+package store_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/authpool/authpool/pool/store"
+)
+
+func TestOneBalancesAtATime(t *testing.T) {
+	each(t, func(t *testing.T, s *store.Store, _ redis.UniversalClient) {
+		ask := func(process string, moves int, force bool) store.Balance {
+			t.Helper()
+			return first(s.Balance(ctx, store.Balancing{
+				Process: process, Hold: time.Minute, Moves: moves, Most: 10, Window: time.Minute, Force: force,
+			}))
+		}
+		a := ask("a", 6, false)
+		if a.Fence <= 0 || a.Moves != 6 || a.Wait <= 0 || a.Wait > time.Minute {
+			t.Fatalf("the first: %+v", a)
+		}
+		if b := ask("b", 1, false); b.Fence != 0 || b.Moves != 0 || b.Wait <= 0 || b.Wait > time.Minute {
+			t.Errorf("another while it is leased: %+v", b)
+		}
+		b := ask("b", 6, true)
+		if b.Fence <= a.Fence || b.Moves != 4 {
+			t.Errorf("by force: %+v after %+v; want a higher fence and the 4 moves that are left", b, a)
+		}
+		// Who was the one is shut out.
+		if err := s.Fence(ctx, []string{"one"}, b.Fence); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.ReserveMoved(ctx, "one", "x", 0, time.Minute, a.Fence); !errors.Is(err, store.ErrFenced) {
+			t.Errorf("a move of the former one: %v", err)
+		}
+		if a := ask("a", 1, true); a.Moves != 0 || a.Fence <= b.Fence {
+			t.Errorf("beyond the fleet's bound: %+v", a)
+		}
+	})
+}
+
+func TestBalanceEnds(t *testing.T) {
+	s, pass := timed(t)
+	ask := func(process string) store.Balance {
+		t.Helper()
+		return first(s.Balance(ctx, store.Balancing{Process: process, Hold: time.Minute, Moves: 9, Most: 10, Window: time.Minute}))
+	}
+	ask("a")
+	if b := ask("b"); b.Fence != 0 {
+		t.Fatalf("%+v", b)
+	}
+	pass(time.Minute)
+	if b := ask("b"); b.Fence == 0 || b.Moves != 9 {
+		t.Errorf("after the lease: %+v", b)
+	}
+}

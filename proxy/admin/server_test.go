@@ -43,6 +43,7 @@ type sources struct {
 	roster
 	notified []string // tests of notifications, as "event target"
 	rotated  int      // of keys
+	sessions []string // what was asked about them
 	requests explain.Ring
 	refused  []admin.Code
 }
@@ -71,7 +72,7 @@ func start(t *testing.T, src *sources, ready func() error) (base string) {
 		ready = func() error { return nil }
 	}
 	srv := admin.New(admin.Options{
-		Token: credential.NewSecret(token), Viewer: credential.NewSecret(viewer), Refused: src.refuse, Ready: ready, Status: src, Usage: src, Requests: &src.requests, Roster: &src.roster, Notify: src, Sealer: src, Metrics: registry,
+		Token: credential.NewSecret(token), Viewer: credential.NewSecret(viewer), Refused: src.refuse, Ready: ready, Status: src, Usage: src, Requests: &src.requests, Roster: &src.roster, Notify: src, Sessions: src, Sealer: src, Metrics: registry,
 	})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()

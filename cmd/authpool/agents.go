@@ -190,7 +190,7 @@ func newAgentsCommand(p *program) *cobra.Command {
 		Long: `Gives each agent a token of its own, and says what it may use. The agent "default"
 shows the token of the state folder, "anonymous" is everybody with agents.auth none;
 both can be limited like any other.`,
-		Example: "  authpool agents create ci --provider anthropic --budget day:cost=5\n  authpool agents list",
+		Example: "  authpool agents create ci --provider anthropic --budget day:cost_usd=5\n  authpool agents list",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -208,7 +208,7 @@ func (f *agentFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.providers, "provider", nil, "a provider that it may use; more than one allowed, \"\" for all")
 	flags.StringArrayVar(&f.models, "model", nil, "glob of models that it may use; more than one allowed, \"\" for all")
 	flags.StringArrayVar(&f.subscriptions, "subscription", nil, "id or label of subscriptions that it may use; more than one allowed, \"\" for all")
-	flags.StringArrayVar(&f.budgets, "budget", nil, "WINDOW:LIMIT[,LIMIT...]: day, week or month, and cost=DOLLARS, tokens=N or requests=N; one for each window, \"\" for none")
+	flags.StringArrayVar(&f.budgets, "budget", nil, "WINDOW:KIND=AMOUNT[,KIND=AMOUNT...]; WINDOW: day, week or month; KIND: cost_usd, tokens or requests (repeatable), \"\" for none")
 	flags.StringVar(&f.expires, "expires", "", "when its token ends: RFC 3339, a duration from now (30d, 12h), or never")
 }
 
@@ -225,13 +225,13 @@ func (f *agentFlags) change(flags *pflag.FlagSet, now time.Time) (c admin.AgentC
 	}
 	c.Providers, c.Models, c.Subscriptions = list("provider", f.providers), list("model", f.models), list("subscription", f.subscriptions)
 	if given := list("budget", f.budgets); given != nil {
-		budgets := []admin.AgentBudget{}
-		for _, one := range *given {
-			b, err := parseAgentBudget(one)
-			if err != nil {
-				return c, err
-			}
-			budgets = append(budgets, b)
+		parsed, err := parseBudgets(*given)
+		if err != nil {
+			return c, err
+		}
+		budgets := make([]admin.AgentBudget, len(parsed))
+		for i, b := range parsed {
+			budgets[i] = admin.AgentBudget{Window: b.Window, CostUSD: orZero(b.CostUSD), Tokens: orZero(b.Tokens), Requests: orZero(b.Requests)}
 		}
 		c.Budgets = &budgets
 	}
@@ -243,6 +243,14 @@ func (f *agentFlags) change(flags *pflag.FlagSet, now time.Time) (c admin.AgentC
 		c.Expires = &end
 	}
 	return c, nil
+}
+
+// orZero is what p points to.
+func orZero[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }
 
 // expiry reads --expires.
@@ -263,41 +271,6 @@ func expiry(text string, now time.Time) (string, error) {
 		return "", wrongf("--expires %s: want RFC 3339 (2027-01-31T00:00:00Z), a duration from now (30d, 12h), or never", shortened(text))
 	}
 	return now.Add(wait).UTC().Truncate(time.Second).Format(time.RFC3339), nil
-}
-
-// parseAgentBudget reads one --budget.
-func parseAgentBudget(text string) (b admin.AgentBudget, err error) {
-	wrong := func() (admin.AgentBudget, error) {
-		return b, wrongf("--budget %s: want WINDOW:LIMIT[,LIMIT...] such as day:cost=5,requests=100, with cost, tokens and requests above zero", shortened(text))
-	}
-	window, limits, ok := strings.Cut(text, ":")
-	if !ok {
-		return wrong()
-	}
-	b.Window = window
-	for limit := range strings.SplitSeq(limits, ",") {
-		name, value, _ := strings.Cut(limit, "=")
-		var to *int64
-		switch name {
-		case "cost":
-			if b.CostUSD != 0 || b.CostUSD.UnmarshalText([]byte(value)) != nil || b.CostUSD <= 0 {
-				return wrong()
-			}
-			continue
-		case "tokens":
-			to = &b.Tokens
-		case "requests":
-			to = &b.Requests
-		default:
-			return wrong()
-		}
-		n, err := strconv.ParseInt(value, 10, 64)
-		if err != nil || n <= 0 || *to != 0 {
-			return wrong()
-		}
-		*to = n
-	}
-	return b, nil
 }
 
 // oneAgent wants the name of one.
@@ -407,7 +380,7 @@ func newAgentsCreateCommand(p *program) *cobra.Command {
 		Short: "Make an agent, and show its token this once",
 		Long: `Makes an agent that all sidecars know, and prints its token, of which only a hash is
 kept: who loses it makes another agent. What no flag limits is not limited.`,
-		Example: "  authpool agents create ci --provider anthropic --model 'claude-haiku-*' --budget day:cost=5,requests=1000 --expires 90d\n  authpool agents create bob --subscription team-a --json",
+		Example: "  authpool agents create ci --provider anthropic --model 'claude-haiku-*' --budget day:cost_usd=5,requests=1000 --expires 90d\n  authpool agents create bob --subscription team-a --json",
 		Args:    oneAgent,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			change, err := limits.change(cmd.Flags(), time.Now())
@@ -447,7 +420,7 @@ func newAgentsLimitCommand(p *program) *cobra.Command {
 		Short: "Change what an agent may use",
 		Long: `Changes what the flags say, for all sidecars; the rest stays as it is. A flag that
 can be given more than once stands for the whole list, and "" takes the limit away.`,
-		Example: "  authpool agents limit ci --budget day:cost=10 --budget month:cost=100\n  authpool agents limit default --provider anthropic --model ''",
+		Example: "  authpool agents limit ci --budget day:cost_usd=10 --budget month:cost_usd=100\n  authpool agents limit default --provider anthropic --model ''",
 		Args:    oneAgent,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			change, err := limits.change(cmd.Flags(), time.Now())

@@ -214,7 +214,7 @@ func (f *addFlags) register(flags *pflag.FlagSet) {
 	for i, limit := range limitFlags {
 		flags.Int64Var(&f.limits[i], limit.name, 0, limit.what+", over all sidecars (default: no limit)")
 	}
-	flags.StringArrayVar(&f.budgets, "budget", nil, "WINDOW:KIND=AMOUNT; WINDOW: block, day, week or month; KIND: cost_usd, tokens or requests (repeatable)")
+	flags.StringArrayVar(&f.budgets, "budget", nil, "WINDOW:KIND=AMOUNT[,KIND=AMOUNT...]; WINDOW: block, day, week or month; KIND: cost_usd, tokens or requests (repeatable)")
 	flags.StringVar(&f.email, "email", "", "whose it is; kept sealed")
 	flags.StringVar(&f.note, "note", "", "what people should know; kept sealed")
 	flags.BoolVar(&f.stdin, "credential-stdin", false, "read the secret from standard input (the only way)")
@@ -278,14 +278,14 @@ func (f *addFlags) subscription(id string, flags *pflag.FlagSet) (n admin.NewSub
 	return n, err
 }
 
-// parseBudgets reads WINDOW:KIND=AMOUNT; those of one window become one budget.
+// parseBudgets reads WINDOW:KIND=AMOUNT[,KIND=AMOUNT...]; those of one window become
+// one budget.
 func parseBudgets(texts []string) (budgets []admin.SubscriptionBudget, err error) {
 	at := map[string]int{}
 	for _, text := range texts {
 		window, rest, colon := strings.Cut(text, ":")
-		kind, amount, equals := strings.Cut(rest, "=")
-		if !colon || !equals {
-			return nil, wrongf("--budget %q: want WINDOW:KIND=AMOUNT, such as day:cost_usd=25", text)
+		if !colon {
+			return nil, wrongf("--budget %s: want WINDOW:KIND=AMOUNT, such as day:cost_usd=25 or month:tokens=1000000,requests=500", shortened(text))
 		}
 		i, known := at[window]
 		if !known {
@@ -293,30 +293,43 @@ func parseBudgets(texts []string) (budgets []admin.SubscriptionBudget, err error
 			at[window] = i
 			budgets = append(budgets, admin.SubscriptionBudget{Window: window})
 		}
-		b := &budgets[i]
-		var taken bool
-		switch kind {
-		case "cost_usd":
-			taken = b.CostUSD != nil
-			b.CostUSD = new(admin.NanoUSD)
-			err = b.CostUSD.UnmarshalText([]byte(amount))
-		case "tokens":
-			taken = b.Tokens != nil
-			b.Tokens, err = count(amount)
-		case "requests":
-			taken = b.Requests != nil
-			b.Requests, err = count(amount)
-		default:
-			return nil, wrongf("--budget %q: %q is no kind of budget: want cost_usd, tokens or requests", text, kind)
-		}
-		if err != nil {
-			return nil, wrongf("--budget %q: %q is no amount: want a number above 0", text, amount)
-		}
-		if taken {
-			return nil, wrongf("--budget %q: that of %s is given twice", text, window)
+		for part := range strings.SplitSeq(rest, ",") {
+			if err := parseAmount(text, part, &budgets[i]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return budgets, nil
+}
+
+// parseAmount reads KIND=AMOUNT, a part of text.
+func parseAmount(text, part string, b *admin.SubscriptionBudget) (err error) {
+	kind, amount, equals := strings.Cut(part, "=")
+	if !equals {
+		return wrongf("--budget %s: want WINDOW:KIND=AMOUNT, such as day:cost_usd=25 or month:tokens=1000000,requests=500", shortened(text))
+	}
+	taken := false
+	switch kind {
+	case "cost_usd":
+		taken = b.CostUSD != nil
+		b.CostUSD = new(admin.NanoUSD)
+		err = b.CostUSD.UnmarshalText([]byte(amount))
+	case "tokens":
+		taken = b.Tokens != nil
+		b.Tokens, err = count(amount)
+	case "requests":
+		taken = b.Requests != nil
+		b.Requests, err = count(amount)
+	default:
+		return wrongf("--budget %s: %s is no kind of budget: want cost_usd, tokens or requests", shortened(text), shortened(kind))
+	}
+	if err != nil {
+		return wrongf("--budget %s: %s is no amount: want a number above 0", shortened(text), shortened(amount))
+	}
+	if taken {
+		return wrongf("--budget %s: %s of %s is given twice", shortened(text), kind, shortened(b.Window))
+	}
+	return nil
 }
 
 func count(text string) (*int64, error) {

@@ -27,6 +27,7 @@ type Lease struct {
 
 	mu           sync.Mutex
 	lent         credential.Credential
+	origin       string
 	judged, done bool
 	served       bool // the verdict was ok
 	firstByte    time.Duration
@@ -46,17 +47,26 @@ func (l *Lease) Source() Source { return l.source }
 // disabled until it can, and the error is a *CredentialError; then the lease is
 // to be given up by Done, and the request may go to another subscription.
 func (l *Lease) Credential(ctx context.Context) (credential.Credential, error) {
-	c, err := l.member.conf().Credential.Credential(ctx)
+	conf := l.member.conf()
+	c, err := conf.Credential.Credential(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			l.pool.loseCredential(l.member, err)
 		}
-		return credential.Credential{}, &CredentialError{Subscription: l.member.conf().ID, Err: err}
+		return credential.Credential{}, &CredentialError{Subscription: conf.ID, Err: err}
 	}
 	l.mu.Lock()
-	l.lent = c
+	l.lent, l.origin = c, conf.Origin
 	l.mu.Unlock()
 	return c, nil
+}
+
+// Origin is where what Credential gave last may be sent, as Subscription.Origin said then:
+// it and the provider's address may have changed while a request was waiting.
+func (l *Lease) Origin() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.origin
 }
 
 // Verdict tells what the answer said: it settles the breaker and the cooldowns,

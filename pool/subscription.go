@@ -43,10 +43,13 @@ type Subscription struct {
 	Limits     Limits
 	Budgets    []Budget // all of them are kept
 	Credential CredentialSource
-	Labels     []string // by which agents may be allowed to use it, beside its ID
-	Draining   bool     // it takes no new sessions; those that it has stay
-	Disabled   bool     // never offered
-	Reason     string   // why it is Disabled, for people
+	// Origin is the only one that the credential may be sent to, such as
+	// https://api.openai.com; empty: whoever lends it knows. See Lease.Origin.
+	Origin   string
+	Labels   []string // by which agents may be allowed to use it, beside its ID
+	Draining bool     // it takes no new sessions; those that it has stay
+	Disabled bool     // never offered
+	Reason   string   // why it is Disabled, for people
 }
 
 // The reasons of a state that the pool itself gives, beside those of package
@@ -67,11 +70,11 @@ type member struct {
 	domain       atomic.Pointer[domain] // who share its limits; set before the pool is used
 	organisation atomic.Pointer[string] // that its answers named; nil: none is known
 
-	opts      *atomic.Pointer[Options] // of the pool
-	latency   latency     // of its answers
-	answered  atomic.Bool // once at least
-	usual     *latency    // and of all at its provider
-	turns     turns       // for StrategyRoundRobin
+	opts     *atomic.Pointer[Options] // of the pool
+	latency  latency                  // of its answers
+	answered atomic.Bool              // once at least
+	usual    *latency                 // and of all at its provider
+	turns    turns                    // for StrategyRoundRobin
 
 	arrivals arrivals
 	whole    *ratelimit.Provider // its provider's, of all who are there

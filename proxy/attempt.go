@@ -127,6 +127,25 @@ func (ex *exchange) final(v ratelimit.Verdict) string {
 	}
 }
 
+// errMoved is of a request whose credential may not go where the request would.
+var errMoved = errors.New("the provider's address has changed while the request was waiting; send it again")
+
+// follow sees to it that the credential goes to the host that it is for. A request keeps
+// the provider that it began with; when the config has given that another address and
+// the subscription another credential meanwhile, the request goes with the credential.
+func (ex *exchange) follow() bool {
+	origin := ex.lease.Origin()
+	if origin == "" || origin == ex.provider.Origin {
+		return true
+	}
+	p := ex.s.settings.Load().providers.Provider(ex.provider.Name)
+	if p == nil || p.Origin != origin || p.Family != ex.provider.Family {
+		return false
+	}
+	ex.provider = p
+	return true
+}
+
 // try sends the request once and reads its answer until it is known what it is
 // worth: the head, and for a stream its first content, for an error its text.
 func (ex *exchange) try() ratelimit.Verdict {
@@ -136,6 +155,10 @@ func (ex *exchange) try() ratelimit.Verdict {
 		// The pool has closed the subscription; it is as if it had refused.
 		ex.failure = err
 		return ratelimit.Verdict{Signal: ratelimit.Auth, Reason: ratelimit.ReasonCredential, Scope: ratelimit.ScopeSubscription, Wait: -1, Row: "credential unreadable"}
+	}
+	if !ex.follow() {
+		ex.failure = errMoved
+		return ratelimit.Verdict{Signal: ratelimit.ClientError, Scope: ratelimit.ScopeRequest, Wait: -1, Row: "the provider has moved"}
 	}
 	req := &ex.request
 	head, err := ex.provider.AppendHead(ex.headBuf[:0], &req.head, cred)
@@ -409,6 +432,9 @@ func errorText(err error) string {
 func (ex *exchange) show(v ratelimit.Verdict) *refusal {
 	if !ex.calling {
 		ex.judge(v)
+		if errors.Is(ex.failure, errMoved) {
+			return &refusal{status: fasthttp.StatusServiceUnavailable, code: codeUnavailable, message: errMoved.Error(), wait: time.Second}
+		}
 		if v.Signal == ratelimit.Auth {
 			return &refusal{status: fasthttp.StatusServiceUnavailable, code: codeUnavailable, message: "subscription " + ex.lease.Subscription().ID + ": " + errorText(ex.failure), final: true}
 		}

@@ -191,6 +191,17 @@ func targetOf(c *config.Config, s config.Subscription) (managed.Target, error) {
 	}, nil
 }
 
+// originOf is where a provider's credentials may be sent, as provider.Provider.Origin has
+// it; empty for what is no provider.
+func originOf(c *config.Config, name string) string {
+	p, known := c.ProviderByName(name)
+	u, err := url.Parse(baseURL(name, p))
+	if !known || err != nil {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host
+}
+
 // lender keeps the sources of credentials: as long as what one is made of stays the
 // same the pool has the same source, which it knows by its identity. The roster's lock
 // guards it.
@@ -230,6 +241,7 @@ func (l *lender) equip(c *config.Config, entries []listed) {
 		if e := &entries[i]; !e.record.Shadowed {
 			one := l.of(c, e)
 			e.sub.Credential, next[e.record.ID] = one.source, one
+			e.sub.Origin = originOf(c, e.said.Provider)
 		}
 	}
 	l.lent = next

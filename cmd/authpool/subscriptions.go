@@ -308,7 +308,7 @@ func parseAmount(text, part string, b *admin.SubscriptionBudget) (err error) {
 	if !equals {
 		return wrongf("--budget %s: want WINDOW:KIND=AMOUNT, such as day:cost_usd=25 or month:tokens=1000000,requests=500", shortened(text))
 	}
-	taken := false
+	var taken bool
 	switch kind {
 	case "cost_usd":
 		taken = b.CostUSD != nil

@@ -81,7 +81,7 @@ func TestSubscriptionOperations(t *testing.T) {
 	}
 	one := admin.SubscriptionPath("team-a")
 	f("POST", admin.SubscriptionsPath, `{"id":"b","provider":"anthropic","limits":{"concurrent":0},"budgets":[{"window":"day","cost_usd":"2.5"}],"credential":"sk-b"}`, "", "add b sk-b")
-	if l := src.roster.added.Limits; l == nil || l.Concurrent == nil || *l.Concurrent != 0 || l.Sessions != nil {
+	if l := src.added.Limits; l == nil || l.Concurrent == nil || *l.Concurrent != 0 || l.Sessions != nil {
 		t.Errorf("a limit of zero is told from none: %+v", l)
 	}
 	f("POST", one+"/enable", "", "", "enabled team-a 0")
@@ -91,7 +91,7 @@ func TestSubscriptionOperations(t *testing.T) {
 	f("DELETE", one, "", `"5"`, "remove team-a 5")
 	f("DELETE", admin.SubscriptionPath("a:b"), "", "", "remove a:b 0")
 
-	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s %x", src.roster.added, src.roster.added, src.roster.added, src.roster.added.Credential, src.roster.added.Credential)} {
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s %x", src.added, src.added, src.added, src.added.Credential, src.added.Credential)} {
 		if strings.Contains(text, "sk-b") || strings.Contains(text, fmt.Sprintf("%x", "sk-b")) {
 			t.Errorf("the secret is printed: %s", text)
 		}

@@ -83,6 +83,7 @@ type Provider struct {
 	Family   Family
 	TLS      bool   // the scheme is https
 	Host     string // host, and port where the base URL names one
+	Origin   string // scheme and Host, such as https://api.openai.com
 	Prefix   string // path put before every REST path; empty or "/…" without a slash at its end
 	AskUsage bool
 }
@@ -123,7 +124,7 @@ func newProvider(o Options) (*Provider, error) {
 	}
 	return &Provider{
 		Name: o.Name, Family: o.Family, TLS: u.Scheme == "https",
-		Host: u.Host, Prefix: prefix, AskUsage: o.AskUsage,
+		Host: u.Host, Prefix: prefix, AskUsage: o.AskUsage, Origin: u.Scheme + "://" + u.Host,
 	}, nil
 }
 

@@ -19,6 +19,8 @@ const (
 	reservationRenew = 3 * time.Second
 	statePoll        = 30 * time.Second // all states are read that often, give or take a third
 	countPoll        = time.Minute
+	fleetReads       = 1000             // that a fleet makes in a second of each kind
+	longestPoll      = 10 * time.Minute // whatever its size
 )
 
 // keeper is the pool's talk with Redis off the request path: one goroutine that
@@ -50,6 +52,7 @@ type keeper struct {
 	healthy                         bool
 	reserved, polled, counted, busy time.Time
 	mustered                        time.Time
+	processes                       int        // of the fleet, as last counted; 0: not yet
 	back                            time.Time  // when Redis last came back
 	recheck                         []*session // whether they have moved is to be asked
 	pollEvery                       time.Duration
@@ -162,7 +165,8 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 	if now.Sub(k.polled) >= k.pollEvery {
 		k.polled = now
 		// A fleet must not ask in step.
-		k.pollEvery = statePoll*2/3 + rand.N(statePoll*2/3)
+		every := k.among(statePoll)
+		k.pollEvery = every*2/3 + rand.N(every*2/3)
 		k.mu.Lock()
 		k.allStale = true
 		k.mu.Unlock()
@@ -172,10 +176,19 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 		k.mustered = now
 		k.muster(ctx)
 	}
-	if now.Sub(k.counted) >= min(countPoll, p.opts().IdleTimeout/4) {
+	if now.Sub(k.counted) >= k.among(min(countPoll, p.opts().IdleTimeout/4)) {
 		k.counted = now
 		k.count(ctx)
 	}
+}
+
+// among is how often this process reads something of each subscription, if alone it
+// would do so every so often: a large fleet does so less often, since all of it
+// together is to leave Redis time for the requests. Changes are told by hints; that
+// they are read is for those that got lost.
+func (k *keeper) among(every time.Duration) time.Duration {
+	reads := time.Duration(k.processes * len(k.pool.members()))
+	return max(every, min(reads*time.Second/fleetReads, longestPoll))
 }
 
 // write sends what requests left behind.

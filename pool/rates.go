@@ -25,6 +25,7 @@ func (k *keeper) muster(ctx context.Context) {
 	if err != nil {
 		return // as many as before, then
 	}
+	k.processes = n
 	for _, m := range k.pool.members() {
 		m.gate.Among(n)
 	}

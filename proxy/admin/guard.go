@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"net"
@@ -139,13 +140,23 @@ func (d *doorkeeper) known(next http.Handler) http.Handler {
 // atLeast lets requests pass whose token has the role.
 func (d *doorkeeper) atLeast(role Role, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if has, ok := d.role(r); !ok || has < role {
+		has, ok := d.role(r)
+		if !ok || has < role {
 			d.tell(r, CodeRole)
 			coded(w, http.StatusForbidden, CodeRole, "this token may only read: send the operator's, which is in admin.token in serve's state folder")
 			return
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), roleKey{}, has)))
 	})
+}
+
+// roleKey is of the context's value that is the Role of who asks.
+type roleKey struct{}
+
+// roleOf is that of who asks.
+func roleOf(ctx context.Context) Role {
+	role, _ := ctx.Value(roleKey{}).(Role)
+	return role
 }
 
 func (d *doorkeeper) tell(r *http.Request, code Code) {

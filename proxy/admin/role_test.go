@@ -43,6 +43,22 @@ func TestViewerReadsOnly(t *testing.T) {
 	}
 }
 
+// What tells of people is for who may change it.
+func TestViewerLearnsNothingOfPeople(t *testing.T) {
+	src := &sources{}
+	src.list = []admin.SubscriptionRecord{{ID: "team-a", Email: "ops@example.com", Note: "ask Ann"}}
+	base := start(t, src, nil)
+	for _, path := range []string{admin.SubscriptionsPath, admin.SubscriptionPath("team-a")} {
+		a := get(t, base+path, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+viewer) })
+		if a.status != 200 || !strings.Contains(a.body, "team-a") || strings.Contains(a.body, "example.com") || strings.Contains(a.body, "Ann") {
+			t.Errorf("%s, a viewer: %d %s", path, a.status, a.body)
+		}
+		if a := get(t, base+path, nil); !strings.Contains(a.body, "ops@example.com") || !strings.Contains(a.body, "ask Ann") {
+			t.Errorf("%s, an operator: %s", path, a.body)
+		}
+	}
+}
+
 // TestEveryErrorIsAProblem of RFC 9457, whoever finds it.
 func TestEveryErrorIsAProblem(t *testing.T) {
 	base := start(t, &sources{}, nil)

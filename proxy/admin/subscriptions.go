@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/authpool/authpool/pool/credential"
@@ -100,7 +101,7 @@ type SubscriptionRecord struct {
 	SubscriptionSettings
 	Credential string     `json:"credential"` // where the secret is: env:NAME or file:PATH, or "sealed"
 	Hint       string     `json:"hint"`       // of the secret; "" when it cannot be read
-	Email      string     `json:"email"`
+	Email      string     `json:"email"`      // this and Note are "" for a viewer
 	Note       string     `json:"note"`
 	Shadowed   bool       `json:"shadowed"` // the config file has a subscription of this id, which rules
 	Reason     string     `json:"reason"`   // why it cannot be used whatever its switch says, one sentence; else ""
@@ -142,7 +143,7 @@ func (s *Server) subscriptionRoutes() []route {
 
 func (s *Server) listSubscriptions(w http.ResponseWriter, r *http.Request) {
 	carry(s, w, r, "cannot list the subscriptions", func(ctx context.Context) ([]SubscriptionRecord, error) {
-		list, err := s.roster.Subscriptions(ctx)
+		list, err := s.records(ctx)
 		if list == nil {
 			list = []SubscriptionRecord{}
 		}
@@ -152,7 +153,7 @@ func (s *Server) listSubscriptions(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) showSubscription(w http.ResponseWriter, r *http.Request) {
 	carry(s, w, r, "cannot tell the subscription", func(ctx context.Context) (SubscriptionRecord, error) {
-		list, err := s.roster.Subscriptions(ctx)
+		list, err := s.records(ctx)
 		if err != nil {
 			return SubscriptionRecord{}, err
 		}
@@ -163,6 +164,19 @@ func (s *Server) showSubscription(w http.ResponseWriter, r *http.Request) {
 		}
 		return SubscriptionRecord{}, NoSubscription(r.PathValue("id"))
 	})
+}
+
+// records are all of them. What tells of people is for operators.
+func (s *Server) records(ctx context.Context) ([]SubscriptionRecord, error) {
+	list, err := s.roster.Subscriptions(ctx)
+	if roleOf(ctx) >= Operator {
+		return list, err
+	}
+	list = slices.Clone(list)
+	for i := range list {
+		list[i].Email, list[i].Note = "", ""
+	}
+	return list, err
 }
 
 // NoSubscription refuses an id that nobody has.

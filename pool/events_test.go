@@ -53,7 +53,7 @@ func (h *heard) are(want ...string) (all []event.Event) {
 
 func TestEventsOfALimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, h := hear(t, pool.Options{}, sub("one"), sub("two"))
+		p, h := hear(t, pool.Options{CacheWarm: 24 * time.Hour}, sub("one"), sub("two"))
 		defer p.Close()
 		defer h.stop()
 		serve(t, p, ask("s", tried("two")), ok)

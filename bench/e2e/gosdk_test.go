@@ -75,15 +75,19 @@ func goTurns() []turn {
 		{"openai responses stream", openaiTurn(func(ctx context.Context, c openai.Client) (o outcome, err error) {
 			s := c.Responses.NewStreaming(ctx, responsesParams())
 			defer s.Close()
+			whole := false
 			for s.Next() {
 				switch e := s.Current(); e.Type {
 				case "response.output_text.delta":
 					o.text += e.Delta
 				case "response.completed":
-					o.spent = responsesSpent(e.Response.Usage)
+					o.spent, whole = responsesSpent(e.Response.Usage), true
 				}
 			}
-			return o, s.Err()
+			if err := s.Err(); err != nil || whole {
+				return o, err
+			}
+			return o, errors.New("the stream has not completed") // the SDK leaves an error event to its user
 		})},
 		{"openai embeddings", openaiTurn(func(ctx context.Context, c openai.Client) (outcome, error) {
 			r, err := c.Embeddings.New(ctx, openai.EmbeddingNewParams{

@@ -219,7 +219,7 @@ func (p *Pool) settle(s *session, m *member, now, until time.Time, score int64, 
 func (p *Pool) adopt(s *session, id string) {
 	m := p.member(id)
 	s.mu.Lock()
-	former := s.bound
+	former := s.present()
 	if former == m && m != nil {
 		s.synced = true
 		s.mu.Unlock()
@@ -309,10 +309,11 @@ func (p *Pool) confirm(s *session, m *member, now time.Time) {
 // since that was done last.
 func (p *Pool) refresh(s *session, now time.Time) {
 	s.mu.Lock()
-	due := s.bound != nil && s.confirmed && now.Sub(s.touched) >= p.opts().IdleTimeout/4
+	bound := s.present()
+	due := bound != nil && s.confirmed && now.Sub(s.touched) >= p.opts().IdleTimeout/4
 	if p.bindings == nil && now.Before(s.slotUntil) {
 		s.slotUntil, s.touched = now.Add(p.opts().IdleTimeout), now
-		s.bound.extend(s.name, s.slotUntil)
+		bound.extend(s.name, s.slotUntil)
 	}
 	s.mu.Unlock()
 	if due {

@@ -279,7 +279,7 @@ func (p *Pool) ReleaseSession(ctx context.Context, key SessionKey) (from string,
 // unbind follows a session's release.
 func (p *Pool) unbind(s *session) {
 	s.mu.Lock()
-	former, score, held := s.bound, s.score, time.Now().Before(s.slotUntil)
+	former, score, held := s.present(), s.score, time.Now().Before(s.slotUntil)
 	s.bound, s.expect, s.since, s.looked, s.synced = nil, "", time.Time{}, false, false
 	s.slotUntil, s.score, s.confirmed = time.Time{}, 0, false
 	s.mu.Unlock()

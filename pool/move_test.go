@@ -382,3 +382,24 @@ func TestMoveCutAnywhere(t *testing.T) {
 		}
 	})
 }
+
+// A subscription whose limits change keeps its places, also those of answers that
+// take longer than the idle time-out.
+func TestPlacesFollowChangedLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{IdleTimeout: 12 * time.Second}, sub("one", limits(pool.Limits{Sessions: 2})))
+		defer p.Close()
+		first, err := p.Acquire(context.Background(), ask("s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Verdict(ok)
+		p.Apply([]pool.Subscription{sub("one", limits(pool.Limits{Sessions: 1}))})
+		pass(20 * time.Second)
+		if l, err := p.Acquire(context.Background(), ask("other")); err == nil {
+			l.Done(usage.Tokens{})
+			t.Error("a second session has the only place, while the answer of the first still comes")
+		}
+		first.Done(usage.Tokens{})
+	})
+}

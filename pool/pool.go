@@ -227,7 +227,8 @@ func (p *Pool) holdLonger(now time.Time) {
 	p.sessions.each(func(s *session, last time.Time) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.bound == nil || !now.Before(s.slotUntil) {
+		bound := s.present()
+		if bound == nil || !now.Before(s.slotUntil) {
 			return
 		}
 		held = append(held, s)
@@ -236,7 +237,7 @@ func (p *Pool) holdLonger(now time.Time) {
 				last = now
 			}
 			s.slotUntil = last.Add(p.opts().IdleTimeout)
-			s.bound.extend(s.name, s.slotUntil)
+			bound.extend(s.name, s.slotUntil)
 		}
 	})
 	for _, s := range held {

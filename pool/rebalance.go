@@ -129,6 +129,9 @@ func (p *Pool) turnToBalance(ctx context.Context, moves int, force bool, now tim
 		}
 		moves = max(min(moves, rebalanceMost-b.moves), 0)
 		b.moves += moves
+		if moves > 0 {
+			b.began = now // so that no minute, wherever it begins, has more
+		}
 		return store.Balance{Moves: moves, Wait: b.began.Add(rebalanceEvery).Sub(now)}, nil
 	case !p.bindings.Healthy():
 		return store.Balance{}, store.ErrAway

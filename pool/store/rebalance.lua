@@ -19,6 +19,9 @@ if now - began >= window or began > now then
   began, moves = now, 0
 end
 local granted = math.max(math.min(tonumber(ARGV[3]), tonumber(ARGV[4]) - moves), 0)
+if granted > 0 then
+  began = now -- the window ends so long after the last moves: no other one has more, wherever it begins
+end
 redis.call('HSET', KEYS[1], 'process', ARGV[1], 'fence', string.format('%.0f', fence),
   'until', string.format('%.0f', now + ARGV[2]), 'began', string.format('%.0f', began),
   'moves', string.format('%.0f', moves + granted))

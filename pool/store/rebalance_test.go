@@ -57,3 +57,24 @@ func TestBalanceEnds(t *testing.T) {
 		t.Errorf("after the lease: %+v", b)
 	}
 }
+
+func TestBalanceBoundsEveryMinute(t *testing.T) {
+	s, pass := timed(t)
+	ask := func(moves int) int {
+		t.Helper()
+		return first(s.Balance(ctx, store.Balancing{Process: "a", Hold: time.Minute, Moves: moves, Most: 10, Window: time.Minute})).Moves
+	}
+	ask(1)
+	pass(50 * time.Second)
+	if n := ask(9); n != 9 {
+		t.Fatalf("%d moves, want the 9 that are left", n)
+	}
+	pass(20 * time.Second) // a minute after the first, but not after the others
+	if n := ask(10); n != 0 {
+		t.Errorf("%d more moves 20 s after 9, of 10 a minute", n)
+	}
+	pass(40 * time.Second)
+	if n := ask(10); n != 10 {
+		t.Errorf("%d moves a minute later", n)
+	}
+}

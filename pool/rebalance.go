@@ -7,6 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
 	"github.com/authpool/authpool/pool/store"
 )
 
@@ -28,6 +31,11 @@ type Rebalanced struct {
 	PlannedMove
 	Err error // why it was not made; nil: it was
 }
+
+var rebalanced = promauto.NewCounterVec(prometheus.CounterOpts{
+	Name: "authpool_rebalance_moves_total",
+	Help: "Sessions that this process moved, or failed to move, to where they are better off, by why.",
+}, []string{"why", "result"})
 
 // balance counts the moves where this process is the whole fleet.
 type balance struct {
@@ -87,10 +95,13 @@ func (p *Pool) Rebalance(ctx context.Context, force bool) (done []Rebalanced, wa
 	}
 	for _, one := range plan[:min(len(plan), turn.Moves)] {
 		err := p.rebalanceOne(ctx, one, turn.Fence)
+		result := "moved"
 		if err != nil {
+			result = "failed"
 			p.opts().Logger.Warn("cannot rebalance a session", "session", one.Session.String(),
 				"from", one.From, "to", one.To, "why", one.Why, "err", err)
 		}
+		rebalanced.WithLabelValues(one.Why, result).Inc()
 		done = append(done, Rebalanced{one, err})
 	}
 	return done, wait, nil

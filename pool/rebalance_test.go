@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/authpool/authpool/pool"
@@ -144,9 +145,16 @@ func TestRebalanceInAFleet(t *testing.T) {
 		if done, wait, err := p.Rebalance(ctx, false); len(done) != 0 || wait <= 0 || err != nil {
 			t.Errorf("while another process does it: %+v, %v, %v", done, wait, err)
 		}
+		counted := func(result string) float64 {
+			return metric(t, "authpool_rebalance_moves_total", "result", result)
+		}
+		moved, failed := counted("moved"), counted("failed")
 		done, _, err := p.Rebalance(ctx, true)
 		if err != nil || len(done) != 3 {
 			t.Fatalf("%+v, %v", done, err)
+		}
+		if m, f := counted("moved")-moved, counted("failed")-failed; m != 2 || f != 1 {
+			t.Errorf("%v moves and %v failures are counted, want 2 and 1", m, f)
 		}
 		// One fails, and the rest goes on.
 		for _, one := range done {
@@ -171,4 +179,26 @@ func TestRebalanceInAFleet(t *testing.T) {
 			}
 		}
 	})
+}
+
+// metric sums a counter's values that have the label.
+func metric(t *testing.T, name, label, value string) (sum float64) {
+	t.Helper()
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == label && l.GetValue() == value {
+					sum += m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return sum
 }

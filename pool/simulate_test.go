@@ -670,13 +670,20 @@ func (c *pooled) tick(now time.Time) {
 		k.write(context.Background(), now)
 		k.readStates(context.Background(), now)
 	}
-	if now.Sub(c.counted) >= countPoll {
+	if now.Sub(c.counted) >= c.among(countPoll) {
 		c.count(now)
 	}
 }
 
+// among is how often each sidecar reads something of all subscriptions.
+func (c *pooled) among(every time.Duration) time.Duration {
+	k := c.pools[0].keeper
+	k.processes = len(c.pools)
+	return k.among(every)
+}
+
 // count brings every sidecar the number of places on the subscriptions that it has
-// asked for some, as its keeper does each minute, and checks it.
+// asked for some, as its keeper does from time to time, and checks it.
 func (c *pooled) count(now time.Time) {
 	minutes := now.Sub(c.counted).Minutes()
 	c.counted = now
@@ -704,8 +711,8 @@ func (c *pooled) count(now time.Time) {
 		}
 	}
 	// These, and the looks at the states and for the number of sidecars.
-	each := float64(len(counts))*time.Minute.Seconds()/statePoll.Seconds() + time.Minute.Seconds()/musterEvery.Seconds()
-	c.f.background += int64(minutes * (float64(asked) + float64(len(c.pools))*each))
+	each := float64(len(counts))*time.Minute.Seconds()/c.among(statePoll).Seconds() + time.Minute.Seconds()/musterEvery.Seconds()
+	c.f.background += int64(float64(asked) + minutes*float64(len(c.pools))*each)
 }
 
 func (c *pooled) close(o *outcome) {

@@ -110,7 +110,7 @@ func rebalancedTable(done admin.Rebalanced, dryRun bool) string {
 		if m.Error != "" {
 			why += "; FAILED: " + m.Error
 		}
-		_, _ = fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t\n", m.Agent, m.Session, m.From, m.Subscription, size(m.CacheTokens), why)
+		_, _ = fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t\n", m.Agent, m.Session, m.From, m.Subscription, grouped(m.CacheTokens), why)
 	}
 	_ = w.Flush() // a strings.Builder takes all
 	if dryRun {

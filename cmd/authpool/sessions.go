@@ -188,7 +188,7 @@ func hourCell(s admin.Session) string {
 	if s.Hour == (admin.Hour{}) {
 		return "-"
 	}
-	cell := fmt.Sprintf("%s, %s tokens, %s", plural(s.Hour.Requests, "request"), size(s.Hour.Tokens), money(s.Hour.CostUSD))
+	cell := fmt.Sprintf("%s, %s tokens, %s", plural(s.Hour.Requests, "request"), grouped(s.Hour.Tokens), money(s.Hour.CostUSD))
 	if s.Over != "" {
 		cell += "  OVER " + s.Over
 	}

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"time"
@@ -92,6 +93,11 @@ func (a *Agent) Check(now time.Time) error {
 			if slices.Contains(list.values[:i], value) {
 				return fmt.Errorf("%s: %s stands there twice", list.name, value)
 			}
+		}
+	}
+	for _, glob := range a.Models {
+		if _, err := path.Match(glob, ""); err != nil {
+			return fmt.Errorf("models: %s is no glob, and would fit no model: want a model name with *, ? or [a-z], such as \"claude-*\"", short(glob))
 		}
 	}
 	for i, b := range a.Budgets {

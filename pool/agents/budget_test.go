@@ -272,6 +272,8 @@ func TestCheck(t *testing.T) {
 	f(agents.Agent{ID: "b", Expires: now}, "expires: 2026-11-22T12:00:00Z is over: want a later moment")
 	f(agents.Agent{ID: "b", Rights: agents.Rights{Providers: []string{"a", "a"}}}, "providers: a stands there twice")
 	f(agents.Agent{ID: "b", Rights: agents.Rights{Models: []string{"claude opus"}}}, `models: "claude opus" is none: want printable ASCII without spaces, with * and ? for what may be anything`)
+	f(agents.Agent{ID: "b", Rights: agents.Rights{Models: []string{"a*", "claude-["}}}, `models: "claude-[" is no glob, and would fit no model: want a model name with *, ? or [a-z], such as "claude-*"`)
+	f(agents.Agent{ID: "b", Rights: agents.Rights{Models: []string{"claude-[a-z]*"}}}, "")
 	f(agents.Agent{ID: "b", Rights: agents.Rights{Subscriptions: []string{"*"}}}, `subscriptions: "*" is none: want an id or a label: `+allowed)
 	f(agents.Agent{ID: "b", Rights: agents.Rights{Models: make([]string, 65)}}, "models: there are 65: at most 64 are allowed")
 	f(agents.Agent{ID: "b", Budgets: []agents.Budget{{Period: "day"}}}, "budgets: that of a day limits nothing: want cost, tokens or requests above zero")

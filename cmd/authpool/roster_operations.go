@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,6 +193,10 @@ func (r *roster) versionOf(id string) int64 {
 	return 0
 }
 
+// reference is what the config file writes in place of a secret. Taken for the secret,
+// it would be sealed as it is and sent to the provider.
+var reference = regexp.MustCompile(`^(?:env|file|exec|vault|sealed):`)
+
 // checkSecret refuses what cannot be a provider's credential.
 func checkSecret(text admin.SecretText) (credential.Secret, error) {
 	secret := credential.NewSecret(string(text))
@@ -202,6 +207,8 @@ func checkSecret(text admin.SecretText) (credential.Secret, error) {
 		return secret, refuse(http.StatusBadRequest, "credential: it is larger than %d bytes", mostSecret)
 	case err != nil:
 		return secret, refuse(http.StatusBadRequest, "credential: %w", err)
+	case reference.MatchString(string(text)):
+		return secret, refuse(http.StatusBadRequest, "credential: it is a reference, which only the config file may hold: want the provider's secret itself")
 	}
 	return secret, nil
 }

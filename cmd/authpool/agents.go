@@ -470,6 +470,9 @@ and "anonymous" this ends the limits.`,
 			if _, err := c.do(cmd.Context(), http.MethodDelete, admin.AgentPath(args[0]), nil, nil, &revoked); err != nil {
 				return err
 			}
+			if isOwn(revoked.Name) {
+				return p.printf("the limits of agent %s are taken away; it may go on\n", revoked.Name)
+			}
 			return p.printf("agent %s is revoked\n", revoked.Name)
 		},
 	}

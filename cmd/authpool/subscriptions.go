@@ -33,13 +33,13 @@ Where both have the same id, the file's rules.`,
 	cmd.AddCommand(
 		newSubscriptionsListCommand(p),
 		newSubscriptionsAddCommand(p),
-		newSwitchCommand(p, "enable", "Let subscriptions serve, and end their cooldowns", `Lets a subscription serve that was disabled or drained, and ends every cooldown of it,
+		newSwitchCommand(p, "enable", "Let a subscription serve, and end its cooldowns", `Lets a subscription serve that was disabled or drained, and ends every cooldown of it,
 of its models and of those that share its domain, in all processes. A credential that
 was refused is tried again. Requests come back in steps, and a limit that is met again
 closes it again.`),
-		newSwitchCommand(p, "disable", "Let subscriptions serve nobody", `Lets a subscription serve nobody until it is enabled again, in all processes and
+		newSwitchCommand(p, "disable", "Let a subscription serve nobody", `Lets a subscription serve nobody until it is enabled again, in all processes and
 over restarts. Its sessions go on at others; answers under way end.`),
-		newSwitchCommand(p, "drain", "Let subscriptions take no new sessions", `Lets a subscription take no new sessions until it is enabled again, in all processes
+		newSwitchCommand(p, "drain", "Let a subscription take no new sessions", `Lets a subscription take no new sessions until it is enabled again, in all processes
 and over restarts. The sessions that it has stay.`),
 		newRotateCommand(p),
 		newRemoveCommand(p),

@@ -78,6 +78,7 @@ func (p *Pool) swap(subs []Subscription, now time.Time) (changes Changes, look [
 		switch {
 		case m == nil || was.Provider != conf.Provider:
 			m = p.newMember(&conf, next.groups)
+			p.comeBack(m)
 			look = append(look, m)
 			if was == nil {
 				changes.Added = append(changes.Added, conf.ID)
@@ -116,9 +117,40 @@ func (p *Pool) swap(subs []Subscription, now time.Time) (changes Changes, look [
 			}
 			m.gone.Store(true)
 			m.share.retire()
+			if there == nil {
+				p.leave(m)
+			}
 		}
 	}
 	return changes, look
+}
+
+// departedMost bounds how many that have gone are remembered.
+const departedMost = 1000
+
+// leave remembers who has gone, for the case that it comes back: its sessions are still
+// its own then, and their places, which are not given up but end.
+func (p *Pool) leave(m *member) {
+	for id := range p.departed {
+		if len(p.departed) < departedMost {
+			break
+		}
+		delete(p.departed, id)
+	}
+	p.departed[m.conf().ID] = m
+}
+
+// comeBack lets a member take over from the one of its id that has gone.
+func (p *Pool) comeBack(m *member) {
+	former := p.departed[m.conf().ID]
+	delete(p.departed, m.conf().ID)
+	if former == nil || former.conf().Provider != m.conf().Provider {
+		return
+	}
+	former.mu.Lock()
+	m.places = maps.Clone(former.places)
+	former.mu.Unlock()
+	former.next.Store(m)
 }
 
 // same tells whether nothing is to be done. Sources of credentials are compared by

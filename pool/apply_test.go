@@ -259,11 +259,6 @@ func TestApplyAtRandom(t *testing.T) {
 					now[id] = s
 					subs = append(subs, s)
 				}
-				for session, id := range home {
-					if _, there := now[id]; !there {
-						delete(home, session) // it comes back as another one
-					}
-				}
 				p.Apply(subs)
 				continue
 			}
@@ -325,4 +320,22 @@ func TestApplyWhileServing(t *testing.T) {
 			t.Errorf("%s: %d under way", s.ID, s.InFlight)
 		}
 	}
+}
+
+// One that was taken out by mistake and comes back has its sessions and their places:
+// nobody loses a prompt cache, and the cap holds.
+func TestApplyTakesBackWhoWasRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one := with(sub("one"), func(s *pool.Subscription) { s.Limits.Sessions, s.Priority = 1, 1 })
+		two := with(sub("two"), func(s *pool.Subscription) { s.Priority = 2 })
+		p := start(pool.Options{}, one, two)
+		defer p.Close()
+		served(t, p, ask("s"), "one")
+		apply(t, p, pool.Changes{Removed: []string{"one"}}, two)
+		apply(t, p, pool.Changes{Added: []string{"one"}}, one, two)
+		served(t, p, ask("other"), "two") // the place is taken
+		if got, source := serve(t, p, ask("s"), ok); got != "one" || source != pool.SourceBound {
+			t.Errorf("it went on at %s (%s)", got, source)
+		}
+	})
 }

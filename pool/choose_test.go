@@ -3,8 +3,11 @@ package pool
 import (
 	"fmt"
 	"math"
+	"path"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func TestRendezvousSharesByWeightAndMovesOnlyWhoMust(t *testing.T) {
@@ -60,6 +63,13 @@ func TestMatches(t *testing.T) {
 	f("a*b*c", "aXcY", false)
 	f("", "", true)
 	f("", "x", false)
+	f("gpt-[45]*", "gpt-5-mini", true)
+	f("gpt-[45]*", "gpt-3", false)
+	f("gpt-[^0-3]", "gpt-5", true)
+	f("gpt-[^0-3]", "gpt-2", false)
+	f("*[0-9]", "claude-5", true)
+	f("*[0-9]b", "llama-70b", true)
+	f("a[", "a[", true) // what is no class is itself
 }
 
 func FuzzMatches(f *testing.F) {
@@ -70,20 +80,18 @@ func FuzzMatches(f *testing.F) {
 		if !matches("*", name) || !matches(glob+"*", glob+name) && !hasMeta(glob) {
 			t.Errorf("%q, %q", glob, name)
 		}
-		if matches(glob, name) && !matches("*"+glob+"*", "x"+name+"y") {
+		if !strings.Contains(name, "/") {
+			if want, err := path.Match(glob, name); err == nil && want != matches(glob, name) && utf8.ValidString(glob+name) && !strings.ContainsFunc(glob+name, func(r rune) bool { return r >= utf8.RuneSelf }) {
+				t.Errorf("matches(%q, %q) = %v, path.Match says otherwise", glob, name, !want)
+			}
+		}
+		if !strings.ContainsAny(glob, `[\\`) && matches(glob, name) && !matches("*"+glob+"*", "x"+name+"y") {
 			t.Errorf("%q fits %q, but not with anything around it", glob, name)
 		}
 	})
 }
 
-func hasMeta(glob string) bool {
-	for i := range len(glob) {
-		if glob[i] == '*' || glob[i] == '?' {
-			return true
-		}
-	}
-	return false
-}
+func hasMeta(glob string) bool { return strings.ContainsAny(glob, `*?[\`) }
 
 func TestUnavailableErrorWords(t *testing.T) {
 	f := func(want string, e UnavailableError) {

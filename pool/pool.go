@@ -147,7 +147,8 @@ type Pool struct {
 	turns                      chan struct{} // of those who talk to Redis about bindings
 
 	resources *resources
-	arranging sync.Mutex // held while members go to other domains
+	arranging sync.Mutex         // held while members go to other domains
+	departed  map[string]*member // those that Apply has removed, by id; arranging guards it
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -183,6 +184,7 @@ func New(opts Options, subs []Subscription, bindings Bindings) *Pool {
 		process:  newProcess(),
 		turns:    make(chan struct{}, bindingTurns),
 		closed:   make(chan struct{}),
+		departed: make(map[string]*member),
 	}
 	opts = opts.withDefaults()
 	p.options.Store(&opts)

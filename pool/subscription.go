@@ -242,18 +242,23 @@ func (m *member) remember(v ratelimit.Verdict) {
 	m.last = &v
 }
 
-// matches tells whether name fits glob: * is any run of characters, / too, and
-// ? is any one byte. It takes linear time for real globs and allocates nothing.
+// matches tells whether name fits glob: * is any run of characters, / too, ? is any
+// one byte, and [a-z] and [^a-z] are as in path.Match. It takes linear time for real
+// globs and allocates nothing.
 func matches(glob, name string) bool {
 	g, n := 0, 0
 	star, mark := -1, 0
 	for n < len(name) {
+		width := 0
+		if g < len(glob) && glob[g] != '*' {
+			width = fitsOne(glob[g:], name[n])
+		}
 		switch {
 		case g < len(glob) && glob[g] == '*':
 			star, mark = g, n
 			g++
-		case g < len(glob) && (glob[g] == '?' || glob[g] == name[n]):
-			g++
+		case width > 0:
+			g += width
 			n++
 		case star >= 0: // let the last star eat one more
 			mark++
@@ -266,6 +271,63 @@ func matches(glob, name string) bool {
 		g++
 	}
 	return g == len(glob)
+}
+
+// fitsOne is how long the beginning of glob is that c fits; 0 when it does not.
+func fitsOne(glob string, c byte) (width int) {
+	switch {
+	case glob[0] == '[':
+		if end, in := fitsClass(glob, c); end > 0 {
+			if in {
+				return end
+			}
+			return 0
+		}
+	case glob[0] == '\\' && len(glob) > 1:
+		if glob[1] == c {
+			return 2
+		}
+		return 0
+	}
+	if glob[0] == '?' || glob[0] == c {
+		return 1
+	}
+	return 0
+}
+
+// fitsClass reads the class that glob begins with: where it ends, 0 when it does not,
+// and whether c is in it.
+func fitsClass(glob string, c byte) (end int, in bool) {
+	i, not := 1, false
+	if i < len(glob) && glob[i] == '^' {
+		i, not = i+1, true
+	}
+	next := func() (b byte, ok bool) {
+		if i < len(glob) && glob[i] == '\\' {
+			i++
+		}
+		if i >= len(glob) {
+			return 0, false
+		}
+		i++
+		return glob[i-1], true
+	}
+	for first := true; first || i < len(glob) && glob[i] != ']'; first = false {
+		low, ok := next()
+		high := low
+		if ok && i < len(glob) && glob[i] == '-' {
+			i++
+			high, ok = next()
+		}
+		if !ok {
+			return 0, false
+		}
+		in = in || low <= c && c <= high
+	}
+	if i >= len(glob) {
+		return 0, false
+	}
+	return i + 1, in != not
 }
 
 // Fits tells whether a model fits one of the globs, as those of Subscription.Models.

@@ -56,7 +56,7 @@ test: ## run all tests; installs redis-server and the npm SDKs, or says what to 
 .PHONY: race
 race: ## run all tests under the race detector
 	.ci/need redis-server node npm && .ci/clients
-	AUTHPOOL_REQUIRE_REDIS=1 go test -race ./...
+	AUTHPOOL_REQUIRE_REDIS=1 go test -race -timeout 18m ./...
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZTIME (default 30s) each

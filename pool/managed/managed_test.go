@@ -395,3 +395,35 @@ func TestRotationsAtOnce(t *testing.T) {
 		t.Errorf("%d keys, %v", all.Keys(), err)
 	}
 }
+
+// What another process has sealed with a key of a moment ago opens at once: nobody is
+// disabled by a rotation.
+func TestRotatedElsewhere(t *testing.T) {
+	client := redistest.Mini(t)
+	records := store.New(client, client, healthy{}, "authpool")
+	s := managed.New(records.ManagedRecords(), func() bool { return true })
+	ctx := t.Context()
+	keys := newKeyfile(t)
+	one, other := managed.NewVault(managed.Keys{Read: keys.read, Write: keys.write, Lock: keys.lock}), managed.NewVault(managed.Keys{Read: keys.read})
+	r := record("team-a")
+	if err := one.Seal(ctx, &r, target, credential.NewSecret("sk-1"), managed.Private{}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Put(ctx, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := other.Open(ctx, &r, target); err != nil { // it has read the keyset now
+		t.Fatal(err)
+	}
+	if done, err := one.Rotate(ctx, s, toTarget); err != nil || done.Resealed != 1 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	list, err := s.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if secret, _, err := other.Open(ctx, &list[0], target); err != nil || secret.Reveal() != "sk-1" {
+		t.Errorf("%v, %v", secret, err)
+	}
+}

@@ -132,6 +132,14 @@ func (v *Vault) Seal(ctx context.Context, r *Record, t Target, secret credential
 	return nil
 }
 
+// renewed is the keyset as its source gives it now.
+func (v *Vault) renewed(ctx context.Context) (*seal.Keyset, error) {
+	v.mu.Lock()
+	v.next = time.Time{}
+	v.mu.Unlock()
+	return v.keyset(ctx)
+}
+
 // Open returns what is sealed in a record for the target. seal.ErrNotOpened is in the
 // error of one that was sealed with another keyset, for another record or for another
 // target.
@@ -141,6 +149,13 @@ func (v *Vault) Open(ctx context.Context, r *Record, t Target) (credential.Secre
 		return credential.Secret{}, Private{}, err
 	}
 	secret, err := keys.Open(r.Secret, t.seals(r.ID, sealsCredential))
+	if errors.Is(err, seal.ErrNotOpened) {
+		// Another process may have rotated the keyset a moment ago.
+		if keys, err = v.renewed(ctx); err != nil {
+			return credential.Secret{}, Private{}, err
+		}
+		secret, err = keys.Open(r.Secret, t.seals(r.ID, sealsCredential))
+	}
 	if err != nil {
 		return credential.Secret{}, Private{}, err
 	}

@@ -62,7 +62,7 @@ func (r *Records) Put(ctx context.Context, one Record) error {
 		err = ErrFull
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write %q of %s: %w", one.ID, r.kind, err)
+		return fmt.Errorf("cannot write the record of %q: %w", one.ID, err)
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func (r *Records) Remove(ctx context.Context, id string, version int64) error {
 		err = ErrNoRecord
 	}
 	if err != nil {
-		return fmt.Errorf("cannot remove %q of %s: %w", id, r.kind, err)
+		return fmt.Errorf("cannot remove the record of %q: %w", id, err)
 	}
 	return nil
 }
@@ -92,7 +92,7 @@ func (r *Records) List(ctx context.Context, known string) (list []Record, state 
 		err = fmt.Errorf("%w: %d values", errReply, len(reply))
 	}
 	if err != nil {
-		return nil, known, false, fmt.Errorf("cannot read the records of %s: %w", r.kind, err)
+		return nil, known, false, fmt.Errorf("cannot read what operators have done: %w", err)
 	}
 	if reply[0] == known {
 		return nil, known, false, nil
@@ -101,7 +101,7 @@ func (r *Records) List(ctx context.Context, known string) (list []Record, state 
 		digits, text, _ := strings.Cut(reply[i+1], " ")
 		version, err := strconv.ParseInt(digits, 10, 64)
 		if err != nil {
-			return nil, known, false, fmt.Errorf("cannot read the records of %s: that of %q has no version", r.kind, reply[i])
+			return nil, known, false, fmt.Errorf("cannot read what operators have done: the record of %q has no version", reply[i])
 		}
 		list = append(list, Record{ID: reply[i], Version: version, Text: text})
 	}

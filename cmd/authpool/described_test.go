@@ -105,11 +105,14 @@ func TestServeAnswersAsItDescribes(t *testing.T) {
 	ask("DELETE", admin.AgentPath("ci"), "", 200)
 	// Who has seen a version changes no other one.
 	managed := admin.SubscriptionPath("team-d")
-	ask("POST", admin.SubscriptionsPath, `{"id":"team-d","provider":"anthropic","credential":"sk-sim-d"}`, 200)
-	match = admin.ETag(1)
+	var added admin.SubscriptionRecord
+	if err := json.Unmarshal(ask("POST", admin.SubscriptionsPath, `{"id":"team-d","provider":"anthropic","credential":"sk-sim-d"}`, 200), &added); err != nil {
+		t.Fatal(err)
+	}
+	match = admin.ETag(added.Version)
 	ask("POST", managed+"/drain", "", 200)
 	ask("POST", managed+"/enable", "", 412)
-	match = admin.ETag(2)
+	match = admin.ETag(added.Version + 1)
 	ask("POST", managed+"/rotate", `{"credential":"sk-sim-e"}`, 200)
 	ask("DELETE", managed, "", 412)
 	match = ""

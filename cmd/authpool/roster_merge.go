@@ -64,6 +64,9 @@ func merge(c *config.Config, records []managed.Record) []listed {
 		if e.said, err = parseRecord(c, r); err != nil {
 			e.record.Reason = reasonOf(err)
 		}
+		if r.Unreadable {
+			e.record.Reason = managed.ErrUnreadable.Error()
+		}
 		e.said.ID = r.ID
 		e.record.SubscriptionSettings = settingsOf(e.said)
 		if inFile[r.ID] {

@@ -103,16 +103,18 @@ func (r *roster) change(ctx context.Context, id string, version int64, edit func
 			return admin.SubscriptionRecord{}, admin.StaleError("subscription "+id, e.record.Version)
 		}
 		next, write, err := edit(e)
-		if err != nil {
+		if err == nil && write {
+			err = r.put(ctx, next)
+		}
+		switch {
+		case errors.Is(err, managed.ErrVersion) && try < rosterTries:
+			continue // who has named a version is told of the other one
+		case errors.Is(err, managed.ErrVersion):
+			return admin.SubscriptionRecord{}, refuse(http.StatusConflict, "subscription %q is changed by others all the time: try again", id)
+		case err != nil:
 			return admin.SubscriptionRecord{}, err
 		}
 		if write {
-			if err := r.put(ctx, next); err != nil {
-				if errors.Is(err, managed.ErrVersion) && try < rosterTries {
-					continue
-				}
-				return admin.SubscriptionRecord{}, err
-			}
 			if e, err = r.find(ctx, id); err != nil {
 				return admin.SubscriptionRecord{}, err
 			}
@@ -126,6 +128,9 @@ func (r *roster) put(ctx context.Context, one managed.Record) error {
 	_, err := r.records.Put(ctx, one)
 	if errors.Is(err, managed.ErrFull) {
 		return refuse(http.StatusConflict, "there are too many subscriptions that were changed at run time: remove one first")
+	}
+	if errors.Is(err, managed.ErrUnreadable) {
+		return refuse(http.StatusConflict, "subscription %q can only be removed: %w", one.ID, managed.ErrUnreadable)
 	}
 	return err
 }
@@ -313,7 +318,10 @@ func (r *roster) RemoveSubscription(ctx context.Context, id string, version int6
 				return next, false, err
 			}
 			at.Switch = admin.SwitchRemoved
-			return next, false, r.read(ctx)
+			if err := r.read(ctx); err != nil {
+				r.log.Warn("a subscription was removed, which is not seen here yet", "subscription", id, "error", err)
+			}
+			return next, false, nil
 		}
 		next.Switch = managed.Removing
 		return next, e.record.Switch != admin.SwitchRemoving, nil

@@ -25,7 +25,7 @@ import (
 // Book.
 type Agent struct {
 	ID      string
-	Version int64 // from 1, one more with every change
+	Version int64 // one more with every change
 	Created time.Time
 	Expires time.Time // zero: never
 	Token   bool      // it has one that Create made; else its limits are those of who is known otherwise

@@ -53,7 +53,7 @@ var (
 // Records are where agents are kept; *store.Store is one.
 type Records interface {
 	Healthy() bool
-	PutAgent(ctx context.Context, r store.AgentRecord) error
+	PutAgent(ctx context.Context, r store.AgentRecord) (version int64, err error)
 	RemoveAgent(ctx context.Context, id string, version int64) error
 	Agents(ctx context.Context, known string) (list []store.AgentRecord, state string, changed bool, err error)
 	Hear(f func(store.Event)) (stop func())
@@ -358,8 +358,9 @@ func (b *Book) Create(ctx context.Context, a Agent) (Agent, credential.Secret, e
 	_, _ = rand.Read(random) // as documented it never fails
 	token := tokenPrefix + base64.RawURLEncoding.EncodeToString(random)
 	hash := sha256.Sum256([]byte(token))
-	a.Version, a.Created, a.Token, a.hash = 1, time.Now().UTC().Truncate(time.Millisecond), true, hash[:]
-	err := b.records.PutAgent(ctx, a.record())
+	a.Version, a.Created, a.Token, a.hash = 0, time.Now().UTC().Truncate(time.Millisecond), true, hash[:]
+	version, err := b.records.PutAgent(ctx, a.record())
+	a.Version = version
 	if errors.Is(err, store.ErrAgentVersion) {
 		err = ErrExists
 	}
@@ -396,8 +397,8 @@ func (b *Book) Change(ctx context.Context, id string, version int64, orNew bool,
 		if err := change(&a); err != nil {
 			return Agent{}, err
 		}
-		a.Version++
-		err := b.records.PutAgent(ctx, a.record())
+		next, err := b.records.PutAgent(ctx, a.record())
+		a.Version = next
 		if errors.Is(err, store.ErrAgentVersion) && try < retries {
 			continue
 		}

@@ -174,7 +174,7 @@ func TestUnreadableRecord(t *testing.T) {
 	for id, text := range map[string]string{
 		"default": "{", "bob": `{"hash":"AAAA","created":1}`, "ann": `{"created":1,"budgets":[{"window":"hour","tokens":1}]}`,
 	} {
-		if err := s.PutAgent(ctx, store.AgentRecord{ID: id, Version: 1, Text: text}); err != nil {
+		if _, err := s.PutAgent(ctx, store.AgentRecord{ID: id, Text: text}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,4 +190,51 @@ func TestUnreadableRecord(t *testing.T) {
 	if err := book.Remove(ctx, "ann", 0); err != nil {
 		t.Error(err)
 	}
+}
+
+// An agent is revoked and made anew while somebody changes it: the token that was revoked
+// stays so, and the change is of the new one.
+func TestChangeBringsBackNoRevokedToken(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
+		ctx := t.Context()
+		one, _ := sidecar(t, client)
+		two, _ := sidecar(t, client)
+		_, revoked, err := one.Create(ctx, agents.Agent{ID: "bob"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var token string
+		changed, err := one.Change(ctx, "bob", 0, false, func(a *agents.Agent) error {
+			if token == "" { // it was read, and is about to be written
+				if err := two.Remove(ctx, "bob", 0); err != nil {
+					return err
+				}
+				_, secret, err := two.Create(ctx, agents.Agent{ID: "bob"})
+				if err != nil {
+					return err
+				}
+				token = secret.Reveal()
+			}
+			a.Models = []string{"claude-*"}
+			return nil
+		})
+		if err != nil || len(changed.Models) != 1 {
+			t.Fatalf("%v, %v", changed, err)
+		}
+		for _, book := range []*agents.Book{one, two} {
+			if err := book.Refresh(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if book.ByHash(hash(revoked.Reveal())) != nil {
+				t.Error("the revoked token is bob's again")
+			}
+			if e := book.ByHash(hash(token)); e == nil || e.MayModel("gpt-x") {
+				t.Errorf("the new one is known as %v", e)
+			}
+		}
+		// Who has seen the first version changes nothing of the new ones.
+		if _, err := one.Change(ctx, "bob", 1, false, func(*agents.Agent) error { return nil }); !errors.Is(err, agents.ErrVersion) {
+			t.Errorf("by the former version: %v", err)
+		}
+	})
 }

@@ -24,10 +24,10 @@ type memory struct {
 
 func (m *memory) Healthy() bool { return true }
 
-func (m *memory) PutAgent(_ context.Context, r store.AgentRecord) error {
+func (m *memory) PutAgent(_ context.Context, r store.AgentRecord) (int64, error) {
 	m.records = append(m.records, r)
 	m.changes++
-	return nil
+	return r.Version + 1, nil
 }
 
 func (m *memory) RemoveAgent(context.Context, string, int64) error { return store.ErrNoAgent }

@@ -36,7 +36,7 @@ const (
 // Record is what is kept of one subscription.
 type Record struct {
 	ID      string `json:"-"`
-	Version int64  `json:"-"` // from 1, one more with every change; 0: not kept yet
+	Version int64  `json:"-"` // one more with every change; 0: not kept yet
 	Switch  Switch `json:"switch"`
 	// Settings are what the subscription is, in the words of the config file and without
 	// the credential's value; empty for a record that only switches one of the file.
@@ -48,6 +48,10 @@ type Record struct {
 	Changed time.Time `json:"changed"`
 	// Change is random: two that write the same at the same time are told apart by it.
 	Change string `json:"change"`
+	// Unreadable tells that what is kept was not written by this version of authpool, and
+	// means nothing to it. It may be removed, but not changed: what it holds, such as a
+	// secret, would be lost.
+	Unreadable bool `json:"-"`
 }
 
 // Managed tells whether the record is a subscription of its own, not only a switch.
@@ -58,11 +62,13 @@ var (
 	ErrVersion  = store.ErrVersion // somebody else has changed it meanwhile
 	ErrNotFound = store.ErrNoRecord
 	ErrFull     = store.ErrFull
+
+	ErrUnreadable = errors.New("another version of authpool has written it, and this one cannot read it")
 )
 
 // Records is where they are kept; *store.Records is it.
 type Records interface {
-	Put(ctx context.Context, one store.Record) error
+	Put(ctx context.Context, one store.Record) (version int64, err error)
 	Remove(ctx context.Context, id string, version int64) error
 	List(ctx context.Context, known string) (list []store.Record, state string, changed bool, err error)
 }
@@ -97,7 +103,7 @@ func (s *Store) List(ctx context.Context) ([]Record, error) {
 			r := Record{}
 			if err := json.Unmarshal([]byte(one.Text), &r); err != nil {
 				// Of another version of authpool, perhaps: it is there, and serves nobody.
-				r = Record{Switch: Disabled, Settings: json.RawMessage(`null`)}
+				r = Record{Switch: Disabled, Settings: json.RawMessage(`null`), Unreadable: true}
 			}
 			r.ID, r.Version = one.ID, one.Version
 			records = append(records, r)
@@ -109,9 +115,12 @@ func (s *Store) List(ctx context.Context) ([]Record, error) {
 }
 
 // Put writes the record over the version that it has, 0 for one that there is not yet,
-// and returns it with its next one. The error may be ErrVersion or ErrFull; after any
-// other it may have been written.
+// and returns it with its next one. The error may be ErrVersion, ErrFull or
+// ErrUnreadable; after any other it may have been written.
 func (s *Store) Put(ctx context.Context, r Record) (Record, error) {
+	if r.Unreadable {
+		return Record{}, fmt.Errorf("cannot write subscription %q: %w", r.ID, ErrUnreadable)
+	}
 	if r.Created.IsZero() {
 		r.Created = time.Now()
 	}
@@ -121,11 +130,9 @@ func (s *Store) Put(ctx context.Context, r Record) (Record, error) {
 	if err != nil {
 		return Record{}, fmt.Errorf("cannot write subscription %q: %w", r.ID, err)
 	}
-	one := store.Record{ID: r.ID, Version: r.Version + 1, Text: string(text)}
-	if err := s.records.Put(ctx, one); err != nil {
+	if r.Version, err = s.records.Put(ctx, store.Record{ID: r.ID, Version: r.Version, Text: string(text)}); err != nil {
 		return Record{}, err
 	}
-	r.Version++
 	return r, nil
 }
 
@@ -151,13 +158,16 @@ const watchEvery = 10 * time.Second
 func (s *Store) Watch(ctx context.Context, f func([]Record, error)) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	var again <-chan time.Time // soon after a look that failed
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.news:
 		case <-tick.C:
+		case <-again:
 		}
+		again = nil
 		if !s.healthy() {
 			continue
 		}
@@ -168,17 +178,13 @@ func (s *Store) Watch(ctx context.Context, f func([]Record, error)) {
 			return
 		}
 		if err != nil && !errors.Is(err, store.ErrAway) {
-			s.again(ctx)
+			again = time.After(watchAgain)
 		}
 		f(list, err)
 	}
 }
 
-// watchTimeout bounds one look.
-const watchTimeout = 2 * time.Second
-
-// again has Watch look again soon after a look that failed.
-func (s *Store) again(ctx context.Context) {
-	timer := time.AfterFunc(time.Second, s.Heard)
-	context.AfterFunc(ctx, func() { timer.Stop() })
-}
+const (
+	watchTimeout = 2 * time.Second // of one look
+	watchAgain   = time.Second     // from one that failed to the next
+)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -190,6 +191,17 @@ func TestStrangeRecords(t *testing.T) {
 		list, err := s.List(ctx)
 		if err != nil || len(list) != 2 || list[0].ID != "strange" || list[0].Switch != managed.Disabled || list[0].Version != 7 || list[1].ID != "team-a" {
 			t.Errorf("%+v, %v", list, err)
+		}
+		// What it holds, a secret perhaps, is not written over.
+		for _, change := range []managed.Switch{managed.Enabled, managed.Draining} {
+			r := list[0]
+			r.Switch = change
+			if _, err := s.Put(ctx, r); !errors.Is(err, managed.ErrUnreadable) {
+				t.Errorf("%s: %v", change, err)
+			}
+		}
+		if text, err := client.HGet(ctx, "authpool:managed", "strange").Result(); err != nil || text != "7 [not, a record" {
+			t.Errorf("it is %q now, %v", text, err)
 		}
 		if err := s.Remove(ctx, "strange", 7); err != nil {
 			t.Error(err)
@@ -426,4 +438,36 @@ func TestRotatedElsewhere(t *testing.T) {
 	if secret, _, err := other.Open(ctx, &list[0], target); err != nil || secret.Reveal() != "sk-1" {
 		t.Errorf("%v, %v", secret, err)
 	}
+}
+
+// failing are records that cannot be read, and count how often that is tried.
+type failing struct{ looks int }
+
+var errFailing = errors.New("WRONGTYPE")
+
+func (*failing) Put(context.Context, store.Record) (int64, error) { return 0, errFailing }
+func (*failing) Remove(context.Context, string, int64) error      { return errFailing }
+func (f *failing) List(context.Context, string) ([]store.Record, string, bool, error) {
+	f.looks++
+	return nil, "", false, errFailing
+}
+
+// After a look that failed the next one comes in a second: not sooner, and however long
+// that goes on.
+func TestWatchLooksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &failing{}
+		s := managed.New(f, func() bool { return true })
+		ctx, stop := context.WithCancel(t.Context())
+		told := 0
+		var wg sync.WaitGroup
+		wg.Go(func() { s.Watch(ctx, func(_ []managed.Record, err error) { told++ }) })
+		s.Heard()
+		time.Sleep(60*time.Second + time.Millisecond)
+		stop()
+		wg.Wait()
+		if f.looks < 60 || f.looks > 68 || told != f.looks { // one a second, and those of the slow beat
+			t.Errorf("%d looks in a minute, %d told", f.looks, told)
+		}
+	})
 }

@@ -13,7 +13,7 @@ var (
 )
 
 // PutAgent is Records.Put.
-func (s *Store) PutAgent(ctx context.Context, r AgentRecord) error {
+func (s *Store) PutAgent(ctx context.Context, r AgentRecord) (version int64, err error) {
 	return s.AgentRecords().Put(ctx, r)
 }
 

@@ -18,8 +18,10 @@ func TestAgents(t *testing.T) {
 	each(t, func(t *testing.T, s *store.Store, _ redis.UniversalClient) {
 		put := func(id string, version int64, text string, want error) {
 			t.Helper()
-			if err := s.PutAgent(ctx, store.AgentRecord{ID: id, Version: version, Text: text}); !errors.Is(err, want) {
-				t.Errorf("PutAgent(%s, %d, %s) = %v, want %v", id, version, text, err, want)
+			// version is the one that it is to have; it replaces the one before.
+			got, err := s.PutAgent(ctx, store.AgentRecord{ID: id, Version: version - 1, Text: text})
+			if !errors.Is(err, want) || err == nil && got != version {
+				t.Errorf("PutAgent(%s, %d, %s) = %d, %v, want %v", id, version, text, got, err, want)
 			}
 		}
 		remove := func(id string, version int64, want error) {
@@ -63,6 +65,45 @@ func TestAgents(t *testing.T) {
 	})
 }
 
+// One that is made anew is no version of the one that was removed: who has read that
+// does not write over it, and removes it neither.
+func TestRecordsMadeAnew(t *testing.T) {
+	each(t, func(t *testing.T, s *store.Store, _ redis.UniversalClient) {
+		records := s.ManagedRecords()
+		put := func(version int64, text string) int64 {
+			t.Helper()
+			got, err := records.Put(ctx, store.Record{ID: "team-a", Version: version, Text: text})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return got
+		}
+		old := put(put(0, "old"), "older")
+		if err := records.Remove(ctx, "team-a", old); err != nil {
+			t.Fatal(err)
+		}
+		anew := put(0, "new")
+		if anew <= old {
+			t.Errorf("made anew it has version %d, the one before had %d", anew, old)
+		}
+		for _, stale := range []int64{0, 1, old} {
+			if got, err := records.Put(ctx, store.Record{ID: "team-a", Version: stale, Text: "stale"}); !errors.Is(err, store.ErrVersion) {
+				t.Errorf("over version %d: %d, %v", stale, got, err)
+			}
+			if err := records.Remove(ctx, "team-a", stale); stale > 0 && !errors.Is(err, store.ErrVersion) {
+				t.Errorf("remove version %d: %v", stale, err)
+			}
+			if stale == 0 { // which is any, for a removal
+				anew = put(0, "new")
+			}
+		}
+		list, _, _, err := records.List(ctx, "")
+		if err != nil || len(list) != 1 || list[0].Version != anew || list[0].Text != "new" {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
+}
+
 func TestAgentsAreHeardOf(t *testing.T) {
 	each(t, func(t *testing.T, s *store.Store, _ redis.UniversalClient) {
 		heard := make(chan store.Event, 16)
@@ -84,7 +125,7 @@ func TestAgentsAreHeardOf(t *testing.T) {
 			}
 		}
 		await(store.Event{}) // the connection is new
-		if err := s.PutAgent(ctx, store.AgentRecord{ID: "bob", Version: 1}); err != nil {
+		if _, err := s.PutAgent(ctx, store.AgentRecord{ID: "bob"}); err != nil {
 			t.Fatal(err)
 		}
 		await(store.Event{Agents: true})

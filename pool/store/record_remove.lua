@@ -10,6 +10,7 @@ local t = redis.call('TIME')
 local state = t[1] * 1000000 + t[2]
 state = math.max(state, tonumber(redis.call('HGET', KEYS[1], ':state') or 0) + 1)
 redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[1], ':state', string.format('%.0f', state))
+local last = math.max(tonumber(redis.call('HGET', KEYS[1], ':last') or 0), tonumber(string.match(old, '^%d+') or 0))
+redis.call('HSET', KEYS[1], ':state', string.format('%.0f', state), ':last', string.format('%.0f', last))
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1

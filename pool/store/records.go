@@ -39,7 +39,7 @@ const maxRecords = 10_000
 // this kind.
 type Record struct {
 	ID      string
-	Version int64 // from 1, one more with every change
+	Version int64 // one more with every change; the first is above those of records that were removed
 	Text    string
 }
 
@@ -49,12 +49,12 @@ type Records struct {
 	kind  string // the key's name, and that of the news
 }
 
-// Put writes the record over that of the version before; Version 1 is for one that
-// there is not. The errors are ErrVersion and ErrFull. It survives authpool when it
-// returns nil, and may be repeated after any error.
-func (r *Records) Put(ctx context.Context, one Record) error {
+// Put writes the record over the one that has its version, 0 for one that there is not,
+// and returns the version that it has then. The errors are ErrVersion and ErrFull. It
+// survives authpool when there is no error, and may be repeated after any.
+func (r *Records) Put(ctx context.Context, one Record) (version int64, err error) {
 	done, err := recordPutScript.Run(ctx, r.store.durable, []string{r.key()},
-		one.ID, one.Version-1, strconv.FormatInt(one.Version, 10)+" "+one.Text, maxRecords, r.store.channel(), r.kind).Int64()
+		one.ID, one.Version, one.Text, maxRecords, r.store.channel(), r.kind).Int64()
 	switch {
 	case err == nil && done == 0:
 		err = ErrVersion
@@ -62,9 +62,9 @@ func (r *Records) Put(ctx context.Context, one Record) error {
 		err = ErrFull
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write the record of %q: %w", one.ID, err)
+		return 0, fmt.Errorf("cannot write the record of %q: %w", one.ID, err)
 	}
-	return nil
+	return done, nil
 }
 
 // Remove removes a record that has the version, 0 for any. The errors are ErrVersion

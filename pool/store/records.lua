@@ -8,7 +8,7 @@ if state == ARGV[1] then return {state} end
 local out = {state}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  if all[i] ~= ':state' then
+  if all[i] ~= ':state' and all[i] ~= ':last' then
     out[#out + 1] = all[i]
     out[#out + 1] = all[i + 1]
   end

@@ -26,7 +26,8 @@
 //	authpool:session:{<session>}  hash  subscription, since, last, parent; or released: when an operator
 //	                                    ended the binding, for a while
 //	authpool:resource:{<id>}      hash  subscription, agent
-//	authpool:agents               hash  <agent> -> version and record, :state -> changes with every change
+//	authpool:agents               hash  <agent> -> version and record, :state -> changes with every change,
+//	                                    :last -> the highest version of one that was removed
 //	authpool:rebalance            hash  who moves sessions on its own: process, fence, until; moves, began: how many since
 //	authpool:managed              hash  <subscription> -> version and record, its secret sealed; :state likewise
 //	authpool:audit:{<log>}        stream of <seq>-1 -> line: the copy of an audit log, by its key

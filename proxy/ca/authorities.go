@@ -1,0 +1,238 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+const (
+	// leafLifetime is short, since a leaf is made in less than a millisecond.
+	leafLifetime = 7 * 24 * time.Hour
+	// leafMargin before its end it is made anew.
+	leafMargin = 24 * time.Hour
+	// leaves is how many are kept, which is more than there are provider hosts.
+	leaves = 1024
+	// BundleFile has all authorities, for agents to trust.
+	BundleFile = "ca.pem"
+)
+
+// Authorities signs for provider hosts. It is safe for concurrent use.
+type Authorities struct {
+	dir   string
+	hosts []string
+
+	leaves *lru.Cache[string, *tls.Certificate]
+	mu     sync.Mutex // held while authorities are read or made
+	list   []*authority
+	loaded time.Time
+}
+
+// Open reads the authorities in dir, and makes the first one, for the hosts, when there
+// is none. It writes the bundle of them beside.
+func Open(dir string, hosts []string) (*Authorities, error) {
+	cache, err := lru.New[string, *tls.Certificate](leaves)
+	if err != nil {
+		return nil, err
+	}
+	a := &Authorities{dir: dir, hosts: hosts, leaves: cache}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot use the certificate authority: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	if err := a.load(now); err != nil {
+		return nil, err
+	}
+	if a.signer(now) == nil {
+		if err := create(dir, hosts, now); err != nil {
+			return nil, fmt.Errorf("cannot make a certificate authority in %s: %w", dir, err)
+		}
+		if err := a.load(now); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.writeBundle(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Rotate makes another authority, for the hosts as they are now, that signs from the
+// overlap on. Until then the bundle has it beside the present one. It returns when that
+// is.
+func (a *Authorities) Rotate(overlap time.Duration) (time.Time, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	from := time.Now().Add(overlap).Truncate(time.Second)
+	if err := create(a.dir, a.hosts, from); err != nil {
+		return from, fmt.Errorf("cannot make a certificate authority in %s: %w", a.dir, err)
+	}
+	if err := a.load(time.Now()); err != nil {
+		return from, err
+	}
+	return from, a.writeBundle()
+}
+
+// load reads the folder again: another process may have rotated.
+func (a *Authorities) load(now time.Time) error {
+	list, err := readAll(a.dir, now)
+	if err != nil {
+		return fmt.Errorf("cannot use the certificate authority: %w", err)
+	}
+	a.list, a.loaded = list, now
+	return nil
+}
+
+// signer is who signs now; nil: nobody may.
+func (a *Authorities) signer(now time.Time) *authority {
+	var signs *authority
+	for _, one := range a.list {
+		if signs == nil && !now.Before(one.cert.NotBefore) || !now.Before(one.signsFrom()) {
+			signs = one
+		}
+	}
+	return signs
+}
+
+// BundlePath is the file of all authorities that agents are to trust.
+func (a *Authorities) BundlePath() string { return filepath.Join(a.dir, BundleFile) }
+
+// Bundle is what is in it.
+func (a *Authorities) Bundle() []byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.bundle()
+}
+
+func (a *Authorities) bundle() []byte {
+	var all []byte
+	for _, one := range a.list {
+		all = append(all, one.pem...)
+	}
+	return all
+}
+
+// writeBundle replaces the bundle in one step, when it has changed: a client may read
+// it at any time.
+func (a *Authorities) writeBundle() error {
+	path, text := a.BundlePath(), a.bundle()
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
+		return nil
+	}
+	fresh := path + ".new"
+	if err := os.WriteFile(fresh, text, 0o644); err != nil { //nolint:gosec // certificates are for everyone
+		return fmt.Errorf("cannot write the bundle of certificate authorities: %w", err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return fmt.Errorf("cannot write the bundle of certificate authorities: %w", err)
+	}
+	return syncDir(a.dir)
+}
+
+// Ends is when nobody will be able to sign any more without a rotation.
+func (a *Authorities) Ends() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var end time.Time
+	for _, one := range a.list {
+		if one.cert.NotAfter.After(end) {
+			end = one.cert.NotAfter
+		}
+	}
+	return end
+}
+
+// NotPermittedError is for a host that the authority was not made for.
+type NotPermittedError struct{ Host string }
+
+// Error implements error.
+func (e *NotPermittedError) Error() string {
+	return "the local certificate authority was made before " + e.Host + " was a provider's host: run \"authpool ca rotate\" and have agents trust the bundle anew"
+}
+
+// reload is how old what is known of the folder may be.
+const reload = time.Minute
+
+// Leaf is the certificate of a host, made when there is none, with the present
+// authority's own behind it. The error may be a *NotPermittedError.
+func (a *Authorities) Leaf(host string) (*tls.Certificate, error) {
+	now := time.Now()
+	if leaf, ok := a.leaves.Get(host); ok && now.Before(leaf.Leaf.NotAfter.Add(-leafMargin)) && a.current(leaf, now) {
+		return leaf, nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now.Sub(a.loaded) >= reload {
+		if err := a.load(now); err != nil {
+			return nil, err
+		}
+	}
+	signer := a.signer(now)
+	switch {
+	case signer == nil:
+		return nil, fmt.Errorf("the local certificate authority has ended: run \"authpool ca rotate --overlap 0\" and have agents trust %s anew", a.BundlePath())
+	case !signer.permits(host):
+		return nil, &NotPermittedError{host}
+	}
+	leaf, err := signer.sign(host, now)
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign for %s: %w", host, err)
+	}
+	a.leaves.Add(host, leaf)
+	return leaf, nil
+}
+
+// current tells whether a leaf is the present authority's.
+func (a *Authorities) current(leaf *tls.Certificate, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now.Sub(a.loaded) >= reload && a.load(now) != nil {
+		return true // what is known is better than nothing
+	}
+	signer := a.signer(now)
+	return signer != nil && bytes.Equal(leaf.Certificate[1], signer.cert.Raw)
+}
+
+// sign makes a leaf.
+func (a *authority) sign(host string, now time.Time) (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	from, to := now.Add(-behind), now.Add(leafLifetime)
+	if from.Before(a.cert.NotBefore) {
+		from = a.cert.NotBefore
+	}
+	if to.After(a.cert.NotAfter) {
+		to = a.cert.NotAfter
+	}
+	template := &x509.Certificate{
+		SerialNumber: newSerial(),
+		Subject:      pkix.Name{Organization: []string{"authpool"}, CommonName: host[:min(len(host), 64)]},
+		NotBefore:    from.UTC(), NotAfter: to.UTC(),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true, DNSNames: []string{host},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key, Leaf: leaf}, nil
+}

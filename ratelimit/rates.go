@@ -446,12 +446,18 @@ func (a *allowance) draw(now time.Time, limits Amounts, waiting int, leaves bool
 		}
 		held := a.held(k)
 		d.Debt[k] = max(-held, 0)
+		if !leaves && !a.away {
+			d.Keep[k] = max(held, 0)
+			if much {
+				d.Keep[k] = min(d.Keep[k], ahead[k])
+			}
+		}
+		if !a.away {
+			// What goes back may be another process's before the answer is here.
+			a.paid[k] = min(a.paid[k], a.spent[k]+d.Keep[k])
+		}
 		if leaves || a.away {
 			continue
-		}
-		d.Keep[k] = max(held, 0)
-		if much {
-			d.Keep[k] = min(d.Keep[k], ahead[k])
 		}
 		d.Need[k] = a.need[k]
 		d.Want[k] = min(max(ahead[k]+int64(math.Ceil(float64(a.denied[k])*share)), d.Need[k]), limit)

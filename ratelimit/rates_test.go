@@ -116,3 +116,39 @@ func TestDraw(t *testing.T) {
 	now = now.Add(time.Hour)
 	draw(nil)
 }
+
+// What a process gives back may be drawn by another one before the answer is there:
+// it is not spent meanwhile.
+func TestWhatGoesBackIsNotSpent(t *testing.T) {
+	for name, leaves := range map[string]bool{"takes leave": true, "needs less": false} {
+		t.Run(name, func(t *testing.T) {
+			now := noon
+			g := gate(ratelimit.Rates{Requests: 60})
+			g.LeaseRates(func() bool { return false })
+			served := func() bool {
+				_, r := g.Allow(now, "m", 0, 0)
+				return r.Why == ratelimit.Open
+			}
+			if served() || !g.Demand(now, 0, 0) {
+				t.Fatal("it has something before the fleet was asked")
+			}
+			d, ok := g.Draw(now, 1, false)
+			if !ok {
+				t.Fatal("it does not ask")
+			}
+			g.Drawn(now, now, d, ratelimit.Drawn{Granted: true, Held: ratelimit.Amounts{5}})
+			now = now.Add(time.Second)
+			back, ok := g.Draw(now, 0, leaves)
+			if !ok || back.Keep != (ratelimit.Amounts{}) {
+				t.Fatalf("it gives nothing back: %+v, %t", back, ok)
+			}
+			if served() {
+				t.Error("it spends what it has given back")
+			}
+			g.Drawn(now, now, back, ratelimit.Drawn{Granted: true, Held: ratelimit.Amounts{2}})
+			if !served() {
+				t.Error("it does not spend what the fleet says that it holds")
+			}
+		})
+	}
+}

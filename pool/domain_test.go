@@ -81,7 +81,7 @@ func TestFleetTellsALimitOfOneKeyFromItsDomains(t *testing.T) {
 			}
 		}
 		serve(t, pools[0], ask("s"), spent(time.Hour))
-		eventually(t, 20*time.Second, "the key's limit is known to the other process", states(pools[1], pool.StateDisabled, pool.StateReady, pool.StateReady))
+		eventually(t, inTime, "the key's limit is known to the other process", states(pools[1], pool.StateDisabled, pool.StateReady, pool.StateReady))
 		late, _ := fleet(t, client, 1, pool.Options{}, subs...)
 		if !states(late[0], pool.StateDisabled, pool.StateReady, pool.StateReady)() {
 			t.Errorf("a process that starts later sees %+v", late[0].Status())
@@ -92,7 +92,7 @@ func TestFleetTellsALimitOfOneKeyFromItsDomains(t *testing.T) {
 		}
 
 		serve(t, pools[1], ask("s"), limited(2*time.Hour))
-		eventually(t, 20*time.Second, "the domain's limit is known to the other process", states(pools[0], pool.StateCooling, pool.StateCooling, pool.StateReady))
+		eventually(t, inTime, "the domain's limit is known to the other process", states(pools[0], pool.StateCooling, pool.StateCooling, pool.StateReady))
 		late, _ = fleet(t, client, 1, pool.Options{}, subs...)
 		if !states(late[0], pool.StateCooling, pool.StateCooling, pool.StateReady)() {
 			t.Errorf("a process that starts later sees %+v", late[0].Status())
@@ -100,7 +100,7 @@ func TestFleetTellsALimitOfOneKeyFromItsDomains(t *testing.T) {
 		if err := pools[0].Enable(t.Context(), "a2"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 20*time.Second, "all of it is ended in the other process", states(pools[1], pool.StateReady, pool.StateReady, pool.StateReady))
+		eventually(t, inTime, "all of it is ended in the other process", states(pools[1], pool.StateReady, pool.StateReady, pool.StateReady))
 	})
 }
 
@@ -368,10 +368,10 @@ func TestFleetSharesLearnedDomains(t *testing.T) {
 		serve(t, pools[0], ask("1", only("a")), of("org", ok))
 		serve(t, pools[1], ask("2", only("b")), of("org", ok))
 		for i, p := range pools {
-			eventually(t, 20*time.Second, fmt.Sprintf("process %d knows of both", i), func() bool { return slices.Equal(domains(p), want) })
+			eventually(t, inTime, fmt.Sprintf("process %d knows of both", i), func() bool { return slices.Equal(domains(p), want) })
 		}
 		serve(t, pools[0], ask("s"), of("org", limited(time.Hour)))
-		eventually(t, 20*time.Second, "the other process knows that both are closed", func() bool {
+		eventually(t, inTime, "the other process knows that both are closed", func() bool {
 			s := pools[1].Status()
 			return s[0].State == pool.StateCooling && s[1].State == pool.StateCooling
 		})

@@ -146,13 +146,13 @@ func TestOperatorEndsCooldownsInRedis(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
 		pools, _ := fleet(t, client, 2, pool.Options{}, sub("one", domain("org")), sub("two", domain("org")))
 		serve(t, pools[0], ask("s", tried("two")), limited(time.Hour))
-		eventually(t, 20*time.Second, "the limit is known to the other process", func() bool {
+		eventually(t, inTime, "the limit is known to the other process", func() bool {
 			return pools[1].Status()[1].State == pool.StateCooling
 		})
 		if err := pools[1].Enable(context.Background(), "two"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 20*time.Second, "the first process hears of it", func() bool {
+		eventually(t, inTime, "the first process hears of it", func() bool {
 			return pools[0].Status()[0].State == pool.StateReady
 		})
 		serve(t, pools[0], ask("s"), ok)

@@ -48,9 +48,9 @@ func TestLostNodeOfACluster(t *testing.T) {
 	if used["one"] == 0 || used[other] == 0 {
 		t.Errorf("the sessions went to %v", used)
 	}
-	eventually(t, 20*time.Second, "what lies on the other nodes is healthy", db.Healthy)
+	eventually(t, inTime, "what lies on the other nodes is healthy", db.Healthy)
 	lost.Resume()
-	eventually(t, 20*time.Second, "all places and bindings are in Redis", func() bool {
+	eventually(t, inTime, "all places and bindings are in Redis", func() bool {
 		ctx := context.Background()
 		places := db.Client().ZCard(ctx, "authpool:{one}:sessions").Val() + db.Client().ZCard(ctx, "authpool:{"+other+"}:sessions").Val()
 		bindings := 0

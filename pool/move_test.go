@@ -141,7 +141,7 @@ func TestFleetMoves(t *testing.T) {
 		if got := servedBy(t, pools[0], "s"); got != "one" {
 			t.Fatalf("served by %s", got)
 		}
-		eventually(t, 20*time.Second, "the place is more than a reservation", func() bool {
+		eventually(t, inTime, "the place is more than a reservation", func() bool {
 			return client.PTTL(ctx, "authpool:{one}:sessions").Val() > time.Minute
 		})
 		refusedMove(t, pools[1], pool.Move{Session: named("s"), To: "off"}, "by hand", "cannot serve")
@@ -155,11 +155,11 @@ func TestFleetMoves(t *testing.T) {
 			t.Errorf("places: %q", got)
 		}
 		// If its own process has just extended the former one, that gives it back.
-		eventually(t, 20*time.Second, "the former place is free", func() bool { return len(places("one")) == 0 })
+		eventually(t, inTime, "the former place is free", func() bool { return len(places("one")) == 0 })
 		if left := client.PTTL(ctx, "authpool:{two}:sessions").Val(); left < time.Minute {
 			t.Errorf("the place at its new subscription ends in %v: it was the session's for longer", left)
 		}
-		eventually(t, 20*time.Second, "its own process follows", func() bool { return servedBy(t, pools[0], "s") == "two" })
+		eventually(t, inTime, "its own process follows", func() bool { return servedBy(t, pools[0], "s") == "two" })
 
 		serve(t, pools[0], ask("t"), ok)
 		refusedMove(t, pools[1], pool.Move{Session: named("t"), To: "two"}, pool.ReasonSessions, "all of its 1 places are taken")
@@ -184,14 +184,14 @@ func TestFleetMoves(t *testing.T) {
 		if from, err := pools[1].ReleaseSession(ctx, named("s")); from != "one" || err != nil {
 			t.Errorf("released from %q: %v", from, err)
 		}
-		eventually(t, 20*time.Second, "its own process has let go of it", func() bool {
+		eventually(t, inTime, "its own process has let go of it", func() bool {
 			list, _, err := pools[0].Sessions(ctx, pool.SessionFilter{Agent: "a", Session: "s"})
 			return err == nil && len(list) == 0
 		})
 
 		// The process that served it is gone: who moves it gives its place back.
 		pools[0].Close()
-		eventually(t, 20*time.Second, "it has left", func() bool { return len(places("two")) == 0 })
+		eventually(t, inTime, "it has left", func() bool { return len(places("two")) == 0 })
 		move(t, pools[1], "t", "two")
 		if got := places("one"); slices.Contains(got, "anthropic/a/t") {
 			t.Errorf("the place of t is still on one: %q", got)

@@ -161,7 +161,7 @@ func TestOldFaultMalformedKeys(t *testing.T) {
 		serve(t, pools[0], ask("s", model(name)), ratelimit.Verdict{
 			Signal: ratelimit.Limited, Reason: ratelimit.ReasonThrottled, Scope: ratelimit.ScopeModel, Wait: time.Hour,
 		})
-		eventually(t, 20*time.Second, "the model's cooldown is known to the other process", func() bool {
+		eventually(t, inTime, "the model's cooldown is known to the other process", func() bool {
 			_, known := pools[1].Status()[0].CooldownModels[name]
 			return known
 		})

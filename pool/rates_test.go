@@ -202,7 +202,7 @@ func TestLimitPerMinuteOnALostNode(t *testing.T) {
 		if took := time.Since(begin); took < time.Second {
 			t.Errorf("silent %t: 62 requests of 60 a minute were served in %v", silent, took)
 		}
-		eventually(t, 20*time.Second, "it asks again", func() bool { return bindings.asked.Load() > 1 })
+		eventually(t, inTime, "it asks again", func() bool { return bindings.asked.Load() > 1 })
 		p.Close()
 	}
 }

@@ -307,7 +307,7 @@ func (w *weather) rage(t *testing.T) {
 			sum += up.share() / float64(len(subs))
 			late, all := up.late(begin.Add(stormWarmUp))
 			t.Logf("%s: %d served, %.1f %% of what its limits allow; %d refused; after %v %d of %d", id, up.served, 100*up.share(), len(up.refused), stormWarmUp, late, all)
-			if late > 1 && late*50 > all {
+			if late > 2+all/50 { // two are chance where a short storm has a hundred
 				t.Errorf("%s refused %d of %d requests after %v, want 2 %% at most", id, late, all, stormWarmUp)
 			}
 		}

@@ -310,7 +310,7 @@ func TestWatch(t *testing.T) {
 				if got != e {
 					t.Errorf("event %+v, want %+v", got, e)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatalf("no event, want %+v", e)
 			}
 		}

@@ -17,7 +17,7 @@ func TestWatchersAreCounted(t *testing.T) {
 		s := store.New(client, client, nil, "watchers")
 		expect := func(want int) {
 			t.Helper()
-			end := time.After(20 * time.Second)
+			end := time.After(time.Minute)
 			tick := time.NewTicker(10 * time.Millisecond)
 			defer tick.Stop()
 			for {

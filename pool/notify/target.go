@@ -27,6 +27,7 @@ import (
 
 	"github.com/authpool/authpool/pool/credential"
 	"github.com/authpool/authpool/pool/event"
+	"github.com/authpool/authpool/pool/reach"
 )
 
 // Format is what a target understands.
@@ -129,7 +130,7 @@ func newTarget(index int, conf Target, opts Options, log *slog.Logger) (*target,
 		Timeout: postTime,
 		Transport: &http.Transport{
 			Proxy:                  nil, // it would resolve the name itself
-			DialContext:            newDialer(r, opts).DialContext,
+			DialContext:            (&dialer{r, reach.Dialer{Lookup: opts.Lookup, Dial: opts.Dial}}).DialContext,
 			TLSClientConfig:        config,
 			TLSHandshakeTimeout:    connectTime,
 			MaxResponseHeaderBytes: headMost,

@@ -21,14 +21,9 @@ type pendingKey struct {
 // without the key.
 var pendingKeys = []pendingKey{
 	{
-		path:   "intercept.enabled",
-		when:   func(c *Config) bool { return c.Intercept.Enabled },
-		effect: "has no effect in this version: there is no proxy mode yet, CONNECT is refused",
-	},
-	{
 		path:   "intercept.other_hosts",
 		when:   func(c *Config) bool { return c.Intercept.OtherHosts.Mode != "deny" },
-		effect: "has no effect in this version: there is no proxy mode yet, CONNECT is refused",
+		effect: "has no effect in this version: CONNECT to other hosts is refused",
 	},
 }
 

@@ -69,9 +69,11 @@ type identity struct {
 
 // identify returns the agent to whom the valid ones among the tokens of a request
 // belong. What is no agent's token (an agent's own dummy key, for instance) is passed
-// over as long as one is valid.
-func (a *Agents) identify(headers provider.Headers, query []byte) (identity, error) {
+// over as long as one is valid. shown is one that came before the request, when the
+// connection was opened; empty: none did.
+func (a *Agents) identify(headers provider.Headers, query, shown []byte) (identity, error) {
 	var c asserted
+	a.look(&c, shown)
 	for token := range provider.AgentTokens(headers, query) {
 		a.look(&c, token)
 	}

@@ -27,6 +27,7 @@ type exchange struct {
 	id       string
 	start    time.Time
 	conn     *agentconn.Conn
+	via      *via // nil: it came to authpool's own address
 	agent    string
 	limits   *agents.Entry // of the agent; nil: it has none
 	budgeted *agents.Entry // the agent that the request was counted for, until it ends
@@ -109,6 +110,9 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }
 // begin makes ex ready for a request.
 func (ex *exchange) begin(conn *agentconn.Conn) {
 	ex.conn = conn
+	if conn != nil {
+		ex.via, _ = conn.Said().(*via)
+	}
 	ex.settings = ex.s.settings.Load()
 	ex.start = time.Now()
 	ex.leave = ex.leave.next()
@@ -133,7 +137,7 @@ func (ex *exchange) end() {
 	}
 	clear(ex.mask[0])
 	// What is reused is kept by name; everything else begins anew.
-	ex.id, ex.conn, ex.agent, ex.provider, ex.family = "", nil, "", nil, 0
+	ex.id, ex.conn, ex.via, ex.agent, ex.provider, ex.family = "", nil, nil, "", nil, 0
 	ex.limits, ex.budgeted = nil, nil
 	ex.info, ex.request = provider.Call{}, upstreamRequest{}
 	ex.attempts, ex.executed, ex.refused, ex.kept, ex.foreign = 0, 0, 0, nil, ""

@@ -38,6 +38,14 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 			ex.abandon()
 		}
 	}()
+	if ctx.IsConnect() {
+		if no := ex.connect(ctx); no != nil {
+			ex.refuse(ctx, no)
+			return
+		}
+		ex.end()
+		return
+	}
 	no, begun := ex.admit(ctx), false
 	switch {
 	case no != nil:
@@ -73,7 +81,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	headers := provider.Headers(h.RawHeaders())
 	target, direct := splitTarget(h.RequestURI(), h.Host())
 	path, query, _ := bytes.Cut(target, []byte{'?'})
-	route, rerr := ex.settings.providers.Route(path, headers)
+	route, rerr := ex.route(path, headers)
 	ex.family = familyOf(route, rerr)
 	if no := ex.front(ctx, headers, target, direct); no != nil {
 		ctx.SetConnectionClose()
@@ -82,7 +90,11 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	if rerr == nil {
 		ex.provider = route.Provider
 	}
-	who, no := ex.s.identify(headers, query, ctx.RemoteAddr())
+	var shown, user []byte
+	if ex.via != nil {
+		shown, user = ex.via.token, ex.via.user
+	}
+	who, no := ex.s.identify(headers, query, shown, ctx.RemoteAddr())
 	if no != nil {
 		if no.code == codeGuessing {
 			ctx.SetConnectionClose() // the next guess costs a connection
@@ -108,6 +120,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	req := &ex.request
 	asked := provider.Request{
 		Provider: ex.provider, Agent: ex.agent, Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Body: body,
+		ProxyUser: user,
 	}
 	var err error
 	ex.info, err = provider.Inspect(&asked)
@@ -152,14 +165,8 @@ func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers, ta
 	bad := func(message string) *refusal {
 		return &refusal{status: fasthttp.StatusBadRequest, code: codeBadRequest, message: message}
 	}
-	if ex.conn != nil && ex.conn.BareLF() {
-		return bad("the request line ends without CR LF")
-	}
-	if v := string(h.Protocol()); v != "HTTP/1.1" && v != "HTTP/1.0" {
-		return &refusal{status: fasthttp.StatusHTTPVersionNotSupported, code: codeBadRequest, message: "only HTTP/1.1 is spoken here"}
-	}
-	if h.IsConnect() {
-		return &refusal{status: fasthttp.StatusNotImplemented, code: codeBadRequest, message: "CONNECT is not served; use authpool's address as base URL"}
+	if no := ex.checkLine(h); no != nil {
+		return no
 	}
 	if !isMethod(h.Method()) {
 		return &refusal{status: fasthttp.StatusMethodNotAllowed, code: codeBadRequest, message: "this method is not served"}
@@ -176,10 +183,40 @@ func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers, ta
 	if headers.Get("origin") != nil {
 		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "requests of web pages are refused (this one has an Origin header)"}
 	}
+	if ex.via != nil {
+		standard := uint16(443) // of what is not said
+		if ex.via.Port == 80 {
+			standard = 80
+		}
+		if host, ok := provider.ParseAuthority(string(h.Host()), standard); !ok || host != ex.via.Authority {
+			return misdirected(ex.via)
+		}
+		return nil
+	}
 	if a, ok := ctx.LocalAddr().(*net.TCPAddr); ok && a.IP.IsLoopback() && !isLocalHost(string(h.Host())) {
 		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "the Host header does not name this machine; use the address that authpool listens on"}
 	}
 	return nil
+}
+
+// checkLine refuses a request line that is not HTTP/1.1's.
+func (ex *exchange) checkLine(h *fasthttp.RequestHeader) *refusal {
+	if ex.conn != nil && ex.conn.BareLF() {
+		return &refusal{status: fasthttp.StatusBadRequest, code: codeBadRequest, message: "the request line ends without CR LF"}
+	}
+	if v := string(h.Protocol()); v != "HTTP/1.1" && v != "HTTP/1.0" {
+		return &refusal{status: fasthttp.StatusHTTPVersionNotSupported, code: codeBadRequest, message: "only HTTP/1.1 is spoken here"}
+	}
+	return nil
+}
+
+// route finds the provider: by the host that the request was sent to, or by the path
+// where that is authpool's own.
+func (ex *exchange) route(path []byte, headers provider.Headers) (provider.Target, error) {
+	if ex.via != nil {
+		return ex.settings.providers.RouteAt(ex.via.Authority, path)
+	}
+	return ex.settings.providers.Route(path, headers)
 }
 
 // tokenHelp says how to get past a 401.
@@ -267,7 +304,7 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	// Of a body sent in chunks the head is forgotten by now, and with it whether
 	// it was an agent's.
 	if r.code == codeTooLarge && len(headers) > 0 {
-		if _, no := s.identify(headers, query, ctx.RemoteAddr()); no != nil {
+		if _, no := s.identify(headers, query, nil, ctx.RemoteAddr()); no != nil {
 			r = no
 		}
 	}
@@ -294,7 +331,7 @@ func (s *Server) headReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig 
 		return fasthttp.RequestConfig{}
 	}
 	_, query, _ := bytes.Cut(h.RequestURI(), []byte{'?'})
-	if _, err := s.deps.Agents.identify(h.RawHeaders(), query); err != nil {
+	if _, err := s.deps.Agents.identify(h.RawHeaders(), query, nil); err != nil {
 		return fasthttp.RequestConfig{MaxRequestBodySize: strangerBody}
 	}
 	return fasthttp.RequestConfig{}

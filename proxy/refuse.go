@@ -60,6 +60,8 @@ func writeRefusal(ctx *fasthttp.RequestCtx, family provider.Family, id string, r
 	case fasthttp.StatusUnauthorized, fasthttp.StatusForbidden:
 		// Claude Code repeats a bare 401 for three minutes.
 		final = true
+	case fasthttp.StatusProxyAuthRequired:
+		resp.Header.Set("Proxy-Authenticate", `Basic realm="authpool"`)
 	case fasthttp.StatusUpgradeRequired:
 		resp.Header.Set("Upgrade", "HTTP/1.1")
 	}

@@ -14,9 +14,10 @@ import (
 	"github.com/authpool/authpool/proxy/provider"
 )
 
-// identify finds whose request it is, or refuses it.
-func (s *Server) identify(headers provider.Headers, query []byte, from net.Addr) (identity, *refusal) {
-	who, err := s.deps.Agents.identify(headers, query)
+// identify finds whose request it is, or refuses it. shown is the token that opened the
+// connection, if any.
+func (s *Server) identify(headers provider.Headers, query, shown []byte, from net.Addr) (identity, *refusal) {
+	who, err := s.deps.Agents.identify(headers, query, shown)
 	switch {
 	case err == nil:
 		return who, nil

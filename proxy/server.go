@@ -47,6 +47,7 @@ type Options struct {
 	WriteStall   time.Duration // how long an agent may accept nothing
 	Isolate      bool          // keep agents from what others have made at providers
 	DrainOnLeave bool          // read an answer to its end although the agent has left
+	Intercept    bool          // open the TLS of CONNECT to providers' hosts; needs Deps.Authorities
 	Ping         bool          // begin a stream that waits long for a subscription, and keep it alive by pings
 }
 
@@ -78,9 +79,11 @@ type Deps struct {
 	Recorder  Recorder
 	Prices    Prices
 	Transport *upstream.Transport
-	Events    *event.Bus // nil: nobody hears of events
-	Audit     *audit.Log // nil: nothing is written down
-	Log       *slog.Logger
+	// Authorities sign for what agents send by HTTPS_PROXY.
+	Authorities Authorities
+	Events      *event.Bus // nil: nobody hears of events
+	Audit       *audit.Log // nil: nothing is written down
+	Log         *slog.Logger
 }
 
 // Server is the data plane. It is safe for concurrent use.
@@ -89,6 +92,9 @@ type Server struct {
 	deps     Deps
 	settings atomic.Pointer[settings]
 	fast     *fasthttp.Server
+	inside   *fasthttp.Server // of what CONNECT opens
+
+	insideTLS *tls.Config
 
 	exchanges sync.Pool
 	origins   sync.Map // *provider.Provider → upstream.Origin
@@ -100,9 +106,10 @@ type Server struct {
 
 	pingAfter, pingEvery time.Duration // the constants, but in tests
 
-	gate     sync.RWMutex // guards inFlight against growing while it is waited for
+	gate     sync.RWMutex // guards inFlight and conns against growing while they are waited for
 	inFlight sync.WaitGroup
-	stopped  bool // Shutdown waits for the last requests: none may begin
+	conns    sync.WaitGroup // that CONNECT has opened
+	stopped  bool           // Shutdown waits for the last requests: none may begin
 
 	mu        sync.Mutex
 	listeners []*agentconn.Listener
@@ -134,10 +141,18 @@ func New(opts Options, deps Deps) *Server {
 	s := &Server{opts: opts, deps: deps, log: deps.Log, pingAfter: pingAfter, pingEvery: pingEvery}
 	s.settings.Store(&settings{opts, deps.Providers, deps.Prices})
 	s.exchanges.New = func() any { return newExchange(s) }
-	s.fast = &fasthttp.Server{
+	s.insideTLS = s.newInsideTLS()
+	s.fast, s.inside = s.newFast(), s.newFast()
+	s.fast.HeaderReceived = s.headReceived // inside, CONNECT has shown whose the requests are
+	return s
+}
+
+// newFast returns the HTTP of the agents' connections.
+func (s *Server) newFast() *fasthttp.Server {
+	opts := &s.opts
+	return &fasthttp.Server{
 		Handler:                       s.handle,
 		ErrorHandler:                  s.handleBroken,
-		HeaderReceived:                s.headReceived,
 		Name:                          "",
 		NoDefaultServerHeader:         true,
 		NoDefaultDate:                 true,
@@ -152,9 +167,8 @@ func New(opts Options, deps Deps) *Server {
 		// has sent a part of its next request. It also frees HeaderLimit bytes for
 		// each answer under way and each idle connection.
 		ReduceMemoryUsage: true,
-		Logger:            fastLogger{deps.Log},
+		Logger:            fastLogger{s.log},
 	}
-	return s
 }
 
 // Serve answers the agents that connect to ln until Shutdown, and returns nil
@@ -202,8 +216,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.listeners = nil
 	s.mu.Unlock()
 	if err == nil {
-		// No connection is left but those that were taken from fasthttp, for
-		// answers to HTTP/1.0.
+		// No connection is left but those that were taken from fasthttp: for
+		// answers to HTTP/1.0, and by CONNECT.
 		err = s.finishRequests(ctx)
 	}
 	// fasthttp goes on serving a connection that outlived its shutdown, so that
@@ -213,6 +227,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		l.CloseConns()
 	}
 	_ = s.finishRequests(context.Background())
+	s.conns.Wait()
 	for _, l := range listeners {
 		l.Stop()
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -27,6 +28,7 @@ import (
 	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/proxy"
 	"github.com/authpool/authpool/proxy/admin"
+	"github.com/authpool/authpool/proxy/ca"
 	"github.com/authpool/authpool/proxy/upstream"
 	"github.com/authpool/authpool/ratelimit/price"
 	"github.com/authpool/authpool/ratelimit/usage"
@@ -215,7 +217,15 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		return err
 	}
 	s.onClose("upstream connections", func(context.Context) error { s.transport.Close(); return nil })
+	var authorities proxy.Authorities
+	if s.cfg.Intercept.Enabled {
+		if authorities, err = ca.Open(filepath.Join(s.dir.Path(), authorityFolder), providers.Hosts()); err != nil {
+			return err
+		}
+	}
 	s.proxy = proxy.New(proxyOptionsFromConfig(s.cfg), proxy.Deps{
+		Authorities: authorities,
+
 		Providers: providers,
 		Pool:      s.pool,
 		Agents:    newAgentsFromConfig(s.cfg.Agents, s.dir, s.agents),

@@ -26,6 +26,9 @@ import (
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
+// authorityFolder holds the certificate authority of proxy mode in the state folder.
+const authorityFolder = "ca"
+
 // snapshotFile is the embedded Redis' snapshot in the state folder.
 const snapshotFile = "redis.snapshot"
 
@@ -265,6 +268,7 @@ func proxyOptionsFromConfig(c *config.Config) proxy.Options {
 		WriteStall:   time.Duration(c.Timeouts.WriteStall),
 		Isolate:      c.Agents.Isolation == "strict",
 		DrainOnLeave: c.Sessions.DrainOnDisconnect,
+		Intercept:    c.Intercept.Enabled,
 		Ping:         time.Duration(c.Failover.Wait) > time.Minute,
 	}
 }

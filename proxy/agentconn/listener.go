@@ -126,6 +126,9 @@ type Conn struct {
 	raw net.Conn // below TLS
 	l   *Listener
 
+	outer *Conn // the one that this one is inside of; nil: none
+	inner any   // what Within was given
+
 	watch   watch // the watcher's
 	mu      sync.Mutex
 	onLeave func(closed bool) // guarded by mu
@@ -135,6 +138,7 @@ type Conn struct {
 	bareLF     atomic.Bool
 	lineEnd    []byte // the last bytes of a request line that has not come whole
 	linger     atomic.Bool
+	draining   atomic.Bool // its read deadline is the last
 	closing    sync.Once
 	readUntil  time.Time // the read deadline now set, used by the serving goroutine only
 	writeUntil time.Time
@@ -145,6 +149,20 @@ func From(nc net.Conn) *Conn {
 	c, _ := nc.(*Conn)
 	return c
 }
+
+// Within returns a Conn that goes on inside c, which serves nothing else any more: nc
+// is what the agent says from here on, c itself or TLS over it. What is said of it by
+// Said: whoever opened it keeps that there. Closing it closes c.
+func (c *Conn) Within(nc net.Conn, said any) *Conn {
+	in := &Conn{Conn: nc, raw: c.raw, l: c.l, outer: c, inner: said}
+	in.headStarts.Store(true)
+	c.headStarts.Store(false) // what comes is not lines of a head
+	c.OnLeave(in.leave)
+	return in
+}
+
+// Said is what Within was given, nil for a connection that is inside of none.
+func (c *Conn) Said() any { return c.inner }
 
 // OnLeave has f called as soon as the agent is gone; at once when it is
 // already. A half-closed connection counts as gone: no agent sends a request
@@ -196,7 +214,7 @@ func renewAfter(stall time.Duration) time.Duration { return min(time.Second, sta
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
 	now := time.Now()
-	if until := now.Add(c.l.opts.ReadStall); until.Sub(c.readUntil) > renewAfter(c.l.opts.ReadStall) {
+	if until := now.Add(c.l.opts.ReadStall); c.outer == nil && until.Sub(c.readUntil) > renewAfter(c.l.opts.ReadStall) && !c.draining.Load() {
 		c.readUntil = until
 		if err := c.Conn.SetReadDeadline(until); err != nil {
 			return 0, err
@@ -243,7 +261,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	written := 0
 	for {
 		now := time.Now()
-		if until := now.Add(c.l.opts.WriteStall); until.Sub(c.writeUntil) > renewAfter(c.l.opts.WriteStall) {
+		if until := now.Add(c.l.opts.WriteStall); c.outer == nil && until.Sub(c.writeUntil) > renewAfter(c.l.opts.WriteStall) {
 			c.writeUntil = until
 			if err := c.Conn.SetWriteDeadline(until); err != nil {
 				return written, err
@@ -285,13 +303,18 @@ func (c *Conn) close(politely bool) error {
 		if politely && c.linger.Load() {
 			c.drain()
 		}
-		c.l.watcher.remove(c)
-		c.l.mu.Lock()
-		delete(c.l.conns, c)
-		c.l.mu.Unlock()
-		if politely {
+		if c.outer == nil {
+			c.l.watcher.remove(c)
+			c.l.mu.Lock()
+			delete(c.l.conns, c)
+			c.l.mu.Unlock()
+		}
+		switch {
+		case politely && c.outer != nil:
+			err = errors.Join(c.Conn.Close(), c.outer.close(true))
+		case politely:
 			err = c.Conn.Close()
-		} else {
+		default:
 			err = c.raw.Close() // without TLS's farewell, which could block
 		}
 		c.leave(true)
@@ -304,7 +327,11 @@ func (c *Conn) drain() {
 	if cw, ok := c.Conn.(interface{ CloseWrite() error }); !ok || cw.CloseWrite() != nil {
 		return
 	}
-	if c.Conn.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+	c.draining.Store(true)
+	if c.outer != nil {
+		c.outer.draining.Store(true)
+	}
+	if c.raw.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
 	_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)

@@ -50,24 +50,38 @@ func Open(dir string, hosts []string) (*Authorities, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot use the certificate authority: %w", err)
 	}
+	if err := a.Serve(hosts); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Serve has authorities sign for these hosts from now on. For those that no present one
+// may sign for it makes another one, which signs at once and for them alone: agents that
+// trust the bundle as it was go on with all other hosts.
+func (a *Authorities) Serve(hosts []string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
 	if err := a.load(now); err != nil {
-		return nil, err
+		return err
 	}
-	if a.signer(now) == nil {
-		if err := create(dir, hosts, now); err != nil {
-			return nil, fmt.Errorf("cannot make a certificate authority in %s: %w", dir, err)
+	a.hosts = hosts
+	var missing []string
+	for _, host := range names(hosts) {
+		if a.signer(now, host) == nil {
+			missing = append(missing, host)
+		}
+	}
+	if len(missing) > 0 || len(a.list) == 0 {
+		if err := create(a.dir, missing, now); err != nil {
+			return fmt.Errorf("cannot make a certificate authority in %s: %w", a.dir, err)
 		}
 		if err := a.load(now); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := a.writeBundle(); err != nil {
-		return nil, err
-	}
-	return a, nil
+	return a.writeBundle()
 }
 
 // Rotate makes another authority, for the hosts as they are now, that signs from the
@@ -96,10 +110,13 @@ func (a *Authorities) load(now time.Time) error {
 	return nil
 }
 
-// signer is who signs now; nil: nobody may.
-func (a *Authorities) signer(now time.Time) *authority {
+// signer is who signs for a host now; nil: nobody may.
+func (a *Authorities) signer(now time.Time, host string) *authority {
 	var signs *authority
 	for _, one := range a.list {
+		if !one.permits(host) {
+			continue
+		}
 		if signs == nil && !now.Before(one.cert.NotBefore) || !now.Before(one.signsFrom()) {
 			signs = one
 		}
@@ -155,12 +172,12 @@ func (a *Authorities) Ends() time.Time {
 	return end
 }
 
-// NotPermittedError is for a host that the authority was not made for.
-type NotPermittedError struct{ Host string }
+// NotPermittedError is for a host that no present authority was made for.
+type NotPermittedError struct{ Host, bundle string }
 
 // Error implements error.
 func (e *NotPermittedError) Error() string {
-	return "the local certificate authority was made before " + e.Host + " was a provider's host: run \"authpool ca rotate\" and have agents trust the bundle anew"
+	return "no local certificate authority may sign for " + e.Host + ": run \"authpool ca rotate --overlap 0\" and have agents trust " + e.bundle + " anew"
 }
 
 // reload is how old what is known of the folder may be.
@@ -180,12 +197,9 @@ func (a *Authorities) Leaf(host string) (*tls.Certificate, error) {
 			return nil, err
 		}
 	}
-	signer := a.signer(now)
-	switch {
-	case signer == nil:
-		return nil, fmt.Errorf("the local certificate authority has ended: run \"authpool ca rotate --overlap 0\" and have agents trust %s anew", a.BundlePath())
-	case !signer.permits(host):
-		return nil, &NotPermittedError{host}
+	signer := a.signer(now, host)
+	if signer == nil {
+		return nil, &NotPermittedError{host, a.BundlePath()}
 	}
 	leaf, err := signer.sign(host, now)
 	if err != nil {
@@ -202,7 +216,7 @@ func (a *Authorities) current(leaf *tls.Certificate, now time.Time) bool {
 	if now.Sub(a.loaded) >= reload && a.load(now) != nil {
 		return true // what is known is better than nothing
 	}
-	signer := a.signer(now)
+	signer := a.signer(now, leaf.Leaf.DNSNames[0])
 	return signer != nil && bytes.Equal(leaf.Certificate[1], signer.cert.Raw)
 }
 

@@ -41,6 +41,9 @@ const (
 	lifetime = 5 * 365 * 24 * time.Hour
 	// behind is how far a client's clock may be.
 	behind = time.Hour
+	// nobody is for an authority of no hosts, since no constraint would permit all
+	// (RFC 2606).
+	nobody = "authpool.invalid"
 	// Overlap is how long a new authority is made known, by default, before it signs.
 	Overlap = 24 * time.Hour
 )
@@ -67,9 +70,8 @@ func (a *authority) permits(host string) bool {
 
 // create makes an authority for the hosts in a folder below dir.
 func create(dir string, hosts []string, signsFrom time.Time) error {
-	hosts = names(hosts)
-	if len(hosts) == 0 {
-		return errors.New("no provider has a host name")
+	if hosts = names(hosts); len(hosts) == 0 {
+		hosts = []string{nobody}
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -93,8 +93,9 @@ func TestConstraints(t *testing.T) {
 	if !cert.PermittedDNSDomainsCritical || len(cert.PermittedDNSDomains) != 2 || len(cert.ExcludedIPRanges) != 2 || !cert.MaxPathLenZero {
 		t.Errorf("%v, %v", cert.PermittedDNSDomains, cert.ExcludedIPRanges)
 	}
-	if _, err := ca.Open(t.TempDir(), []string{"127.0.0.1"}); err == nil {
-		t.Error("an authority for nobody")
+	none := open(t, t.TempDir(), "127.0.0.1")
+	if _, err := none.Leaf("api.openai.com"); err == nil || bytes.Count(none.Bundle(), []byte("BEGIN CERT")) != 1 {
+		t.Errorf("an authority of providers without names signs for one: %v", err)
 	}
 }
 
@@ -146,6 +147,36 @@ func TestRotation(t *testing.T) {
 			t.Errorf("after the end of all: %v", err)
 		}
 	})
+}
+
+// A host that becomes a provider's gets an authority of its own, and agents that trust
+// the bundle of before go on with all others.
+func TestServeAnotherHost(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, dir, hosts...)
+	before := trust(t, a.Bundle())
+	for range 2 { // the second time there is nothing to do
+		if err := a.Serve(append([]string{"llm.example.test"}, hosts...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if text, _ := os.ReadFile(a.BundlePath()); !bytes.Equal(text, a.Bundle()) || bytes.Count(text, []byte("BEGIN CERT")) != 2 {
+		t.Errorf("the bundle is %s", text)
+	}
+	for _, one := range []*ca.Authorities{a, open(t, dir, hosts...)} {
+		for host, known := range map[string]bool{"api.openai.com": true, "llm.example.test": false} {
+			leaf, err := one.Leaf(host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := verify(leaf, trust(t, a.Bundle()), host); err != nil {
+				t.Errorf("%s, who knows both: %v", host, err)
+			}
+			if err := verify(leaf, before, host); (err == nil) != known {
+				t.Errorf("%s, who knows the first: %v", host, err)
+			}
+		}
+	}
 }
 
 // Leaves are made anew before they end.

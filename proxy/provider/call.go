@@ -12,6 +12,9 @@ type Request struct {
 	Query    []byte // without its `?`
 	Headers  Headers
 	Body     []byte // as sent, perhaps compressed
+	// ProxyUser names the session of requests that came through HTTP(S)_PROXY, where
+	// nothing in them does; empty: it does not.
+	ProxyUser []byte
 }
 
 // Call is what a request says about itself, as far as authpool acts on it.

@@ -27,6 +27,7 @@ func Inspect(r *Request) (Call, error) {
 	path.pins(&c.Pins, r.Provider.Family)
 
 	var id identity
+	id.found[fromProxyUser] = r.ProxyUser
 	var content contentHeaders
 	for rest := r.Headers; ; {
 		name, value, next, ok := rest.cut()

@@ -137,8 +137,10 @@ var reservedNames = []string{"v1", "v1beta", "v1alpha", "healthz"}
 // Registry holds the providers that requests can name. It is immutable and
 // safe for concurrent use.
 type Registry struct {
-	byName map[string]*Provider
-	routes string // what NotFound lists
+	byName      map[string]*Provider
+	byAuthority map[Authority][]*Provider
+	hosts       map[string]bool // of byAuthority
+	routes      string          // what NotFound lists
 }
 
 // NewRegistry makes a Registry of options. Names must be unique.
@@ -164,6 +166,11 @@ func NewRegistry(options []Options) (*Registry, error) {
 	}
 	slices.Sort(names)
 	r.routes = describeRoutes(names)
+	r.byAuthority = byAuthority(r.byName)
+	r.hosts = make(map[string]bool, len(r.byAuthority))
+	for a := range r.byAuthority {
+		r.hosts[a.Host] = true
+	}
 	return r, nil
 }
 

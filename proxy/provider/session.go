@@ -23,6 +23,7 @@ const (
 	fromUserID                        // Claude Code and SDKs that copy it
 	fromPromptCacheKey                // OpenAI: whatever shares a prompt cache
 	fromConversation                  // OpenAI: a conversation kept at the provider
+	fromProxyUser                     // any agent behind HTTP(S)_PROXY: the user name in it
 	fromHash                          // nothing names it: how it began
 	sources
 )
@@ -41,6 +42,7 @@ var sourceNames = [sources]string{
 	"metadata.user_id",
 	"prompt_cache_key",
 	"conversation",
+	"proxy-authorization",
 	"hash",
 }
 

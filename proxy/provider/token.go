@@ -66,11 +66,7 @@ func authorizationToken(value []byte) []byte {
 	case "bearer":
 		return rest
 	case "basic":
-		decoded, err := base64.StdEncoding.AppendDecode(nil, rest)
-		if err != nil {
-			return nil
-		}
-		_, password, _ := bytes.Cut(decoded, []byte{':'})
+		_, password := basic(rest)
 		return password
 	case "aws4-hmac-sha256":
 		if _, after, ok := bytes.Cut(rest, []byte("Credential=")); ok {
@@ -78,6 +74,28 @@ func authorizationToken(value []byte) []byte {
 		}
 	}
 	return nil
+}
+
+// basic reads the user name and the password of Basic (RFC 7617); nil when they are
+// none.
+func basic(encoded []byte) (user, password []byte) {
+	decoded, err := base64.StdEncoding.AppendDecode(nil, encoded)
+	if err != nil {
+		return nil, nil
+	}
+	user, password, _ = bytes.Cut(decoded, []byte{':'})
+	return user, password
+}
+
+// ProxyUser returns the user name of a Proxy-Authorization header's value, by which an
+// agent behind HTTP(S)_PROXY names its session or itself; nil without one.
+func ProxyUser(value []byte) []byte {
+	scheme, rest, _ := bytes.Cut(value, []byte{' '})
+	if !foldedEqual(scheme, "basic") {
+		return nil
+	}
+	user, _ := basic(trimSpace(rest))
+	return user
 }
 
 // accessKeyID cuts the key id off an AWS credential scope

@@ -1,0 +1,235 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/authpool/authpool/proxy/agentconn"
+	"github.com/authpool/authpool/proxy/provider"
+)
+
+// Authorities sign for the hosts whose TLS authpool opens; *ca.Authorities is one.
+type Authorities interface {
+	// Leaf returns a certificate for host, made before or now.
+	Leaf(host string) (*tls.Certificate, error)
+}
+
+// via is the way of requests that were sent to another host than authpool's own, as
+// HTTP(S)_PROXY has agents do: what is said inside a connection that CONNECT opened, or
+// a request whose target is in absolute form (RFC 9112, sections 3.2.2 and 3.2.3).
+type via struct {
+	provider.Authority
+	token []byte // that CONNECT showed; looked at again with each request, since it may be revoked
+	user  []byte // its user name, when it may be a session's
+}
+
+// statusMisdirected says that a request inside a connection was meant for another
+// host (RFC 9110, section 15.5.20).
+const statusMisdirected = 421
+
+// handshakeTimeout is how long an agent may take for its TLS handshake.
+const handshakeTimeout = 10 * time.Second
+
+// proxyUser reads a Proxy-Authorization header: what may name the session, and the
+// token.
+func proxyUser(headers provider.Headers, agent string) []byte {
+	user := provider.ProxyUser(headers.Get("proxy-authorization"))
+	if len(user) == 0 || string(user) == agent {
+		return nil
+	}
+	return user
+}
+
+// connect serves CONNECT: it says that the connection is open, and has what follows
+// served as requests to the host that was named.
+func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
+	h := &ctx.Request.Header
+	ex.id, ex.family = newID(), provider.OpenAI
+	headers := provider.Headers(h.RawHeaders())
+	to, ok := provider.ParseAuthority(string(h.RequestURI()), 0)
+	if no := ex.checkConnect(ctx, headers, to, ok); no != nil {
+		ctx.SetConnectionClose()
+		return no
+	}
+	who, no := ex.s.identify(headers, nil, nil, ctx.RemoteAddr())
+	if no != nil {
+		if no.status == fasthttp.StatusUnauthorized {
+			// git asks without a token first, and repeats on the same connection.
+			no.status = fasthttp.StatusProxyAuthRequired
+		} else {
+			ctx.SetConnectionClose()
+		}
+		return no
+	}
+	ex.agent, ex.limits = who.agent, who.entry
+	v := &via{Authority: to, user: bytes.Clone(proxyUser(headers, who.agent))}
+	for token := range provider.AgentTokens(headers, nil) {
+		v.token = bytes.Clone(token)
+	}
+	switch {
+	case ex.settings.providers.Serves(to):
+		if !ex.settings.Intercept {
+			return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "intercept.enabled is false, and what an agent does at " + to.Host + " could not be counted; use authpool's address as base URL"}
+		}
+	case isOwn(to, ctx.LocalAddr()):
+		v = nil
+	default:
+		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: to.String() + " is no provider's, and intercept.other_hosts does not let agents reach it"}
+	}
+	s := ex.s
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(c net.Conn) { s.opened(c, v, s.intercept) })
+	return nil
+}
+
+// checkConnect refuses a CONNECT that two readers could take for two things.
+func (ex *exchange) checkConnect(ctx *fasthttp.RequestCtx, headers provider.Headers, to provider.Authority, ok bool) *refusal {
+	h := &ctx.Request.Header
+	bad := func(message string) *refusal {
+		return &refusal{status: fasthttp.StatusBadRequest, code: codeBadRequest, message: message}
+	}
+	if no := ex.checkLine(h); no != nil {
+		return no
+	}
+	fault := checkHead(headers, h.Method())
+	host, named := provider.ParseAuthority(string(h.Host()), to.Port)
+	switch {
+	case fault != "":
+		return bad(string(fault))
+	case !ok:
+		return bad("CONNECT names no host and port")
+	case !named || host != to:
+		return bad("CONNECT names another host than the Host header")
+	case headers.Get("content-length") != nil || headers.Get("transfer-encoding") != nil:
+		return bad("CONNECT has no body")
+	case headers.Get("origin") != nil:
+		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "requests of web pages are refused (this one has an Origin header)"}
+	case ex.conn == nil || ex.via != nil:
+		return bad("CONNECT inside of what CONNECT has opened is not served")
+	}
+	return nil
+}
+
+// isOwn tells whether a is the address at which a request arrived: an agent that sends
+// everything through its proxy does so with what is for the proxy itself.
+func isOwn(a provider.Authority, local net.Addr) bool {
+	tcp, ok := local.(*net.TCPAddr)
+	if !ok || tcp.Port != int(a.Port) {
+		return false
+	}
+	ip := net.ParseIP(a.Host)
+	return ip != nil && ip.Equal(tcp.IP) || tcp.IP.IsLoopback() && isLocalHost(a.Host)
+}
+
+// opened serves a connection that CONNECT has opened until its end.
+func (s *Server) opened(c net.Conn, v *via, serve func(*agentconn.Conn, io.Reader, *via)) {
+	outer := agentconn.From(unwrap(c))
+	if outer == nil || !s.enterConn() {
+		return
+	}
+	defer s.conns.Done()
+	if _, err := outer.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n")); err != nil {
+		return
+	}
+	serve(outer, c, v)
+}
+
+// unwrap returns the connection that fasthttp has taken apart into a reader, which may
+// hold what the agent has sent already, and itself.
+func unwrap(c net.Conn) net.Conn {
+	if u, ok := c.(interface{ UnsafeConn() net.Conn }); ok {
+		return u.UnsafeConn()
+	}
+	return c
+}
+
+// recordHandshake is the first byte of every TLS connection (RFC 8446, section 5.1).
+const recordHandshake = 22
+
+// intercept serves the requests inside a connection: those of TLS, if that is what the
+// agent speaks there, else those of plain HTTP.
+func (s *Server) intercept(outer *agentconn.Conn, r io.Reader, v *via) {
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(r, first); err != nil {
+		return
+	}
+	var nc net.Conn = &behind{Conn: outer, r: io.MultiReader(bytes.NewReader(first), r), via: v}
+	if first[0] == recordHandshake && v != nil {
+		secured := tls.Server(nc, s.insideTLS)
+		ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+		err := secured.HandshakeContext(ctx)
+		cancel()
+		if err != nil {
+			s.handshakeFailed(v, err)
+			return
+		}
+		nc = secured
+	}
+	_ = s.inside.ServeConn(outer.Within(nc, v)) // says how the connection ended, which is no error of ours
+}
+
+// behind is what follows the head of a CONNECT.
+type behind struct {
+	*agentconn.Conn
+	r   io.Reader
+	via *via
+}
+
+// Read implements net.Conn.
+func (b *behind) Read(p []byte) (int, error) { return b.r.Read(p) }
+
+// errOtherName ends a handshake for another host than CONNECT named.
+var errOtherName = errors.New("the TLS handshake names another host than CONNECT")
+
+// newInsideTLS is the TLS of the connections that CONNECT opens. One config serves all,
+// so that agents can resume their sessions.
+func (s *Server) newInsideTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"http/1.1"},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			b, ok := hello.Conn.(*behind)
+			if !ok {
+				return nil, errors.New("BUG: a handshake on a connection that CONNECT has not opened")
+			}
+			if name := strings.TrimSuffix(hello.ServerName, "."); name != "" && !strings.EqualFold(name, b.via.Host) {
+				return nil, errOtherName
+			}
+			return s.deps.Authorities.Leaf(b.via.Host)
+		},
+	}
+}
+
+// handshakeFailed says why an agent's handshake came to nothing.
+func (s *Server) handshakeFailed(v *via, err error) {
+	s.log.Debug("TLS handshake failed", "host", v.Host, "error", err)
+}
+
+// enterConn counts a connection in that fasthttp no longer knows; false when the
+// server has stopped.
+func (s *Server) enterConn() bool {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.stopped {
+		return false
+	}
+	s.conns.Add(1)
+	return true
+}
+
+// misdirected refuses a request inside a connection to another host.
+func misdirected(v *via) *refusal {
+	return &refusal{
+		status: statusMisdirected, code: codeBadRequest,
+		message: fmt.Sprintf("this connection is for %s, and the request names another host", v.Authority),
+	}
+}

@@ -51,6 +51,7 @@ const (
 	NotificationsSend    Kind = "notifications.send"    // an operator asked for a test
 	CredentialUsed       Kind = "credential.used"       //nolint:gosec // names none: by a session, once a day
 	CredentialEchoed     Kind = "credential.echoed"     //nolint:gosec // names none: a provider repeated it where it cannot be masked, and the answer was cut
+	TunnelEnded          Kind = "tunnel.ended"          // to a host that is no provider's, with its bytes and why
 	RequestRefused       Kind = "request.refused"       // by authpool itself; count of them since the line before
 
 	fileBegun Kind = "audit.file"      // the first line of each file

@@ -74,7 +74,8 @@ type Refusal struct {
 	Provider string // "": none was found
 	Session  string // "": none was found
 	Remote   string // address of the sender, without the port
-	Request  string // id
+	Request  string // id; "": a tunnel, which has none
+	Target   string // host:port that a tunnel was refused to; "": it was a request
 }
 
 // Refusals of a kind are written once at first, then once in each refusalWindow with
@@ -118,6 +119,7 @@ func refusalEntry(now time.Time, r *Refusal, count int64) Entry {
 	return Entry{Time: now, Kind: RequestRefused, Actor: actor, Fields: map[string]string{
 		"code": r.Code, "count": strconv.FormatInt(count, 10), "provider": r.Provider,
 		"session": r.Session, "remote": r.Remote, "request": r.Request,
+		"target": r.Target,
 	}}
 }
 

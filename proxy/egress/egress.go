@@ -84,11 +84,8 @@ func New(o Options) (*Dialer, error) {
 
 // Dial opens a connection to host:port; it stops when ctx ends.
 func (d *Dialer) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	if d.through == nil {
+	if !d.Proxied(addr) {
 		return d.direct.DialContext(ctx, "tcp", addr)
-	}
-	if proxy, err := d.through(&url.URL{Scheme: "https", Host: addr}); err != nil || proxy == nil {
-		return d.direct.DialContext(ctx, "tcp", addr) // an error is about the proxy's URL, which New has read
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.connect)
 	defer cancel()
@@ -105,6 +102,15 @@ func (d *Dialer) Dial(ctx context.Context, addr string) (net.Conn, error) {
 		return nil, fmt.Errorf("by the egress proxy %s: %w", d.proxy, err)
 	}
 	return through, nil
+}
+
+// Proxied tells whether host:port is reached through the proxy.
+func (d *Dialer) Proxied(addr string) bool {
+	if d.through == nil {
+		return false
+	}
+	proxy, err := d.through(&url.URL{Scheme: "https", Host: addr})
+	return err == nil && proxy != nil // an error is about the proxy's URL, which New has read
 }
 
 // tunnel asks the proxy behind c for a connection to addr.

@@ -1,7 +1,15 @@
 // Package tunnel carries what agents send through CONNECT to hosts that are no
-// provider's: bytes that authpool neither reads nor changes. It decides to which hosts
-// that may be (Permit), connects to them at addresses that were checked (Open), and
-// relays within limits (Tunnel.Relay).
+// provider's: bytes that authpool neither reads nor changes.
+//
+// In the order in which a tunnel meets it: Tunnels.Permit judges host and port by the
+// policy (policy.go), Tunnels.Open connects to an address that was judged, too
+// (dial.go), Tunnel.Relay copies within limits (relay.go) and looks at the name in the
+// first TLS message (hello.go).
+//
+// What it cannot see: what is inside TLS, so that on a content network a permitted
+// name may lead to another site of it by the Host header alone; and an encrypted
+// server name (ECH), of which it sees the outer one. Where that matters, permit few
+// hosts, and none that anybody can put a site on.
 package tunnel
 
 import (
@@ -10,31 +18,14 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/authpool/authpool/pool/audit"
+	"github.com/authpool/authpool/pool/reach"
 	"github.com/authpool/authpool/proxy/egress"
 )
-
-// Policy says where tunnels may lead.
-type Policy struct {
-	// All permits every host and every port but 25; else Hosts are those that are
-	// permitted, and none when it is empty.
-	All bool
-	// Hosts are names, globs of them and IP addresses, with a port or without (80 and
-	// 443 then).
-	Hosts []string
-	// Private are addresses that may be connected to although they are private or this
-	// machine's own.
-	Private []netip.Prefix
-	// Providers are the hosts of providers, with a port or without, and globs of them.
-	// No tunnel leads there: what an agent sends to a provider is counted, and has the
-	// pool's credential instead of its own.
-	Providers []string
-	// Idle ends a tunnel on which nothing has moved in either direction for this long,
-	// Total one that is this old.
-	Idle, Total time.Duration
-}
 
 // Options are what a Tunnels works with.
 type Options struct {
@@ -44,7 +35,8 @@ type Options struct {
 	// Connect bounds the look-up of a name and the connection, together.
 	Connect time.Duration
 	// Own are the addresses that authpool itself listens on; they are never connected
-	// to, whatever Policy says. An unspecified address is all of this machine's.
+	// to, whatever Policy says. An unspecified address is all of this machine's. Nil:
+	// there are none.
 	Own func() []netip.AddrPort
 	// Egress is the company's forward proxy; nil: there is none.
 	Egress *egress.Dialer
@@ -57,20 +49,56 @@ type Options struct {
 }
 
 // Tunnels are the open tunnels of a process. It is safe for concurrent use.
-type Tunnels struct{}
+type Tunnels struct {
+	opts   Options
+	policy atomic.Pointer[policy]
+	to     reach.Dialer
+
+	cut    context.Context // ends when tunnels are cut
+	cutAll context.CancelFunc
+
+	mu       sync.Mutex
+	stopping bool
+	agents   map[string]int // open tunnels of each that has any
+	open     map[*Tunnel]struct{}
+	slots    sync.WaitGroup // of open ones; grows under mu while not stopping
+	taken    int
+}
 
 // New returns Tunnels that has none yet. An error is about the policy.
-func New(o Options) (*Tunnels, error) { return &Tunnels{}, nil }
+func New(o Options) (*Tunnels, error) {
+	t := &Tunnels{
+		opts: o, to: reach.Dialer{Lookup: o.Lookup, Dial: o.Dial},
+		agents: make(map[string]int), open: make(map[*Tunnel]struct{}),
+	}
+	if t.to.Dial == nil {
+		t.to.Dial = dialTCP
+	}
+	if err := t.Configure(o.Policy); err != nil {
+		return nil, err
+	}
+	t.cut, t.cutAll = context.WithCancel(context.Background())
+	return t, nil
+}
 
 // Configure takes another policy over for the tunnels from now on. On an error nothing
 // has changed.
-func (t *Tunnels) Configure(p Policy) error { return nil }
+func (t *Tunnels) Configure(p Policy) error {
+	read, err := readPolicy(p)
+	if err != nil {
+		return err
+	}
+	t.policy.Store(read)
+	return nil
+}
 
 // RefusedError says why a host is not tunnelled to. Its text is for the agent.
 type RefusedError struct {
-	Host   string // as the agent named it, at most 255 bytes
+	Host   string // as the agent named it
 	Port   uint16
 	Reason Reason
+
+	text string // behind "authpool: no tunnel to host:port: "
 }
 
 // Reason is why, from a closed list.
@@ -78,68 +106,112 @@ type Reason string
 
 // The reasons.
 const (
-	BadHost     Reason = "bad_host"      // it is no host name and no plain IP address
-	NotListed   Reason = "not_listed"    // the policy does not permit it
-	Provider    Reason = "provider_host" // it is a provider's
-	BadAddress  Reason = "bad_address"   // it is at an address that is never connected to, or not without allow_private
-	TooMany     Reason = "too_many"      // the agent, or all, have as many tunnels open as they may
-	Stopping    Reason = "stopping"      // authpool is stopping
-	NotItsHello Reason = "other_name"    // the TLS inside names a host that the policy does not permit
+	BadHost      Reason = "bad_host"       // it is no host name and no plain IP address
+	NotListed    Reason = "not_listed"     // the policy does not permit it
+	ProviderHost Reason = "provider_host"  // it is a provider's
+	BadAddress   Reason = "bad_address"    // it is at an address that is never connected to, or not without allow_private
+	TooMany      Reason = "too_many"       // the agent, or all, have as many tunnels open as they may
+	Stopping     Reason = "stopping"       // authpool is stopping
+	BadHello     Reason = "bad_tls_server" // the TLS inside names a host that CONNECT could not have named; only told by End
 )
 
 // Error implements error.
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("authpool: no tunnel to %s:%d (%s)", e.Host, e.Port, e.Reason)
+	return fmt.Sprintf("authpool: no tunnel to %+q port %d: %s", e.Host[:min(len(e.Host), maxShown)], e.Port, e.text)
 }
 
-// Permit tells whether the policy permits a tunnel to host (without brackets) and
-// port, before anything is looked up or connected to. The error is a *RefusedError.
+// maxShown is how much of what an agent sent as a host is repeated.
+const maxShown = 255
+
+// Permit tells whether the policy permits a tunnel to host (with brackets or without)
+// and port, before anything is looked up or connected to. The error is a
+// *RefusedError. Open asks it, too.
 func (t *Tunnels) Permit(host string, port uint16) error {
-	return &RefusedError{host, port, NotListed}
+	_, err := t.policy.Load().permit(host, port)
+	return err
 }
 
 // Open connects an agent to host and port. The error is a *RefusedError where that is
 // not permitted (403; 429 for TooMany, 503 for Stopping), else the connection failed
-// (502). Refusals are counted and audited here. Whoever gets a Tunnel calls Relay or
-// Close.
+// (502). Refusals are counted and written into the audit log here. Whoever gets a
+// Tunnel calls Relay or Close.
 func (t *Tunnels) Open(ctx context.Context, agent, host string, port uint16) (*Tunnel, error) {
-	return nil, t.Permit(host, port)
+	tunnel, err := t.connect(ctx, agent, host, port)
+	if err != nil {
+		t.noteRefusal(agent, err)
+		return nil, err
+	}
+	return tunnel, nil
+}
+
+func (t *Tunnels) connect(ctx context.Context, agent, host string, port uint16) (*Tunnel, error) {
+	p := t.policy.Load()
+	h, err := p.permit(host, port)
+	if err != nil {
+		return nil, err
+	}
+	if reason, text := t.take(agent); reason != "" {
+		return nil, &RefusedError{host, port, reason, text}
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.opts.Connect)
+	defer cancel()
+	defer context.AfterFunc(t.cut, cancel)()
+	conn, kind, err := t.dial(ctx, p, h, host, port)
+	if err != nil {
+		t.give(agent)
+		return nil, err
+	}
+	return t.begin(p, agent, h, port, conn, kind), nil
+}
+
+// take takes a slot for an agent, or tells why there is none.
+func (t *Tunnels) take(agent string) (Reason, string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.stopping:
+		return Stopping, "authpool is stopping"
+	case t.agents[agent] >= t.opts.PerAgent:
+		return TooMany, fmt.Sprintf("you have %d open, which is the most", t.opts.PerAgent)
+	case t.taken >= t.opts.Most:
+		return TooMany, fmt.Sprintf("%d are open, which is the most", t.opts.Most)
+	}
+	t.agents[agent]++
+	t.taken++
+	t.slots.Add(1)
+	return "", ""
+}
+
+// give gives a slot back.
+func (t *Tunnels) give(agent string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.agents[agent]--; t.agents[agent] == 0 {
+		delete(t.agents, agent)
+	}
+	t.taken--
+	t.slots.Done()
 }
 
 // Close lets no tunnel begin any more. Those on which nothing moves are ended at once,
 // the others when ctx ends. It returns when none is left.
-func (t *Tunnels) Close(ctx context.Context) error { return nil }
-
-// Tunnel is a connection to a host, made for an agent.
-type Tunnel struct{}
-
-// Relay copies between the agent and the host until both have ended, a limit is met,
-// ctx ends or Close is called on Tunnels, and closes both. A side that ends its sending
-// has that passed on, where the connections have CloseWrite.
-//
-// agent must read what the agent has sent behind its CONNECT first, and must have no
-// deadlines of its own: Relay sets them.
-func (t *Tunnel) Relay(ctx context.Context, agent net.Conn) Stats { return Stats{} }
-
-// Close gives up a Tunnel that was not relayed. After Relay it does nothing.
-func (t *Tunnel) Close() {}
-
-// Stats is what became of a tunnel.
-type Stats struct {
-	Up, Down int64 // bytes from the agent, and to it
-	Took     time.Duration
-	End      End
+func (t *Tunnels) Close(ctx context.Context) error {
+	t.mu.Lock()
+	t.stopping = true
+	for tunnel := range t.open {
+		tunnel.drain()
+	}
+	t.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		t.slots.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	t.cutAll() // all that is still there
+	<-done
+	return nil
 }
-
-// End is why a tunnel ended, from a closed list.
-type End string
-
-// The ends.
-const (
-	Done      End = "done"      // both sides have sent all
-	Broken    End = "broken"    // a connection failed
-	IdleLimit End = "idle"      // nothing moved
-	TotalTime End = "total"     // it was old
-	Stopped   End = "stopped"   // ctx ended, or authpool stopped
-	Forbidden End = "forbidden" // see NotItsHello
-)

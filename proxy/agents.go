@@ -80,6 +80,15 @@ func (a *Agents) identify(headers provider.Headers, query, shown []byte) (identi
 	return a.judge(&c)
 }
 
+// holdsToken tells whether headers or a query hold a token of some agent of ours.
+func (a *Agents) holdsToken(headers provider.Headers, query []byte) bool {
+	var c asserted
+	for token := range provider.AgentTokens(headers, query) {
+		a.look(&c, token)
+	}
+	return c.agent != "" || c.expired
+}
+
 // asserted is what the tokens of one request say.
 type asserted struct {
 	identity

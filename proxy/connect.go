@@ -29,7 +29,7 @@ type Authorities interface {
 type via struct {
 	provider.Authority
 	token []byte // that CONNECT showed; looked at again with each request, since it may be revoked
-	user  []byte // its user name, when it may be a session's
+	user  []byte // its user name, which names the session, or the agent
 }
 
 // statusMisdirected says that a request inside a connection was meant for another
@@ -38,16 +38,6 @@ const statusMisdirected = 421
 
 // handshakeTimeout is how long an agent may take for its TLS handshake.
 const handshakeTimeout = 10 * time.Second
-
-// proxyUser reads a Proxy-Authorization header: what may name the session, and the
-// token.
-func proxyUser(headers provider.Headers, agent string) []byte {
-	user := provider.ProxyUser(headers.Get("proxy-authorization"))
-	if len(user) == 0 || string(user) == agent {
-		return nil
-	}
-	return user
-}
 
 // connect serves CONNECT: it says that the connection is open, and has what follows
 // served as requests to the host that was named.
@@ -71,7 +61,7 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 		return no
 	}
 	ex.agent, ex.limits = who.agent, who.entry
-	v := &via{Authority: to, user: bytes.Clone(proxyUser(headers, who.agent))}
+	v := &via{Authority: to, user: bytes.Clone(provider.ProxyUser(headers.Get("proxy-authorization")))}
 	for token := range provider.AgentTokens(headers, nil) {
 		v.token = bytes.Clone(token)
 	}
@@ -83,11 +73,20 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 	case isOwn(to, ctx.LocalAddr()):
 		v = nil
 	default:
-		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: to.String() + " is no provider's, and intercept.other_hosts does not let agents reach it"}
+		t, no := ex.tunnel(to)
+		if no == nil {
+			ex.s.hijack(ctx, func(outer *agentconn.Conn, r io.Reader) {
+				ex.s.relay(t, outer, io.MultiReader(r))
+			})
+		}
+		return no
 	}
 	s := ex.s
-	ctx.HijackSetNoResponse(true)
-	ctx.Hijack(func(c net.Conn) { s.opened(c, v, s.intercept) })
+	s.hijack(ctx, func(outer *agentconn.Conn, r io.Reader) {
+		if _, err := outer.Write(established); err == nil {
+			s.intercept(outer, r, v)
+		}
+	})
 	return nil
 }
 
@@ -130,17 +129,22 @@ func isOwn(a provider.Authority, local net.Addr) bool {
 	return ip != nil && ip.Equal(tcp.IP) || tcp.IP.IsLoopback() && isLocalHost(a.Host)
 }
 
-// opened serves a connection that CONNECT has opened until its end.
-func (s *Server) opened(c net.Conn, v *via, serve func(*agentconn.Conn, io.Reader, *via)) {
-	outer := agentconn.From(unwrap(c))
-	if outer == nil || !s.enterConn() {
-		return
-	}
-	defer s.conns.Done()
-	if _, err := outer.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n")); err != nil {
-		return
-	}
-	serve(outer, c, v)
+// established says that a connection is open. A length in it, as fasthttp would write
+// one, is forbidden (RFC 9110, section 9.3.6).
+var established = []byte("HTTP/1.1 200 Connection established\r\n\r\n")
+
+// hijack takes a connection from fasthttp and has serve use it until its end. r holds
+// what the agent has sent already, and goes on with the rest.
+func (s *Server) hijack(ctx *fasthttp.RequestCtx, serve func(outer *agentconn.Conn, r io.Reader)) {
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(c net.Conn) {
+		outer := agentconn.From(unwrap(c))
+		if outer == nil || !s.enterConn() {
+			return
+		}
+		defer s.conns.Done()
+		serve(outer, c)
+	})
 }
 
 // unwrap returns the connection that fasthttp has taken apart into a reader, which may

@@ -27,7 +27,8 @@ type exchange struct {
 	id       string
 	start    time.Time
 	conn     *agentconn.Conn
-	via      *via // nil: it came to authpool's own address
+	via      *via               // nil: it came to authpool's own address
+	other    provider.Authority // of a request in absolute form that is for a host which is no provider's
 	agent    string
 	limits   *agents.Entry // of the agent; nil: it has none
 	budgeted *agents.Entry // the agent that the request was counted for, until it ends
@@ -139,6 +140,7 @@ func (ex *exchange) end() {
 	// What is reused is kept by name; everything else begins anew.
 	ex.id, ex.conn, ex.via, ex.agent, ex.provider, ex.family = "", nil, nil, "", nil, 0
 	ex.limits, ex.budgeted = nil, nil
+	ex.other = provider.Authority{}
 	ex.info, ex.request = provider.Call{}, upstreamRequest{}
 	ex.attempts, ex.executed, ex.refused, ex.kept, ex.foreign = 0, 0, 0, nil, ""
 	ex.lease, ex.failure, ex.judged, ex.status, ex.stream = nil, nil, false, 0, false

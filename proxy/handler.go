@@ -38,17 +38,18 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 			ex.abandon()
 		}
 	}()
+	var no *refusal
 	if ctx.IsConnect() {
-		if no := ex.connect(ctx); no != nil {
-			ex.refuse(ctx, no)
-			return
-		}
-		ex.end()
-		return
+		no = ex.connect(ctx)
+	} else {
+		no = ex.admit(ctx)
 	}
-	no, begun := ex.admit(ctx), false
+	begun := false
 	switch {
 	case no != nil:
+	case ctx.Hijacked(): // what follows is no request of this connection's
+		ex.end()
+		return
 	case ex.pings(ctx):
 		no, begun = ex.obtainPinging(ctx)
 	default:
@@ -79,6 +80,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	h := &ctx.Request.Header
 	ex.id = newID()
 	headers := provider.Headers(h.RawHeaders())
+	ex.locate(h, headers, ctx.LocalAddr())
 	target, direct := splitTarget(h.RequestURI(), h.Host())
 	path, query, _ := bytes.Cut(target, []byte{'?'})
 	route, rerr := ex.route(path, headers)
@@ -94,16 +96,28 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	if ex.via != nil {
 		shown, user = ex.via.token, ex.via.user
 	}
+	if ex.forwards() {
+		query = nil // it is for somebody else
+	}
 	who, no := ex.s.identify(headers, query, shown, ctx.RemoteAddr())
 	if no != nil {
 		if no.code == codeGuessing {
 			ctx.SetConnectionClose() // the next guess costs a connection
+		}
+		if no.status == fasthttp.StatusUnauthorized && ex.forwards() {
+			no.status = fasthttp.StatusProxyAuthRequired
 		}
 		return no
 	}
 	ex.agent, ex.limits = who.agent, who.entry
 	if ex.limits != nil {
 		ex.limits.Seen(ex.start)
+	}
+	if ex.forwards() {
+		return ex.forward(ctx, headers, target)
+	}
+	if string(user) == ex.agent {
+		user = nil
 	}
 	if rerr != nil {
 		no := refusalOf(rerr)
@@ -182,6 +196,9 @@ func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers, ta
 	}
 	if headers.Get("origin") != nil {
 		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "requests of web pages are refused (this one has an Origin header)"}
+	}
+	if ex.forwards() {
+		return nil
 	}
 	if ex.via != nil {
 		standard := uint16(443) // of what is not said

@@ -31,6 +31,7 @@ import (
 	"github.com/authpool/authpool/proxy/agentconn"
 	"github.com/authpool/authpool/proxy/explain"
 	"github.com/authpool/authpool/proxy/provider"
+	"github.com/authpool/authpool/proxy/tunnel"
 	"github.com/authpool/authpool/proxy/upstream"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
@@ -81,9 +82,11 @@ type Deps struct {
 	Transport *upstream.Transport
 	// Authorities sign for what agents send by HTTPS_PROXY.
 	Authorities Authorities
-	Events      *event.Bus // nil: nobody hears of events
-	Audit       *audit.Log // nil: nothing is written down
-	Log         *slog.Logger
+	// Tunnels lead to hosts that are no provider's; nil: none does.
+	Tunnels *tunnel.Tunnels
+	Events  *event.Bus // nil: nobody hears of events
+	Audit   *audit.Log // nil: nothing is written down
+	Log     *slog.Logger
 }
 
 // Server is the data plane. It is safe for concurrent use.
@@ -94,7 +97,10 @@ type Server struct {
 	fast     *fasthttp.Server
 	inside   *fasthttp.Server // of what CONNECT opens
 
-	insideTLS *tls.Config
+	insideTLS  *tls.Config
+	pseudonym  string          // in Via
+	relays     context.Context // of tunnels; ends with stopRelays
+	stopRelays context.CancelFunc
 
 	exchanges sync.Pool
 	origins   sync.Map // *provider.Provider → upstream.Origin
@@ -141,7 +147,8 @@ func New(opts Options, deps Deps) *Server {
 	s := &Server{opts: opts, deps: deps, log: deps.Log, pingAfter: pingAfter, pingEvery: pingEvery}
 	s.settings.Store(&settings{opts, deps.Providers, deps.Prices})
 	s.exchanges.New = func() any { return newExchange(s) }
-	s.insideTLS = s.newInsideTLS()
+	s.insideTLS, s.pseudonym = s.newInsideTLS(), newPseudonym()
+	s.relays, s.stopRelays = context.WithCancel(context.Background())
 	s.fast, s.inside = s.newFast(), s.newFast()
 	s.fast.HeaderReceived = s.headReceived // inside, CONNECT has shown whose the requests are
 	return s
@@ -227,6 +234,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		l.CloseConns()
 	}
 	_ = s.finishRequests(context.Background())
+	s.stopRelays()
 	s.conns.Wait()
 	for _, l := range listeners {
 		l.Stop()

@@ -139,6 +139,7 @@ type Conn struct {
 	lineEnd    []byte // the last bytes of a request line that has not come whole
 	linger     atomic.Bool
 	draining   atomic.Bool // its read deadline is the last
+	handed     atomic.Bool // see HandOver
 	closing    sync.Once
 	readUntil  time.Time // the read deadline now set, used by the serving goroutine only
 	writeUntil time.Time
@@ -207,14 +208,34 @@ func (c *Conn) BareLF() bool { return c.bareLF.Load() }
 // which can overtake the answer.
 func (c *Conn) Linger() { c.linger.Store(true) }
 
+// HandOver leaves the deadlines to the caller from now on, and has CloseWrite pass on
+// that one side has ended: for what is relayed and not served. OnLeave's callback goes.
+func (c *Conn) HandOver() {
+	c.OnLeave(nil)
+	c.headStarts.Store(false)
+	c.handed.Store(true)
+}
+
+// CloseWrite says to the agent that nothing more will come.
+func (c *Conn) CloseWrite() error {
+	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 // renewAfter is how old a deadline may be before progress renews it: one second
 // of inaccuracy saves a timer change per read and write.
 func renewAfter(stall time.Duration) time.Duration { return min(time.Second, stall/4) }
 
+// renews tells whether Read and Write set deadlines: not inside another Conn, which
+// does, and not once they are handed over.
+func (c *Conn) renews() bool { return c.outer == nil && !c.handed.Load() }
+
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
 	now := time.Now()
-	if until := now.Add(c.l.opts.ReadStall); c.outer == nil && until.Sub(c.readUntil) > renewAfter(c.l.opts.ReadStall) && !c.draining.Load() {
+	if until := now.Add(c.l.opts.ReadStall); c.renews() && until.Sub(c.readUntil) > renewAfter(c.l.opts.ReadStall) && !c.draining.Load() {
 		c.readUntil = until
 		if err := c.Conn.SetReadDeadline(until); err != nil {
 			return 0, err
@@ -261,7 +282,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	written := 0
 	for {
 		now := time.Now()
-		if until := now.Add(c.l.opts.WriteStall); c.outer == nil && until.Sub(c.writeUntil) > renewAfter(c.l.opts.WriteStall) {
+		if until := now.Add(c.l.opts.WriteStall); c.renews() && until.Sub(c.writeUntil) > renewAfter(c.l.opts.WriteStall) {
 			c.writeUntil = until
 			if err := c.Conn.SetWriteDeadline(until); err != nil {
 				return written, err
@@ -278,14 +299,26 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 }
 
-// SetReadDeadline does nothing: Read renews its own.
-func (c *Conn) SetReadDeadline(time.Time) error { return nil }
+// SetReadDeadline does nothing before HandOver: Read renews its own.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	if !c.handed.Load() {
+		return nil
+	}
+	return c.Conn.SetReadDeadline(t)
+}
 
-// SetDeadline does nothing: Read and Write renew their own.
-func (c *Conn) SetDeadline(time.Time) error { return nil }
+// SetDeadline does nothing before HandOver: Read and Write renew their own.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
 
-// SetWriteDeadline does nothing: Write renews its own.
-func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
+// SetWriteDeadline does nothing before HandOver: Write renews its own.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	if !c.handed.Load() {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
 
 // lingerBytes and lingerTime bound what is read from an agent that was refused.
 const (

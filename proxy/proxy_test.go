@@ -502,7 +502,7 @@ func TestRefusals(t *testing.T) {
 		{"space before the colon", "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\n" + good + "X-A : b\r\nContent-Length: 2\r\n\r\n{}", 400, "authpool: "},
 		{"body of a GET", "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" + good + "Content-Length: 2\r\n\r\n{}", 400, "authpool: "},
 		{"CONNECT without a token", "CONNECT api.anthropic.com:443 HTTP/1.1\r\nHost: api.anthropic.com:443\r\n\r\n", 407, "authpool: "},
-		{"CONNECT elsewhere", "CONNECT other.test:443 HTTP/1.1\r\nHost: other.test:443\r\n" + good + "\r\n", 403, "intercept.other_hosts"},
+		{"CONNECT elsewhere", "CONNECT other.test:443 HTTP/1.1\r\nHost: other.test:443\r\n" + good + "\r\n", 403, "no provider's"},
 		{"lower-case method", "post /v1/messages HTTP/1.1\r\nHost: localhost\r\n" + good + "Content-Length: 2\r\n\r\n{}", 405, "authpool: "},
 		{"model named twice", "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\n" + good + "Content-Length: 25\r\n\r\n{\"model\":\"a\",\"model\":\"b\"}", 400, "model"},
 	}

@@ -5,8 +5,7 @@
 // Start at Load. Parse walks the YAML tree beside the Go types (decode.go), so
 // that every fault is found in one go and carries the place it was made;
 // Validate then judges what the types alone cannot (validate.go). Schema gives
-// the JSON Schema of the same types. What this version accepts but does not do
-// yet stands in one table, pending.go.
+// the JSON Schema of the same types.
 //
 // The struct tags are the single truth for both: yaml is the key, jsonschema
 // holds the rules (required, enum, minimum, maximum) that the decoder enforces
@@ -176,8 +175,11 @@ type Journal struct {
 
 // Intercept is the policy of proxy mode.
 type Intercept struct {
-	Enabled    bool       `yaml:"enabled" jsonschema_description:"Open the TLS of CONNECT requests to provider hosts with the local CA."`
-	OtherHosts HostPolicy `yaml:"other_hosts" jsonschema_description:"deny, tunnel, or a list of host globs that may be tunnelled."`
+	Enabled      bool       `yaml:"enabled" jsonschema_description:"Open the TLS of CONNECT requests to provider hosts with the local CA."`
+	OtherHosts   HostPolicy `yaml:"other_hosts" jsonschema_description:"deny, tunnel (every host and every port but 25), or a list of hosts that may be tunnelled to: names, globs (*.example.com has every name below example.com and not that itself), addresses; with a port, or for 80 and 443. Never a provider's."`
+	AllowPrivate []string   `yaml:"allow_private" jsonschema_description:"Networks and addresses that other hosts may be at although they are private or this machine's own: 10.1.0.0/16. Link-local and metadata addresses count only one by one."`
+	TunnelIdle   Duration   `yaml:"tunnel_idle" jsonschema_description:"Ends a tunnel to another host on which nothing has moved for this long."`
+	TunnelTotal  Duration   `yaml:"tunnel_total" jsonschema_description:"Ends a tunnel to another host that is this old."`
 }
 
 // Egress is the way out to providers.
@@ -256,7 +258,10 @@ func Default() *Config {
 			Max:  1 << 30,
 			Keep: Duration(time.Hour),
 		},
-		Intercept: Intercept{Enabled: true, OtherHosts: HostPolicy{Mode: "deny"}},
+		Intercept: Intercept{
+			Enabled: true, OtherHosts: HostPolicy{Mode: "deny"},
+			TunnelIdle: Duration(10 * time.Minute), TunnelTotal: Duration(24 * time.Hour),
+		},
 		Log:       Log{Level: "info", Format: "text"},
 		Shutdown:  Shutdown{Grace: Duration(25 * time.Second)},
 	}

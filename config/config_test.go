@@ -54,7 +54,8 @@ func TestWarnings(t *testing.T) {
 	f("redis: {listen: ':2', url: 'redis://r'}\naudit: {stream: true}\n")
 	f("providers: {groq: {base_url: 'https://api.groq.com/openai/v1/'}}\n", "a.yaml:1:30: providers.groq.base_url: ends in /v1: agents' paths are appended whole")
 	f("subscriptions:\n  - {id: a, provider: openai, credential: {value: env:A}, budgets: [{window: day, cost_usd: 1}]}\n")
-	f("intercept: {enabled: true, other_hosts: tunnel}\n", "a.yaml:1:41: intercept.other_hosts: has no effect")
+	f("intercept: {other_hosts: ['10.1.2.3:22', '10.2.3.4', '8.8.8.8'], allow_private: [10.2.0.0/16]}\n", "a.yaml:1:27: intercept.other_hosts[0]: is a private address, and nobody is let there")
+	f("intercept: {allow_private: [10.2.0.0/16]}\n", "a.yaml:1:28: intercept.allow_private: has no effect while other_hosts is deny")
 	f("subscriptions: [{id: a, provider: openai, credential: {value: env:A}, limits: {requests_per_minute: 1}}]\nredis: {url: 'redis://r'}\n")
 }
 

@@ -270,7 +270,18 @@ subscriptions:
 		"a.yaml:6:11: notifications[4].url: stands here a second time",
 	)
 	f("other hosts", "intercept: {other_hosts: allow}\n", `a.yaml:1:26: intercept.other_hosts: "allow" is not a policy → deny, tunnel, or a list of host globs`)
-	f("other hosts' globs", "intercept: {other_hosts: ['*.example.com', 'a/b']}\n", `a.yaml:1:44: intercept.other_hosts[1]: "a/b" is no host glob`)
+	f("other hosts' globs", "intercept: {other_hosts: ['*.example.com', 'a/b', 'example.com:0', 'bücher.example:443', '127.1', '[2001:db8::1]:22', '10.0.0.0/8']}\n",
+		`a.yaml:1:44: intercept.other_hosts[1]: "a/b" is no host glob`,
+		`a.yaml:1:51: intercept.other_hosts[2]: "example.com:0" is no host glob: its port is no number from 1 to 65535`,
+		`a.yaml:1:90: intercept.other_hosts[4]: "127.1" is no host glob: it is a number`,
+		`a.yaml:1:119: intercept.other_hosts[6]: "10.0.0.0/8" is no host glob`)
+	f("private networks", "intercept: {other_hosts: tunnel, allow_private: [10.0.0.0/8, 'fd00::/8', 127.0.0.1, 10.0.0.1/8, 10.0.0.0/33, 'fe80::1%eth0', '::ffff:10.0.0.1', gitlab.internal], tunnel_idle: 0s}\n",
+		`a.yaml:1:85: intercept.allow_private[3]: "10.0.0.1/8" has more bits than its length → 10.0.0.0/8, or the address alone`,
+		`a.yaml:1:97: intercept.allow_private[4]: "10.0.0.0/33" is no network → an address or a network such as 10.1.0.0/16`,
+		`a.yaml:1:110: intercept.allow_private[5]: "fe80::1%eth0" has a zone`,
+		`a.yaml:1:126: intercept.allow_private[6]: "::ffff:10.0.0.1" is IPv4 in the form of IPv6`,
+		`a.yaml:1:145: intercept.allow_private[7]: "gitlab.internal" is no network`,
+		`a.yaml:1:176: intercept.tunnel_idle: "0s" is not positive`)
 	f("constants of health", "sessions: {health: {probing_percent: 0, nearly_percent: 101, reset_soon: 25h, slow_percent: 99, session_percent: half}}\n",
 		"a.yaml:1:38: sessions.health.probing_percent: 0 is out of range → a whole number from 1 to 100",
 		"a.yaml:1:57: sessions.health.nearly_percent: 101 is out of range → a whole number from 50 to 100",

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/authpool/authpool/pool/reach"
 )
 
 // events are the names that a notification's globs choose from.
@@ -67,10 +69,10 @@ func (v *validator) notificationAddress(at string, n Notification) {
 	if err != nil {
 		return
 	}
-	switch address = address.Unmap(); {
-	case !address.IsGlobalUnicast():
+	switch kind := reach.Of(address); {
+	case kind > reach.Local || address.Zone() != "":
 		v.fault(at, "is at an address that notifications are never sent to", "the address of a receiver")
-	case address.IsPrivate() && !n.AllowPrivate:
+	case kind != reach.Public && !n.AllowPrivate:
 		v.fault(at, "is at a private address", "allow_private: true, if that is meant")
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/authpool/authpool/pool/reach"
 )
 
 // identifier is contract.md's form of subscription ids, and of what else names
@@ -20,10 +22,7 @@ var identifier = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
 const identifierAllowed = "a-z, 0-9, _ and -, at most 63, beginning with a letter or digit"
 
-var (
-	domainName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
-	hostGlob   = regexp.MustCompile(`^[A-Za-z0-9*?._-]+(?::[0-9]{1,5})?$`)
-)
+var domainName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
 
 // Validate judges what the types alone cannot. Load has done so already; call it
 // again after Override. The error is Faults.
@@ -33,8 +32,7 @@ func (c *Config) Validate() error {
 	return v.faults.orNil()
 }
 
-// Warnings are sentences about what is accepted but probably not meant, or has
-// no effect in this version. They belong in the log at every start, at level
+// Warnings are sentences about what is accepted but probably not meant. They belong in the log at every start, at level
 // warn, and in the output of `authpool check`.
 func (c *Config) Warnings() []string {
 	v := validator{Config: c}
@@ -61,7 +59,6 @@ func (v *validator) all() {
 	v.providers()
 	v.subscriptions()
 	v.rest()
-	v.pending()
 }
 
 // fault reports path, unless something is wrong there or around it already.
@@ -270,16 +267,63 @@ func (v *validator) rest() {
 	if _, isFile := v.Prices.File(); v.Prices != "" && !isFile {
 		v.fault("prices", "is not a file", "file:PATH")
 	}
-	for i, glob := range v.Intercept.OtherHosts.Hosts {
-		if !hostGlob.MatchString(glob) {
-			v.fault(fmt.Sprintf("intercept.other_hosts[%d]", i), quoted(glob)+" is no host glob", `a host name with * or ?, such as "*.example.com", and maybe a port`)
-		}
-	}
+	v.intercept()
 	v.egress()
 	if v.Audit.Stream && v.Redis.Topology() == RedisEmbedded {
 		v.fault("audit.stream", "copies nothing out of reach of who can change the files, as the Redis is embedded", "a redis section, or leave it out")
 	}
 	v.notifications()
+}
+
+func (v *validator) intercept() {
+	in := v.Intercept
+	var private []netip.Prefix
+	for i, text := range in.AllowPrivate {
+		network, err := ParseNetwork(text)
+		if err != nil {
+			v.wrong(fmt.Sprintf("intercept.allow_private[%d]", i), err)
+			continue
+		}
+		private = append(private, network)
+	}
+	if len(in.AllowPrivate) > 0 && in.OtherHosts.Mode == "deny" {
+		v.warn("intercept.allow_private", "has no effect while other_hosts is deny")
+	}
+	for i, text := range in.OtherHosts.Hosts {
+		path := fmt.Sprintf("intercept.other_hosts[%d]", i)
+		host, err := reach.ParsePattern(text)
+		if err != nil {
+			v.fault(path, quoted(text)+" is no host glob: "+err.Error(), `a host name with * or ?, such as "*.example.com", or an address, and maybe a port`)
+			continue
+		}
+		let := func(n netip.Prefix) bool { return n.Contains(host.Addr()) }
+		if a := host.Addr(); a.IsValid() && reach.Of(a) != reach.Public && !slices.ContainsFunc(private, let) {
+			v.warn(path, "is "+reach.Of(a).String()+" address, and nobody is let there without intercept.allow_private")
+		}
+	}
+}
+
+const networkAllowed = "an address or a network such as 10.1.0.0/16"
+
+// ParseNetwork reads an element of intercept.allow_private: a network, or an address,
+// which is the network of itself.
+func ParseNetwork(text string) (netip.Prefix, error) {
+	network, err := netip.ParsePrefix(text)
+	if a, notAddress := netip.ParseAddr(text); notAddress == nil {
+		network, err = netip.PrefixFrom(a, a.BitLen()), nil
+		if a.Zone() != "" {
+			return netip.Prefix{}, wrong{quoted(text) + " has a zone", networkAllowed}
+		}
+	}
+	switch {
+	case err != nil:
+		return netip.Prefix{}, wrong{quoted(text) + " is no network", networkAllowed}
+	case network.Addr().Is4In6():
+		return netip.Prefix{}, wrong{quoted(text) + " is IPv4 in the form of IPv6", networkAllowed}
+	case network != network.Masked():
+		return netip.Prefix{}, wrong{quoted(text) + " has more bits than its length", network.Masked().String() + ", or the address alone"}
+	}
+	return network, nil
 }
 
 func (v *validator) egress() {

@@ -74,19 +74,23 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 		v = nil
 	default:
 		t, no := ex.tunnel(to)
-		if no == nil {
-			ex.s.hijack(ctx, func(outer *agentconn.Conn, r io.Reader) {
-				ex.s.relay(t, outer, io.MultiReader(r))
-			})
+		if no != nil {
+			return no
 		}
-		return no
+		s := ex.s
+		s.hijack(ctx, func(outer *agentconn.Conn, r io.Reader) {
+			if _, err := outer.Write(established); err == nil {
+				s.relay(t, outer, r)
+			}
+		}, t.Close)
+		return nil
 	}
 	s := ex.s
 	s.hijack(ctx, func(outer *agentconn.Conn, r io.Reader) {
 		if _, err := outer.Write(established); err == nil {
 			s.intercept(outer, r, v)
 		}
-	})
+	}, func() {})
 	return nil
 }
 
@@ -134,10 +138,12 @@ func isOwn(a provider.Authority, local net.Addr) bool {
 var established = []byte("HTTP/1.1 200 Connection established\r\n\r\n")
 
 // hijack takes a connection from fasthttp and has serve use it until its end. r holds
-// what the agent has sent already, and goes on with the rest.
-func (s *Server) hijack(ctx *fasthttp.RequestCtx, serve func(outer *agentconn.Conn, r io.Reader)) {
+// what the agent has sent already, and goes on with the rest. after is called at last,
+// whether it was served or not.
+func (s *Server) hijack(ctx *fasthttp.RequestCtx, serve func(outer *agentconn.Conn, r io.Reader), after func()) {
 	ctx.HijackSetNoResponse(true)
 	ctx.Hijack(func(c net.Conn) {
+		defer after()
 		outer := agentconn.From(unwrap(c))
 		if outer == nil || !s.enterConn() {
 			return

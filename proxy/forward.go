@@ -126,7 +126,7 @@ func (ex *exchange) forward(ctx *fasthttp.RequestCtx, headers provider.Headers, 
 	s := ex.s
 	s.hijack(ctx, func(outer *agentconn.Conn, r io.Reader) {
 		s.relay(t, outer, io.MultiReader(bytes.NewReader(request), silent{r}))
-	})
+	}, t.Close)
 	return nil
 }
 

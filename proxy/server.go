@@ -208,12 +208,16 @@ func (s *Server) enter() bool {
 }
 
 // Shutdown stops in the order that loses nothing: no new connections, every
-// answer says `Connection: close`, answers under way may end until ctx does,
+// answer says `Connection: close`, answers under way and tunnels that are in use may end until ctx does,
 // then the agents' connections are closed, which ends the upstream calls and
 // records what they used so far. It returns when no request is left; the error
 // is ctx's when answers had to be cut.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
+	var tunnels sync.WaitGroup
+	if s.deps.Tunnels != nil {
+		tunnels.Go(func() { s.deps.Tunnels.Close(ctx) })
+	}
 	err := s.fast.ShutdownWithContext(ctx)
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
@@ -227,6 +231,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		// answers to HTTP/1.0, and by CONNECT.
 		err = s.finishRequests(ctx)
 	}
+	tunnels.Wait()
 	// fasthttp goes on serving a connection that outlived its shutdown, so that
 	// they are closed here, and what still comes from them is not begun.
 	for _, l := range listeners {

@@ -23,13 +23,14 @@ import (
 	"github.com/authpool/authpool/pool/notify"
 	"github.com/authpool/authpool/proxy/admin"
 	"github.com/authpool/authpool/proxy/provider"
+	"github.com/authpool/authpool/proxy/tunnel"
 	"github.com/authpool/authpool/ratelimit/price"
 )
 
 // frozen are the keys that are settled when serve starts: a config that differs in one
 // of them is refused as a whole. Whatever else there is changes while serving.
 var frozen = []string{
-	"listen", "tls", "admin", "redis", "state_dir", "agents.auth", "timeouts", "limits_http", "journal", "intercept",
+	"listen", "tls", "admin", "redis", "state_dir", "agents.auth", "timeouts", "limits_http", "journal", "intercept.enabled",
 	"egress", "sealing", "audit", "log.format", "shutdown",
 }
 
@@ -229,6 +230,7 @@ type fresh struct {
 	providers   *provider.Registry
 	prices      *price.Table
 	targets     []notify.Target
+	tunnels     *tunnel.Rules
 	certificate *tls.Certificate
 }
 
@@ -287,6 +289,9 @@ func (r *reloader) prepare(ctx context.Context, cfg *config.Config) (f fresh, er
 	if f.targets, err = notificationTargets(ctx, cfg); err != nil {
 		return f, err
 	}
+	if f.tunnels, err = tunnelRulesFromConfig(cfg); err != nil {
+		return f, err
+	}
 	f.certificate, err = loadCertificate(cfg.TLS)
 	return f, err
 }
@@ -306,6 +311,7 @@ func (s *service) reconfigure(ctx context.Context, f fresh, notifies bool, done 
 	s.prices = f.prices
 	s.pool.Configure(poolOptionsFromConfig(f.cfg))
 	s.proxy.Configure(proxyOptionsFromConfig(f.cfg), f.providers, f.prices)
+	s.tunnels.Configure(f.tunnels)
 	changes := s.roster.configure(f.cfg)
 	done.Subscriptions.Added = append(done.Subscriptions.Added, changes.Added...)
 	done.Subscriptions.Changed = append(done.Subscriptions.Changed, changes.Changed...)

@@ -29,6 +29,7 @@ import (
 	"github.com/authpool/authpool/proxy"
 	"github.com/authpool/authpool/proxy/admin"
 	"github.com/authpool/authpool/proxy/ca"
+	"github.com/authpool/authpool/proxy/tunnel"
 	"github.com/authpool/authpool/proxy/upstream"
 	"github.com/authpool/authpool/ratelimit/price"
 	"github.com/authpool/authpool/ratelimit/usage"
@@ -59,6 +60,7 @@ type service struct {
 	reloader  *reloader
 	prices    *price.Table
 	transport *upstream.Transport
+	tunnels   *tunnel.Tunnels
 	proxy     *proxy.Server
 	admin     *admin.Server
 
@@ -213,15 +215,20 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	s.onClose("agents", func(context.Context) error { s.agents.Close(); return nil })
 	windows := startWindows(windowsDeps{status: s.pool.Status, healthy: s.db.Healthy, observe: s.usage.Observe}, s.log)
 	s.onClose("windows", windows.close)
-	if s.transport, err = newTransportFromConfig(ctx, s.cfg, cmp.Or(getenv("NO_PROXY"), getenv("no_proxy"))); err != nil {
+	dialer, roots, err := newEgressFromConfig(ctx, s.cfg, cmp.Or(getenv("NO_PROXY"), getenv("no_proxy")))
+	if err != nil {
 		return err
 	}
+	s.transport = newTransportFromConfig(s.cfg, dialer, roots)
 	s.onClose("upstream connections", func(context.Context) error { s.transport.Close(); return nil })
 	var authorities proxy.Authorities
 	if s.cfg.Intercept.Enabled {
 		if authorities, err = ca.Open(filepath.Join(s.dir.Path(), authorityFolder), providers.Hosts()); err != nil {
 			return err
 		}
+	}
+	if s.tunnels, err = s.openTunnels(dialer); err != nil {
+		return err
 	}
 	s.proxy = proxy.New(proxyOptionsFromConfig(s.cfg), proxy.Deps{
 		Authorities: authorities,
@@ -232,6 +239,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 		Recorder:  countedRecorder{s.recorder, s.pool, s.agents},
 		Prices:    s.prices,
 		Transport: s.transport,
+		Tunnels:   s.tunnels,
 		Events:    &s.events,
 		Audit:     s.audit,
 		Log:       s.log,

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -221,12 +222,13 @@ const (
 	upstreamHead      = 16 << 10 // bytes of an answer's head; every answer under way holds a buffer of this size
 )
 
-// newTransportFromConfig opens no connection yet. noProxy is the variable NO_PROXY.
-func newTransportFromConfig(ctx context.Context, c *config.Config, noProxy string) (*upstream.Transport, error) {
+// newEgressFromConfig is the way out, and by whose certificates it is trusted; nil for
+// the system's. noProxy is the variable NO_PROXY.
+func newEgressFromConfig(ctx context.Context, c *config.Config, noProxy string) (*egress.Dialer, *x509.CertPool, error) {
 	e := c.Egress
 	roots, err := egress.RootCAs(e.CAFile)
 	if err != nil {
-		return nil, wrongUseError{fmt.Errorf("egress.ca_file: %w", err)}
+		return nil, nil, wrongUseError{fmt.Errorf("egress.ca_file: %w", err)}
 	}
 	opts := egress.Options{
 		Proxy: e.Proxy, Username: e.Username, NoProxy: e.NoProxy, Connect: time.Duration(c.Timeouts.Connect), RootCAs: roots,
@@ -236,13 +238,18 @@ func newTransportFromConfig(ctx context.Context, c *config.Config, noProxy strin
 	}
 	if e.Password != "" {
 		if opts.Password, err = resolve(ctx, e.Password); err != nil {
-			return nil, fmt.Errorf("egress.password: %w", err)
+			return nil, nil, fmt.Errorf("egress.password: %w", err)
 		}
 	}
 	dialer, err := egress.New(opts)
 	if err != nil {
-		return nil, wrongUseError{fmt.Errorf("egress.proxy: %w", err)}
+		return nil, nil, wrongUseError{fmt.Errorf("egress.proxy: %w", err)}
 	}
+	return dialer, roots, nil
+}
+
+// newTransportFromConfig opens no connection yet.
+func newTransportFromConfig(c *config.Config, dialer *egress.Dialer, roots *x509.CertPool) *upstream.Transport {
 	return upstream.New(upstream.Options{
 		Connect:   time.Duration(c.Timeouts.Connect),
 		FirstByte: time.Duration(c.Timeouts.FirstByte),
@@ -252,7 +259,7 @@ func newTransportFromConfig(ctx context.Context, c *config.Config, noProxy strin
 		HeadLimit: upstreamHead,
 		RootCAs:   roots,
 		Dial:      dialer.Dial,
-	}), nil
+	})
 }
 
 func proxyOptionsFromConfig(c *config.Config) proxy.Options {

@@ -198,5 +198,5 @@ func (p Pattern) Has(h Host) bool {
 	return true
 }
 
-// IsAddr tells whether p is one IP address.
-func (p Pattern) IsAddr() bool { return p.host.Addr.IsValid() }
+// Addr is the IP address that p is; the zero Addr for names.
+func (p Pattern) Addr() netip.Addr { return p.host.Addr }

@@ -32,9 +32,9 @@ func dialTCP(ctx context.Context, address netip.AddrPort) (net.Conn, error) {
 // looks the name up: an address is judged before, and so is what the name means here,
 // of which no address may be refused; a name that means nothing here is left to the
 // proxy, and what it means there an instant later, too.
-func (t *Tunnels) dial(ctx context.Context, p *policy, h reach.Host, host string, port uint16) (conn net.Conn, way string, err error) {
+func (t *Tunnels) dial(ctx context.Context, r *Rules, h reach.Host, host string, port uint16) (conn net.Conn, way string, err error) {
 	judge := func(a netip.Addr) error {
-		if err := t.judge(p, a, port); err != nil {
+		if err := t.judge(r, a, port); err != nil {
 			return &RefusedError{host, port, BadAddress, err.Error()}
 		}
 		return nil

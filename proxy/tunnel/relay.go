@@ -16,14 +16,14 @@ import (
 
 // Tunnel is a connection to a host, made for an agent.
 type Tunnel struct {
-	of     *Tunnels
-	policy *policy
-	agent  string
-	host   reach.Host
-	port   uint16
-	way    string
-	upper  net.Conn // to the host
-	began  time.Time
+	of    *Tunnels
+	rules *Rules
+	agent string
+	host  reach.Host
+	port  uint16
+	way   string
+	upper net.Conn // to the host
+	began time.Time
 
 	up, down counted
 	last     atomic.Int64 // when something moved last, in nanoseconds since began
@@ -62,9 +62,9 @@ const (
 const quiet = time.Second
 
 // begin makes the Tunnel of a connection.
-func (t *Tunnels) begin(p *policy, agent string, h reach.Host, port uint16, conn net.Conn, way string) *Tunnel {
+func (t *Tunnels) begin(r *Rules, agent string, h reach.Host, port uint16, conn net.Conn, way string) *Tunnel {
 	one := &Tunnel{
-		of: t, policy: p, agent: agent, host: h, port: port, way: way, upper: conn, began: time.Now(),
+		of: t, rules: r, agent: agent, host: h, port: port, way: way, upper: conn, began: time.Now(),
 		up: counted{all: tunnelBytes.WithLabelValues(way, "up")}, down: counted{all: tunnelBytes.WithLabelValues(way, "down")},
 	}
 	tunnelsOpen.WithLabelValues(way).Inc()
@@ -160,12 +160,12 @@ func (t *Tunnel) finish() Stats {
 
 // wait is for how long no limit can be met.
 func (t *Tunnel) wait() time.Duration {
-	idle := t.policy.idle
+	idle := t.rules.idle
 	if t.draining.Load() {
 		idle = min(idle, quiet)
 	}
 	age := time.Since(t.began)
-	return min(time.Duration(t.last.Load())+idle-age, t.policy.total-age)
+	return min(time.Duration(t.last.Load())+idle-age, t.rules.total-age)
 }
 
 // look ends the tunnel when a limit is met, else it looks again when one can be.
@@ -180,7 +180,7 @@ func (t *Tunnel) look() {
 		return
 	}
 	switch {
-	case time.Since(t.began) >= t.policy.total:
+	case time.Since(t.began) >= t.rules.total:
 		t.end(TotalTime)
 	case t.draining.Load():
 		t.end(Stopped)
@@ -306,8 +306,8 @@ func (t *Tunnel) mayName(name string) bool {
 	}
 	h, err := reach.ParseHost(name)
 	if err == nil && t.host.Name == "" {
-		return !t.policy.isProvider(h, t.port)
+		return !t.rules.isProvider(h, t.port)
 	}
-	_, err = t.policy.permit(name, t.port)
+	_, err = t.rules.permit(name, t.port)
 	return err == nil
 }

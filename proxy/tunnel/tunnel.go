@@ -2,7 +2,7 @@
 // provider's: bytes that authpool neither reads nor changes.
 //
 // In the order in which a tunnel meets it: Tunnels.Permit judges host and port by the
-// policy (policy.go), Tunnels.Open connects to an address that was judged, too
+// rules (rules.go), Tunnels.Open connects to an address that was judged, too
 // (dial.go), Tunnel.Relay copies within limits (relay.go) and looks at the name in the
 // first TLS message (hello.go).
 //
@@ -29,13 +29,13 @@ import (
 
 // Options are what a Tunnels works with.
 type Options struct {
-	Policy   Policy
+	Rules    *Rules
 	PerAgent int // open tunnels of one agent
 	Most     int // open tunnels in all
 	// Connect bounds the look-up of a name and the connection, together.
 	Connect time.Duration
 	// Own are the addresses that authpool itself listens on; they are never connected
-	// to, whatever Policy says. An unspecified address is all of this machine's. Nil:
+	// to, whatever Rules say. An unspecified address is all of this machine's. Nil:
 	// there are none.
 	Own func() []netip.AddrPort
 	// Egress is the company's forward proxy; nil: there is none.
@@ -50,9 +50,9 @@ type Options struct {
 
 // Tunnels are the open tunnels of a process. It is safe for concurrent use.
 type Tunnels struct {
-	opts   Options
-	policy atomic.Pointer[policy]
-	to     reach.Dialer
+	opts  Options
+	rules atomic.Pointer[Rules]
+	to    reach.Dialer
 
 	cut    context.Context // ends when tunnels are cut
 	cutAll context.CancelFunc
@@ -65,8 +65,8 @@ type Tunnels struct {
 	taken    int
 }
 
-// New returns Tunnels that has none yet. An error is about the policy.
-func New(o Options) (*Tunnels, error) {
+// New returns Tunnels that has none yet.
+func New(o Options) *Tunnels {
 	t := &Tunnels{
 		opts: o, to: reach.Dialer{Lookup: o.Lookup, Dial: o.Dial},
 		agents: make(map[string]int), open: make(map[*Tunnel]struct{}),
@@ -74,23 +74,14 @@ func New(o Options) (*Tunnels, error) {
 	if t.to.Dial == nil {
 		t.to.Dial = dialTCP
 	}
-	if err := t.Configure(o.Policy); err != nil {
-		return nil, err
-	}
+	t.rules.Store(o.Rules)
 	t.cut, t.cutAll = context.WithCancel(context.Background())
-	return t, nil
+	return t
 }
 
-// Configure takes another policy over for the tunnels from now on. On an error nothing
-// has changed.
-func (t *Tunnels) Configure(p Policy) error {
-	read, err := readPolicy(p)
-	if err != nil {
-		return err
-	}
-	t.policy.Store(read)
-	return nil
-}
+// Configure takes other rules over for the tunnels from now on. Those that are open
+// keep theirs.
+func (t *Tunnels) Configure(r *Rules) { t.rules.Store(r) }
 
 // RefusedError says why a host is not tunnelled to. Its text is for the agent.
 type RefusedError struct {
@@ -107,7 +98,7 @@ type Reason string
 // The reasons.
 const (
 	BadHost      Reason = "bad_host"       // it is no host name and no plain IP address
-	NotListed    Reason = "not_listed"     // the policy does not permit it
+	NotListed    Reason = "not_listed"     // the rules do not permit it
 	ProviderHost Reason = "provider_host"  // it is a provider's
 	BadAddress   Reason = "bad_address"    // it is at an address that is never connected to, or not without allow_private
 	TooMany      Reason = "too_many"       // the agent, or all, have as many tunnels open as they may
@@ -123,11 +114,11 @@ func (e *RefusedError) Error() string {
 // maxShown is how much of what an agent sent as a host is repeated.
 const maxShown = 255
 
-// Permit tells whether the policy permits a tunnel to host (with brackets or without)
+// Permit tells whether the rules permit a tunnel to host (with brackets or without)
 // and port, before anything is looked up or connected to. The error is a
 // *RefusedError. Open asks it, too.
 func (t *Tunnels) Permit(host string, port uint16) error {
-	_, err := t.policy.Load().permit(host, port)
+	_, err := t.rules.Load().permit(host, port)
 	return err
 }
 
@@ -145,8 +136,8 @@ func (t *Tunnels) Open(ctx context.Context, agent, host string, port uint16) (*T
 }
 
 func (t *Tunnels) connect(ctx context.Context, agent, host string, port uint16) (*Tunnel, error) {
-	p := t.policy.Load()
-	h, err := p.permit(host, port)
+	r := t.rules.Load()
+	h, err := r.permit(host, port)
 	if err != nil {
 		return nil, err
 	}
@@ -156,12 +147,12 @@ func (t *Tunnels) connect(ctx context.Context, agent, host string, port uint16) 
 	ctx, cancel := context.WithTimeout(ctx, t.opts.Connect)
 	defer cancel()
 	defer context.AfterFunc(t.cut, cancel)()
-	conn, kind, err := t.dial(ctx, p, h, host, port)
+	conn, kind, err := t.dial(ctx, r, h, host, port)
 	if err != nil {
 		t.give(agent)
 		return nil, err
 	}
-	return t.begin(p, agent, h, port, conn, kind), nil
+	return t.begin(r, agent, h, port, conn, kind), nil
 }
 
 // take takes a slot for an agent, or tells why there is none.
@@ -195,7 +186,7 @@ func (t *Tunnels) give(agent string) {
 
 // Close lets no tunnel begin any more. Those on which nothing moves are ended at once,
 // the others when ctx ends. It returns when none is left.
-func (t *Tunnels) Close(ctx context.Context) error {
+func (t *Tunnels) Close(ctx context.Context) {
 	t.mu.Lock()
 	t.stopping = true
 	for tunnel := range t.open {
@@ -213,5 +204,4 @@ func (t *Tunnels) Close(ctx context.Context) error {
 	}
 	t.cutAll() // all that is still there
 	<-done
-	return nil
 }

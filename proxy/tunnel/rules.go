@@ -31,8 +31,8 @@ type Policy struct {
 	Idle, Total time.Duration
 }
 
-// policy is a Policy, read.
-type policy struct {
+// Rules are a Policy that was read. They are immutable.
+type Rules struct {
 	all         bool
 	hosts       []reach.Pattern
 	private     []netip.Prefix
@@ -41,8 +41,9 @@ type policy struct {
 	idle, total time.Duration
 }
 
-func readPolicy(p Policy) (*policy, error) {
-	read := &policy{all: p.All, private: p.Private, idle: p.Idle, total: p.Total}
+// Read reads a policy. The error is about one of its patterns.
+func Read(p Policy) (*Rules, error) {
+	read := &Rules{all: p.All, private: p.Private, idle: p.Idle, total: p.Total}
 	for list, to := range map[*[]string]*[]reach.Pattern{&p.Hosts: &read.hosts, &p.Providers: &read.providers} {
 		for _, text := range *list {
 			pattern, err := reach.ParsePattern(text)
@@ -70,7 +71,7 @@ const smtp = 25
 
 // permit reads a host and tells whether a tunnel may lead there, as far as that can be
 // told by its name.
-func (p *policy) permit(host string, port uint16) (reach.Host, error) {
+func (r *Rules) permit(host string, port uint16) (reach.Host, error) {
 	refuse := func(reason Reason, text string) (reach.Host, error) {
 		return reach.Host{}, &RefusedError{host, port, reason, text}
 	}
@@ -80,13 +81,13 @@ func (p *policy) permit(host string, port uint16) (reach.Host, error) {
 		return refuse(BadHost, err.Error())
 	case port == 0:
 		return refuse(BadHost, "there is no such port")
-	case p.isProvider(h, port):
+	case r.isProvider(h, port):
 		return refuse(ProviderHost, "it is a provider's host, which is reached through authpool itself, at its own port")
-	case p.all && port == smtp:
+	case r.all && port == smtp:
 		return refuse(NotListed, "of this port, intercept.other_hosts would have to name the host")
-	case !p.all && !p.isListed(h, port):
+	case !r.all && !r.isListed(h, port):
 		return refuse(NotListed, "intercept.other_hosts does not permit it")
-	case !p.metadata && slices.Contains(metadataNames, h.Name):
+	case !r.metadata && slices.Contains(metadataNames, h.Name):
 		return refuse(BadAddress, "it tells machines their credentials")
 	}
 	return h, nil
@@ -94,23 +95,23 @@ func (p *policy) permit(host string, port uint16) (reach.Host, error) {
 
 func web(port uint16) bool { return port == 80 || port == 443 }
 
-func (p *policy) isListed(h reach.Host, port uint16) bool {
-	return slices.ContainsFunc(p.hosts, func(one reach.Pattern) bool {
+func (r *Rules) isListed(h reach.Host, port uint16) bool {
+	return slices.ContainsFunc(r.hosts, func(one reach.Pattern) bool {
 		return (one.Port == port || one.Port == 0 && web(port)) && one.Has(h)
 	})
 }
 
-func (p *policy) isProvider(h reach.Host, port uint16) bool {
+func (r *Rules) isProvider(h reach.Host, port uint16) bool {
 	shared := h.Name == "" || h.Name == "localhost"
-	return slices.ContainsFunc(p.providers, func(one reach.Pattern) bool {
+	return slices.ContainsFunc(r.providers, func(one reach.Pattern) bool {
 		return (!shared || one.Port == port || one.Port == 0 && web(port)) && one.Has(h)
 	})
 }
 
 // judge tells by its error why an address is not connected to.
-func (t *Tunnels) judge(p *policy, a netip.Addr, port uint16) error {
+func (t *Tunnels) judge(r *Rules, a netip.Addr, port uint16) error {
 	kind := reach.Of(a)
-	let := slices.ContainsFunc(p.private, func(n netip.Prefix) bool {
+	let := slices.ContainsFunc(r.private, func(n netip.Prefix) bool {
 		return n.Contains(a) && (kind < reach.Metadata || kind == reach.Metadata && n.IsSingleIP())
 	})
 	switch {

@@ -60,10 +60,18 @@ type Admin struct {
 
 // Provider is one API family reached over HTTP.
 type Provider struct {
-	Type           string `yaml:"type" jsonschema:"enum=anthropic,enum=openai,enum=gemini,enum=azure,enum=bedrock,enum=cohere,enum=ollama,enum=voyage" jsonschema_description:"Which API it speaks: gemini is Vertex AI's too, openai that of all that is compatible with it. Needed for a provider that is not built in; not allowed for one that is."`
-	BaseURL        string `yaml:"base_url" jsonschema_description:"Scheme and host, a path prefix allowed. Agents' paths are appended as they are."`
-	AllowPlaintext bool   `yaml:"allow_plaintext" jsonschema_description:"Allow http:// in base_url. The credential then travels unencrypted."`
-	StreamUsage    string `yaml:"stream_usage" jsonschema:"enum=ask,enum=never" jsonschema_description:"ask: add include_usage to OpenAI streams that did not ask for it and take the extra chunk out again. never: leave such streams as they are, for a provider that refuses the question; they count as unknown unless they tell their usage unasked. Left out: ask, but for mistral, which tells and refuses."`
+	Type           string     `yaml:"type" jsonschema:"enum=anthropic,enum=openai,enum=gemini,enum=azure,enum=bedrock,enum=cohere,enum=ollama,enum=voyage" jsonschema_description:"Which API it speaks: gemini is Vertex AI's too, openai that of all that is compatible with it. Needed for a provider that is not built in; not allowed for one that is."`
+	BaseURL        string     `yaml:"base_url" jsonschema_description:"Scheme and host, a path prefix allowed. Agents' paths are appended as they are."`
+	AllowPlaintext bool       `yaml:"allow_plaintext" jsonschema_description:"Allow http:// in base_url. The credential then travels unencrypted."`
+	Paths          []PathRule `yaml:"paths" jsonschema_description:"What some of its paths are, instead of what the built-in path manifest says. The first that matches counts."`
+	StreamUsage    string     `yaml:"stream_usage" jsonschema:"enum=ask,enum=never" jsonschema_description:"ask: add include_usage to OpenAI streams that did not ask for it and take the extra chunk out again. never: leave such streams as they are, for a provider that refuses the question; they count as unknown unless they tell their usage unasked. Left out: ask, but for mistral, which tells and refuses."`
+}
+
+// PathRule says what some paths of a provider are.
+type PathRule struct {
+	Path    string   `yaml:"path" jsonschema:"required,pattern=^/" jsonschema_description:"The whole path behind base_url, in any case: * is one segment or a part of one, a last /** any number of segments."`
+	Methods []string `yaml:"methods" jsonschema_description:"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS; left out, all."`
+	Action  string   `yaml:"action" jsonschema:"required,enum=inject,enum=free,enum=bound,enum=local,enum=refuse" jsonschema_description:"inject: it gets a credential and is counted. free: it gets a credential and costs no tokens. bound: as inject, and what it makes belongs to the subscription and the agent. local: authpool answers 404 itself. refuse: authpool answers 403."`
 }
 
 // Subscription is one credential at one provider.

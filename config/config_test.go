@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -158,7 +159,7 @@ func TestTopology(t *testing.T) {
 		config.RedisCluster:  {{Addresses: []string{"a:1", "b:1"}}, {URL: "redis://a", Mode: "cluster"}, {URL: "redis://a,b"}, {URL: "redis://a?mode=cluster"}},
 	} {
 		for _, r := range list {
-			if got := r.Topology(); got != want {
+			if got := r.Topology(); !reflect.DeepEqual(got, want) {
 				t.Errorf("%+v is %s, want %s", r, got, want)
 			}
 		}
@@ -190,7 +191,7 @@ subscriptions:
 		"mistral":   {Type: "openai", BaseURL: "https://api.mistral.ai", StreamUsage: "never"},
 		"ollama":    {Type: "ollama", BaseURL: "http://127.0.0.1:11434", AllowPlaintext: true, StreamUsage: "ask"},
 	} {
-		if got, ok := c.ProviderByName(name); !ok || got != want {
+		if got, ok := c.ProviderByName(name); !ok || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s is %+v, %v, want %+v", name, got, ok, want)
 		}
 	}

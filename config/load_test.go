@@ -65,6 +65,32 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 		"a.yaml:6:22: intercept.enabled: is a number → true or false",
 		"a.yaml:7:22: failover.attempts: is a text → a whole number from 1 to 20",
 	)
+	f("paths", `providers:
+  anthropic:
+    paths:
+      - {path: v1/skills, action: refuse}
+      - {path: /v1/**/x, action: local}
+      - {path: /v1/../x, action: local}
+      - {path: "/v1/%61", action: local}
+      - {path: /v1/a, methods: [get, POST, POST], action: inyect}
+      - {action: free}
+      - {path: /v1/b, methods: [GET], action: free}
+      - {path: /V1/b, methods: [POST, GET], action: local}
+      - {path: /v1/b, methods: [DELETE], action: local}
+      - {path: /v1/c, actions: local}
+`,
+		`a.yaml:4:16: providers.anthropic.paths[0].path: "v1/skills" is no pattern of paths → / and plain segments`,
+		`a.yaml:5:16: providers.anthropic.paths[1].path: "/v1/**/x" has ** before its end`,
+		`a.yaml:6:16: providers.anthropic.paths[2].path: "/v1/../x" is no pattern of paths`,
+		`a.yaml:7:16: providers.anthropic.paths[3].path: "/v1/%61" is no pattern of paths`,
+		`a.yaml:8:33: providers.anthropic.paths[4].methods[0]: "get" is no method (did you mean "GET"?)`,
+		`a.yaml:8:44: providers.anthropic.paths[4].methods[2]: "POST" stands here a second time`,
+		`a.yaml:8:59: providers.anthropic.paths[4].action: "inyect" is not known here (did you mean "inject"?) → one of inject, free, bound, local, refuse`,
+		`a.yaml:9:9: providers.anthropic.paths[5].path: is missing`,
+		`a.yaml:11:16: providers.anthropic.paths[7].path: "/V1/b" is that of paths[6] too, which comes first`,
+		`a.yaml:13:9: providers.anthropic.paths[9].action: is missing`,
+		`a.yaml:13:23: providers.anthropic.paths[9].actions: is no key that authpool knows (did you mean "action"?)`,
+	)
 	f("no value", "state_dir:\nsessions: {strategy: }\n",
 		"a.yaml:1:11: state_dir: has no value",
 		"a.yaml:2:21: sessions.strategy: has no value → one of balanced, drain_soonest, priority, least_used, round_robin",
@@ -343,7 +369,7 @@ admin: {token: file:secrets/admin}
 redis: {addresses: ["a:1", "b:2"], master: m, password: env:PW}
 state_dir: state
 providers:
-  anthropic: {base_url: "https://proxy.example/anthropic/"}
+  anthropic: {base_url: "https://proxy.example/anthropic/", paths: [{path: /api/x*/**, methods: [GET], action: local}, {path: /**, action: free}]}
   local-vllm: {type: openai, base_url: "http://127.0.0.1:8000", allow_plaintext: true, stream_usage: never}
 subscriptions:
   - &first
@@ -374,7 +400,9 @@ intercept: {other_hosts: ["*.example.com"]}
 	want.Redis.Addresses, want.Redis.Master, want.Redis.Password = []string{"a:1", "b:2"}, "m", "env:PW"
 	want.StateDir = filepath.Join(dir, "state")
 	want.Providers = map[string]config.Provider{
-		"anthropic":  {BaseURL: "https://proxy.example/anthropic", StreamUsage: "ask"},
+		"anthropic": {BaseURL: "https://proxy.example/anthropic", StreamUsage: "ask", Paths: []config.PathRule{
+			{Path: "/api/x*/**", Methods: []string{"GET"}, Action: "local"}, {Path: "/**", Action: "free"},
+		}},
 		"local-vllm": {Type: "openai", BaseURL: "http://127.0.0.1:8000", AllowPlaintext: true, StreamUsage: "never"},
 	}
 	key := config.Credential{Type: "bearer", Value: "file:/run/key"}

@@ -111,6 +111,49 @@ func (v *validator) providers() {
 		} else if !known {
 			v.fault(path+".base_url", "is missing for a provider that is not built in", baseURLAllowed)
 		}
+		v.paths(path+".paths", p.Paths)
+	}
+}
+
+// pathPattern takes the pattern of a path: plain segments, in which * may stand.
+var pathPattern = regexp.MustCompile(`^(?:/[A-Za-z0-9._~@:+*-]+)+$`)
+
+const pathAllowed = "/ and plain segments, * for one segment or a part of one, a last /** for any number of them"
+
+// methodNames are the methods that agents send.
+var methodNames = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+// paths judges the rules of a provider's paths, as far as they can be judged without the
+// path manifest.
+func (v *validator) paths(path string, rules []PathRule) {
+	if len(rules) > maxList {
+		v.fault(path, fmt.Sprintf("has %d rules", len(rules)), fmt.Sprintf("at most %d", maxList))
+	}
+	for i, r := range rules {
+		at := fmt.Sprintf("%s[%d].", path, i)
+		inner := strings.TrimSuffix(r.Path, "/**")
+		switch {
+		case r.Path == "/**":
+		case !pathPattern.MatchString(r.Path) || dotSegment(r.Path) || strings.HasSuffix(inner, "."):
+			v.fault(at+"path", quoted(r.Path)+" is no pattern of paths", pathAllowed)
+		case strings.Contains(inner, "**"):
+			v.fault(at+"path", quoted(r.Path)+" has ** before its end", pathAllowed)
+		}
+		for j, method := range r.Methods {
+			field := fmt.Sprintf("%smethods[%d]", at, j)
+			switch {
+			case !slices.Contains(methodNames, method):
+				v.fault(field, quoted(method)+" is no method"+suggest(strings.ToUpper(method), methodNames), "some of "+strings.Join(methodNames, ", "))
+			case slices.Contains(r.Methods[:j], method):
+				v.fault(field, quoted(method)+" stands here a second time", "each method once")
+			}
+		}
+		for j, before := range rules[:i] {
+			if strings.EqualFold(before.Path, r.Path) && (len(before.Methods) == 0 || slices.ContainsFunc(r.Methods, func(m string) bool { return slices.Contains(before.Methods, m) })) {
+				v.fault(at+"path", fmt.Sprintf("%s is that of paths[%d] too, which comes first", quoted(r.Path), j), "each path and method once")
+				break
+			}
+		}
 	}
 }
 

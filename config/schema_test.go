@@ -19,7 +19,7 @@ admin: {listen: 127.0.0.1:8788, token: file:/run/secrets/admin}
 redis: {mode: single, url: "redis://redis:6379/0", addresses: [], master: "", username: "", password: env:REDIS_PASSWORD, prefix: authpool, listen: 127.0.0.1:8789}
 state_dir: /var/lib/authpool
 providers:
-  anthropic: {base_url: https://api.anthropic.com}
+  anthropic: {base_url: https://api.anthropic.com, paths: [{path: /v1/skills/**, methods: [GET, POST], action: refuse}]}
   local-vllm: {type: openai, base_url: http://127.0.0.1:8000, allow_plaintext: true, stream_usage: ask}
 subscriptions:
   - id: team-a

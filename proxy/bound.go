@@ -156,7 +156,7 @@ func (ex *exchange) bind(req *provider.Request) *refusal {
 		ex.ownedBy(owned)
 		return nil
 	}
-	if req.Lists() {
+	if ex.info.Endpoint.Lists {
 		return &refusal{
 			status: fasthttp.StatusForbidden, code: codeIsolated,
 			message: "lists show what all agents have made, which agents.isolation: strict keeps apart; ask for a single id, or have the operator set it to shared",

@@ -70,7 +70,7 @@ func (ex *exchange) remember(status int, how, code, cause string) {
 		r.Provider = ex.provider.Name
 	}
 	if e := ex.info.Endpoint; e != nil {
-		r.Endpoint = e.Name
+		r.Endpoint, r.Action = e.Name, e.Action.String()
 	}
 	if ex.lease != nil {
 		r.Subscription = ex.lease.Subscription().ID

@@ -10,6 +10,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/authpool/authpool/proxy/provider"
 	"github.com/authpool/authpool/proxy/tap"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
@@ -130,7 +131,11 @@ func (ex *exchange) endRefused(r *refusal) {
 		ex.release()
 	}
 	ex.auditRefusal(r)
-	ex.log(r.status, "refused", r.code, r.message)
+	how := "refused"
+	if r.code == provider.CodeLocal {
+		how = "answered locally"
+	}
+	ex.log(r.status, how, r.code, r.message)
 	ex.end()
 }
 

@@ -120,7 +120,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 		user = nil
 	}
 	if rerr != nil {
-		no := refusalOf(rerr)
+		no := ex.withheld(rerr)
 		if no.status == fasthttp.StatusBadRequest {
 			ctx.SetConnectionClose() // a path that two servers could read differently
 		}
@@ -139,7 +139,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	var err error
 	ex.info, err = provider.Inspect(&asked)
 	if err != nil {
-		return refusalOf(err)
+		return ex.withheld(err)
 	}
 	ex.family = ex.info.Shape
 	*req = upstreamRequest{
@@ -257,6 +257,20 @@ func refusalOf(err error) *refusal {
 		return &refusal{status: r.Status, code: r.Code, message: r.Message}
 	}
 	return &refusal{status: fasthttp.StatusInternalServerError, code: codeUnavailable, message: err.Error()}
+}
+
+// withheld is refusalOf for a request of an agent's, whose row in the path manifest is
+// kept for people.
+func (ex *exchange) withheld(err error) *refusal {
+	if r, ok := errors.AsType[*provider.Refusal](err); ok && r.Endpoint != nil {
+		ex.info.Endpoint, ex.family = r.Endpoint, r.Family
+		name := ""
+		if ex.provider != nil {
+			name = ex.provider.Name
+		}
+		pathsWithheld.WithLabelValues(name, r.Endpoint.Action.String()).Inc()
+	}
+	return refusalOf(err)
 }
 
 // newID returns a request id: a UUIDv7, so that ids sort by time.

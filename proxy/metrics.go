@@ -50,6 +50,10 @@ var (
 		Name: "authpool_tries_damped_total",
 		Help: "Requests answered with the provider's last error, because the same had failed several times a moment ago.",
 	})
+	pathsWithheld = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authpool_paths_withheld_total",
+		Help: "Requests that the path manifest has not sent to the provider, by provider and what it says of the path: local (answered by authpool), refuse, or unknown (none of the provider's API).",
+	}, []string{"provider", "action"})
 	agentsLeft = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_agents_left_total",
 		Help: "Answers cut because the agent had left.",

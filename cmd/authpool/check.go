@@ -29,7 +29,11 @@ code is 2 then. Without -c it checks what serve would do in this environment.`,
 			if err != nil {
 				return err
 			}
-			warnings := cfg.Warnings()
+			providers, err := newProvidersFromConfig(cfg)
+			if err != nil {
+				return err
+			}
+			warnings := append(cfg.Warnings(), pathWarnings(cfg, providers)...)
 			if resolve {
 				prices, err := newPricesFromConfig(cfg)
 				if err != nil {

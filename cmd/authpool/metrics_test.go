@@ -45,7 +45,7 @@ This table is made from the code, and a test holds it equal to it: ` + "`go test
 // boundedLabels are the labels that there may be: each has few values. An agent, a
 // session, a model, a path or an address is none.
 var boundedLabels = []string{
-	"code", "commit", "direction", "go", "host", "kind", "limit", "mark", "mode", "outcome", "percent", "provider", "reason", "result", "signal",
+	"action", "code", "commit", "direction", "go", "host", "kind", "limit", "mark", "mode", "outcome", "percent", "provider", "reason", "result", "signal",
 	"source", "state", "subscriber", "subscription", "version", "who", "why", "window",
 }
 

@@ -271,7 +271,7 @@ func (r *reloader) take(ctx context.Context) (admin.Reloaded, error) {
 		return admin.Reloaded{}, err
 	}
 	r.now = cfg
-	for _, warning := range cfg.Warnings() {
+	for _, warning := range append(cfg.Warnings(), pathWarnings(cfg, f.providers)...) {
 		r.s.log.Warn("config", "warning", warning)
 	}
 	return done, nil

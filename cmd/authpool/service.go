@@ -197,6 +197,9 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	if err != nil {
 		return err
 	}
+	for _, warning := range pathWarnings(s.cfg, providers) {
+		s.log.Warn("config", "warning", warning)
+	}
 	bindings := store.New(s.db.Client(), s.db.Durable(), s.db, s.cfg.Redis.Prefix)
 	s.claims.store.Store(bindings)
 	if s.cfg.Audit.Stream {

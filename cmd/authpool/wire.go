@@ -125,9 +125,67 @@ func newProvidersFromConfig(c *config.Config) (*provider.Registry, error) {
 			BaseURL:        baseURL(name, p),
 			AllowPlaintext: p.AllowPlaintext,
 			AskUsage:       p.StreamUsage == "ask",
+			Paths:          pathsFromConfig(p.Paths),
 		})
 	}
-	return provider.NewRegistry(options)
+	registry, err := provider.NewRegistry(options)
+	if faults := pathFaults(c, err); len(faults) > 0 {
+		return nil, wrongUseError{faults}
+	}
+	return registry, err
+}
+
+func pathsFromConfig(list []config.PathRule) []provider.PathRule {
+	rules := make([]provider.PathRule, len(list))
+	for i, r := range list {
+		rules[i] = provider.PathRule{Path: r.Path, Methods: r.Methods, Action: r.Action}
+	}
+	return rules
+}
+
+// pathFaults are the faults of rules of paths in err, with the places where they were
+// written; nil when err is about something else, too.
+func pathFaults(c *config.Config, err error) (faults config.Faults) {
+	for _, one := range joined(err) {
+		fault, ok := errors.AsType[*provider.PathError](one)
+		if !ok {
+			return nil
+		}
+		faults = append(faults, pathFault(c, fault))
+	}
+	return faults
+}
+
+// joined takes the errors apart that errors.Join has put together, however deep.
+func joined(err error) []error {
+	switch e := err.(type) { //nolint:errorlint // it is looked at level by level
+	case nil:
+		return nil
+	case interface{ Unwrap() []error }:
+		var list []error
+		for _, one := range e.Unwrap() {
+			list = append(list, joined(one)...)
+		}
+		return list
+	case interface{ Unwrap() error }:
+		return joined(e.Unwrap())
+	default:
+		return []error{err}
+	}
+}
+
+func pathFault(c *config.Config, e *provider.PathError) config.Fault {
+	return c.FaultAt(fmt.Sprintf("providers.%s.paths[%d].%s", e.Provider, e.Index, e.Key), e.Problem, e.Allowed)
+}
+
+// pathWarnings are about rules that let agents reach what is refused without them.
+func pathWarnings(c *config.Config, providers *provider.Registry) []string {
+	notes := providers.PathNotes()
+	warnings := make([]string, len(notes))
+	for i, note := range notes {
+		warnings[i] = pathFault(c, note).String()
+	}
+	return warnings
 }
 
 // baseURL is where a provider is reached. A built-in one whose host differs by

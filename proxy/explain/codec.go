@@ -97,6 +97,7 @@ func (c *codec) request(r *Request) {
 	c.text(&r.Agent)
 	c.text(&r.Provider)
 	c.text(&r.Endpoint)
+	c.text(&r.Action)
 	c.text(&r.Model)
 	c.text(&r.Session)
 	c.text(&r.SessionSource)

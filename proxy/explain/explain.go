@@ -21,6 +21,7 @@ type Request struct {
 	Agent         string    `json:"agent"`
 	Provider      string    `json:"provider"`
 	Endpoint      string    `json:"endpoint"` // the path's name in the manifest
+	Action        string    `json:"action"`   // what the manifest says of the path: `inject`, `free`, `bound`, `local`, `refuse`, `unknown`
 	Model         string    `json:"model"`
 	Session       string    `json:"session"`
 	SessionSource string    `json:"session_source"` // the header or field that named it, or `hash`
@@ -39,7 +40,7 @@ type Request struct {
 	Subscription string `json:"subscription"` // whose answer the agent got; empty: authpool's own
 	Status       int64  `json:"status"`
 	// End is how the answer ended: `whole`, `cut`, `agent left`, `refused` (by
-	// authpool), or `failed` (a fault of authpool's).
+	// authpool), `answered locally`, or `failed` (a fault of authpool's).
 	End       string  `json:"end"`
 	Error     string  `json:"error"`   // code of an error of authpool's own
 	Message   string  `json:"message"` // its text, or why an answer was cut

@@ -9,11 +9,11 @@ import (
 // bedrockMethods are what ends the paths of Bedrock's models (Bedrock Runtime's
 // API reference).
 var bedrockMethods = map[string]*Endpoint{
-	"invoke":                      {Name: "invoke", API: meter.BedrockInvoke, Conversation: true},
-	"invoke-with-response-stream": {Name: "invoke-with-response-stream", API: meter.BedrockInvoke, Conversation: true, Streams: true},
-	"converse":                    {Name: "converse", API: meter.BedrockConverse, Conversation: true},
-	"converse-stream":             {Name: "converse-stream", API: meter.BedrockConverse, Conversation: true, Streams: true},
-	"count-tokens":                {Name: "count-tokens"},
+	"invoke":                      {Name: "invoke", Action: Inject, API: meter.BedrockInvoke, Conversation: true},
+	"invoke-with-response-stream": {Name: "invoke-with-response-stream", Action: Inject, API: meter.BedrockInvoke, Conversation: true, Streams: true},
+	"converse":                    {Name: "converse", Action: Inject, API: meter.BedrockConverse, Conversation: true},
+	"converse-stream":             {Name: "converse-stream", Action: Inject, API: meter.BedrockConverse, Conversation: true, Streams: true},
+	"count-tokens":                {Name: "count-tokens", Action: Free},
 }
 
 // bedrockEndpoint finds the row of `model/MODEL/METHOD` at segment i. The model

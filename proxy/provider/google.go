@@ -9,30 +9,30 @@ import (
 // googleMethods are what stands behind the colon of Gemini's and Vertex' paths,
 // in lower case (@google/genai, Vertex AI's API reference).
 var googleMethods = map[string]*Endpoint{
-	"generatecontent":       {Name: "generateContent", API: meter.GeminiGenerate, Conversation: true},
-	"streamgeneratecontent": {Name: "streamGenerateContent", API: meter.GeminiStream, Conversation: true, Streams: true},
-	"counttokens":           {Name: "countTokens", Conversation: true},
-	"computetokens":         {Name: "computeTokens"},
-	"embedcontent":          {Name: "embedContent", API: meter.GeminiEmbed},
-	"batchembedcontents":    {Name: "batchEmbedContents", API: meter.GeminiEmbed},
+	"generatecontent":       {Name: "generateContent", Action: Inject, API: meter.GeminiGenerate, Conversation: true},
+	"streamgeneratecontent": {Name: "streamGenerateContent", Action: Inject, API: meter.GeminiStream, Conversation: true, Streams: true},
+	"counttokens":           {Name: "countTokens", Action: Free, Conversation: true},
+	"computetokens":         {Name: "computeTokens", Action: Free},
+	"embedcontent":          {Name: "embedContent", Action: Inject, API: meter.GeminiEmbed},
+	"batchembedcontents":    {Name: "batchEmbedContents", Action: Inject, API: meter.GeminiEmbed},
 	// The results of Gemini's batches are nowhere read, so that what they cost
 	// is unknown, not nothing.
-	"batchgeneratecontent":   {Name: "batchGenerateContent", API: meter.OpenAIOther, Creates: true},
-	"asyncbatchembedcontent": {Name: "asyncBatchEmbedContent", API: meter.OpenAIOther, Creates: true},
-	"predict":                {Name: "predict", API: meter.VertexPredict},
-	"predictlongrunning":     {Name: "predictLongRunning", API: meter.OpenAIOther, Creates: true},
-	"fetchpredictoperation":  {Name: "fetchPredictOperation"},
-	"serverstreamingpredict": {Name: "serverStreamingPredict", API: meter.OpenAIOther, Streams: true},
-	"rawpredict":             {Name: "rawPredict", API: meter.OpenAIChat, Conversation: true, tells: true},
-	"streamrawpredict":       {Name: "streamRawPredict", API: meter.OpenAIChat, Conversation: true, Streams: true, tells: true},
+	"batchgeneratecontent":   {Name: "batchGenerateContent", Action: Bound, API: meter.OpenAIOther, Creates: true},
+	"asyncbatchembedcontent": {Name: "asyncBatchEmbedContent", Action: Bound, API: meter.OpenAIOther, Creates: true},
+	"predict":                {Name: "predict", Action: Inject, API: meter.VertexPredict},
+	"predictlongrunning":     {Name: "predictLongRunning", Action: Bound, API: meter.OpenAIOther, Creates: true},
+	"fetchpredictoperation":  {Name: "fetchPredictOperation", Action: Free},
+	"serverstreamingpredict": {Name: "serverStreamingPredict", Action: Inject, API: meter.OpenAIOther, Streams: true},
+	"rawpredict":             {Name: "rawPredict", Action: Inject, API: meter.OpenAIChat, Conversation: true, tells: true},
+	"streamrawpredict":       {Name: "streamRawPredict", Action: Inject, API: meter.OpenAIChat, Conversation: true, Streams: true, tells: true},
 }
 
 // Vertex hands the bodies of rawPredict on to the model's publisher: Mistral's,
 // AI21's and others' are OpenAI's chat, Anthropic's are Messages.
 var (
-	anthropicPredict       = Endpoint{Name: "rawPredict", API: meter.AnthropicMessages, Conversation: true}
-	anthropicStreamPredict = Endpoint{Name: "streamRawPredict", API: meter.AnthropicMessages, Conversation: true, Streams: true}
-	anthropicCount         = Endpoint{Name: "rawPredict/count-tokens", Conversation: true, anthropic: true}
+	anthropicPredict       = Endpoint{Name: "rawPredict", Action: Inject, API: meter.AnthropicMessages, Conversation: true}
+	anthropicStreamPredict = Endpoint{Name: "streamRawPredict", Action: Inject, API: meter.AnthropicMessages, Conversation: true, Streams: true}
+	anthropicCount         = Endpoint{Name: "rawPredict/count-tokens", Action: Free, Conversation: true, anthropic: true}
 )
 
 // googleEndpoint finds the row of a path that ends in MODEL:METHOD and begins at

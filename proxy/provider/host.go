@@ -112,17 +112,18 @@ func (r *Registry) RouteAt(a Authority, path []byte) (Target, error) {
 			Message: "the path holds dot segments, backslashes or bytes that providers read differently; send the provider's plain path",
 		}
 	}
-	if plain.refuses(family) {
-		return Target{}, forbidden(family)
-	}
 	for _, p := range list {
-		if !bytes.HasPrefix(path, []byte(p.Prefix)) || len(path) == len(p.Prefix) || path[len(p.Prefix)] != '/' {
+		rest, ok := bytes.CutPrefix(path, []byte(p.Prefix))
+		if !ok || len(rest) == 0 || rest[0] != '/' {
 			continue
 		}
-		if plain.refuses(p.Family) {
-			return Target{}, forbidden(p.Family)
+		if p.Prefix != "" {
+			plain, _ = parsePath(buf[:0], rest) // a part of what is a path
 		}
-		return Target{p, path[len(p.Prefix):]}, nil
+		if no := p.paths.forbids(&plain); no != nil {
+			return Target{}, forbidden(p.Family, &no.Endpoint)
+		}
+		return Target{p, rest}, nil
 	}
 	return Target{}, &Refusal{
 		Status: 403, Code: CodeForbiddenPath, Family: family,

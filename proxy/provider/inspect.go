@@ -11,13 +11,17 @@ import (
 // one forward scan over its body, which is never decoded and encoded again. A
 // compressed body is scanned decompressed, up to a bound, and never patched. A
 // body that is not JSON tells nothing and is no error: the provider is to
-// answer it. The one error, a *Refusal, is for bodies that name a field
-// twice on which authpool would act, since the provider might read the other.
+// answer it. Every error is a *Refusal: for paths that get no credential, and for
+// bodies that name a field twice on which authpool would act, since the provider might
+// read the other.
 func Inspect(r *Request) (Call, error) {
 	var pathBuf [256]byte
 	path, _ := parsePath(pathBuf[:0], r.Rest) // Route has refused what is no path
-	endpoint, named := path.endpoint(r.Method, r.Provider.Family)
+	endpoint, named := r.Provider.paths.endpoint(&path, r.Method)
 	c := Call{Endpoint: endpoint, Shape: shape(r.Provider, endpoint), Stream: endpoint.Streams}
+	if no := endpoint.withhold(r.Provider, r.Rest); no != nil {
+		return Call{}, no
+	}
 	switch {
 	case endpoint.API.Items():
 		c.Batch = CleanSession(named) // the form of ids that can stand in a key
@@ -94,31 +98,38 @@ func isSafe(method []byte) bool {
 // shape finds in whose shape errors are told: that of the dialect that the path
 // belongs to, else the provider's own.
 func shape(p *Provider, e *Endpoint) Family {
+	f, ok := e.shape()
+	switch {
+	case ok && (e.API != meter.OpenAIEmbeddings || p.Family != Voyage):
+		return f
+	case p.Family == Azure:
+		return OpenAI
+	default:
+		return p.Family
+	}
+}
+
+// shape is that of the endpoint's dialect; false when it is many providers', or
+// nobody's in particular.
+func (e *Endpoint) shape() (Family, bool) {
 	if e.anthropic {
-		return Anthropic
+		return Anthropic, true
 	}
 	switch e.API {
 	case meter.AnthropicMessages, meter.AnthropicComplete:
-		return Anthropic
+		return Anthropic, true
 	case meter.OpenAIChat, meter.OpenAICompletions, meter.OpenAIResponses, meter.OpenAIStoredResponse,
-		meter.OpenAIImages, meter.OpenAITranscriptions, meter.OpenAISpeech:
-		return OpenAI
-	case meter.OpenAIEmbeddings:
-		if p.Family != Voyage {
-			return OpenAI
-		}
+		meter.OpenAIImages, meter.OpenAITranscriptions, meter.OpenAISpeech, meter.OpenAIEmbeddings:
+		return OpenAI, true
 	case meter.GeminiGenerate, meter.GeminiStream, meter.GeminiEmbed, meter.VertexPredict:
-		return Gemini
+		return Gemini, true
 	case meter.BedrockInvoke, meter.BedrockConverse:
-		return Bedrock
+		return Bedrock, true
 	case meter.CohereChat, meter.CohereGenerate, meter.CohereEmbed:
-		return Cohere
+		return Cohere, true
 	case meter.OllamaChat, meter.OllamaEmbed:
-		return Ollama
-	default: // many providers', or nobody's in particular
+		return Ollama, true
+	default:
+		return 0, false
 	}
-	if p.Family == Azure {
-		return OpenAI
-	}
-	return p.Family
 }

@@ -27,6 +27,7 @@ type Named struct {
 	Unread bool
 
 	family Family
+	starts *[256]bool // manifest.starts
 	// A text that began in the former piece.
 	text []byte
 	long bool
@@ -34,7 +35,7 @@ type Named struct {
 
 // names reads what the path, the query and the documented places of a request name.
 func (n *Named) names(p *plainPath, query []byte, pins *Pins, f Family) {
-	n.family = f
+	n.family, n.starts = f, &builtin().starts
 	for _, id := range pins.IDs {
 		n.addID(id)
 	}
@@ -92,7 +93,7 @@ func (n *Named) candidate(text []byte) {
 	if len(text) < minResource || len(text) > maxCandidate {
 		return
 	}
-	if c := text[0]; !resourceStarts[c] && c != '\\' && n.family != Gemini || text[len(text)-1] == '\\' {
+	if c := text[0]; !n.starts[c] && c != '\\' && n.family != Gemini || text[len(text)-1] == '\\' {
 		return // the mark behind it is a part of a text, or it ends in a backslash
 	}
 	escaped := false
@@ -112,25 +113,13 @@ func (n *Named) candidate(text []byte) {
 // minResource is shorter than any id: its kind, and a letter.
 const minResource = len("vs_") + 1
 
-// resourceStarts are the bytes with which ids can begin: nearly all texts of a body
-// are told apart from ids by it.
-var resourceStarts = func() (starts [256]bool) {
-	for _, kind := range resourceKinds {
-		starts[kind.prefix[0]] = true
-	}
-	for _, c := range []byte("0123456789abcdefABCDEF") { // UUIDs
-		starts[c] = true
-	}
-	return starts
-}()
-
 // add adds what a text names, if it does.
 func (n *Named) add(text []byte) {
 	if len(text) < minResource {
 		return
 	}
 	switch {
-	case resourceStarts[text[0]] && len(text) <= maxResource && isResource(text):
+	case n.starts[text[0]] && len(text) <= maxResource && isResource(text):
 		n.addID(string(text))
 	case n.family == Gemini && bytes.IndexByte(text, '/') >= 0:
 		if id := googleResource(text); id != nil {
@@ -181,40 +170,4 @@ func (f Family) Missing() int {
 		return 403 // googleapis/python-genai#1218
 	}
 	return 404
-}
-
-// listing are the paths that show what an account has: its files, batches and the
-// like, of all who use it (the providers' API references). Below an id, such as the
-// files of one vector store, they show what belongs to that.
-var listing = func() []pattern {
-	var list []pattern
-	for _, path := range []string{
-		// Anthropic
-		"messages/batches", "skills", "sessions", "agents", "environments", "vaults", "memory_stores",
-		// OpenAI and compatible
-		"files", "batches", "containers", "vector_stores", "assistants", "threads", "fine_tuning/jobs", "fine-tunes",
-		"evals", "videos", "chat/completions", "responses", "conversations", "uploads",
-		// Mistral, Together, xAI, Cohere, Perplexity
-		"batch/jobs", "libraries", "documents", "collections", "datasets", "connectors", "embed-jobs", "finetuning/finetuned-models",
-		"async/chat/completions",
-		// Gemini and Vertex
-		"cachedcontents", "tunedmodels", "filesearchstores", "operations", "interactions", "corpora",
-		"projects/*/locations/*/cachedcontents", "projects/*/locations/*/batchpredictionjobs", "projects/*/locations/*/operations",
-		"projects/*/locations/*/tuningjobs", "projects/*/locations/*/datasets", "projects/*/locations/*/ragcorpora",
-		// Bedrock
-		"async-invoke", "model-invocation-jobs",
-	} {
-		list = append(list, parsePattern(path))
-	}
-	return list
-}()
-
-// Lists tells whether a request asks what an account has, whoever made it.
-func (r *Request) Lists() bool {
-	if m := string(r.Method); m != "GET" && m != "HEAD" {
-		return false
-	}
-	var pathBuf [256]byte
-	path, _ := parsePath(pathBuf[:0], r.Rest)
-	return slices.ContainsFunc(listing, func(want pattern) bool { return want.matchAnywhere(&path) })
 }

@@ -3,7 +3,7 @@ package provider
 import "bytes"
 
 // maxSegments is how many segments of a path are looked at. No API's path is
-// deeper; one that is matches no row of the manifest below that.
+// deeper, and one that is gets no credential.
 const maxSegments = 16
 
 // maxPathDecodes is how often a path may change by percent-decoding before it is
@@ -16,6 +16,7 @@ const maxPathDecodes = 3
 type plainPath struct {
 	segments [maxSegments][]byte
 	count    int
+	deep     bool // there are more segments
 }
 
 // parsePath reads path, which stands behind the host in a URL, without the
@@ -48,7 +49,11 @@ func parsePath(buf, path []byte) (p plainPath, ok bool) {
 		var segment []byte
 		segment, path, more = bytes.Cut(path, []byte{'/'})
 		segment = trimSegment(segment)
-		if len(segment) > 0 && p.count < maxSegments {
+		switch {
+		case len(segment) == 0:
+		case p.count == maxSegments:
+			p.deep = true
+		default:
 			p.segments[p.count] = segment
 			p.count++
 		}
@@ -139,29 +144,6 @@ func unhex(c byte) byte {
 	}
 	return 0xff
 }
-
-// start tells whether a row of the manifest may match from segment i on: at the
-// beginning, and behind each segment that only says where an API is mounted
-// (`v1`, `openai/v1`, `api/v1`, `anthropic/v1`).
-func (p *plainPath) start(i int) bool {
-	if i == 0 {
-		return true
-	}
-	before := p.segments[i-1]
-	if isVersion(before) {
-		return true
-	}
-	for _, mount := range mounts {
-		if foldedEqual(before, mount) {
-			return true
-		}
-	}
-	return false
-}
-
-// mounts are the segments under which providers serve a known API, by their documented
-// base URLs.
-var mounts = []string{"openai", "anthropic", "api", "beta", "inference", "backend-api", "codex"}
 
 // isVersion tells whether a segment is an API version: v1, v1beta, v2, v1beta1.
 func isVersion(segment []byte) bool {

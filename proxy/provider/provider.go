@@ -4,7 +4,8 @@
 // requests and does no I/O.
 //
 // In the order in which a request meets it: Registry.Route finds the provider,
-// AgentTokens the token that names the agent, Inspect the facts of the call,
+// AgentTokens the token that names the agent, Inspect the facts of the call
+// (manifest.yaml says what each path means, and which get no credential),
 // Provider.AppendHead writes the upstream's request head, Classify reads the
 // answer and Repeatable says whether another subscription may be tried.
 // ErrorBody writes an error of authpool's own so that the provider's SDKs
@@ -75,6 +76,8 @@ type Options struct {
 	AllowPlaintext bool
 	// AskUsage says that streams that did not ask for usage are made to ask.
 	AskUsage bool
+	// Paths are asked before the built-in path manifest.
+	Paths []PathRule
 }
 
 // Provider is an API family reached at one base URL. It is immutable.
@@ -86,6 +89,9 @@ type Provider struct {
 	Origin   string // scheme and Host, such as https://api.openai.com
 	Prefix   string // path put before every REST path; empty or "/…" without a slash at its end
 	AskUsage bool
+
+	paths *paths
+	notes []*PathError
 }
 
 // New checks o and makes the Provider of it.
@@ -122,10 +128,21 @@ func newProvider(o Options) (*Provider, error) {
 	if strings.ContainsFunc(u.Host+prefix, isControl) || badPath([]byte(prefix)) {
 		return nil, errors.New("its base_url holds characters that no request line may hold")
 	}
-	return &Provider{
+	p := &Provider{
 		Name: o.Name, Family: o.Family, TLS: u.Scheme == "https",
 		Host: u.Host, Prefix: prefix, AskUsage: o.AskUsage, Origin: u.Scheme + "://" + u.Host,
-	}, nil
+		paths: newPaths(builtin(), o.Family, o.Name),
+	}
+	p.paths.all = isVersion([]byte(prefix[strings.LastIndexByte(prefix, '/')+1:]))
+	var faults []*PathError
+	if p.notes, faults = p.paths.add(o.Paths, o.Name); len(faults) > 0 {
+		errs := make([]error, len(faults))
+		for i, fault := range faults {
+			errs[i] = fault
+		}
+		return nil, errors.Join(errs...)
+	}
+	return p, nil
 }
 
 func isControl(r rune) bool { return r <= ' ' || r == 0x7f }
@@ -141,6 +158,9 @@ type Registry struct {
 	byAuthority map[Authority][]*Provider
 	hosts       map[string]bool // of byAuthority
 	routes      string          // what NotFound lists
+	notes       []*PathError
+	// anybodys are the paths of each family, for requests that go to no provider.
+	anybodys [len(familyNames)]*paths
 }
 
 // NewRegistry makes a Registry of options. Names must be unique.
@@ -159,10 +179,14 @@ func NewRegistry(options []Options) (*Registry, error) {
 			continue
 		}
 		r.byName[p.Name] = p
+		r.notes = append(r.notes, p.notes...)
 		names = append(names, p.Name)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
+	}
+	for f := range r.anybodys {
+		r.anybodys[f] = newPaths(builtin(), Family(f), "")
 	}
 	slices.Sort(names)
 	r.routes = describeRoutes(names)
@@ -176,3 +200,6 @@ func NewRegistry(options []Options) (*Registry, error) {
 
 // Provider returns the provider of that name, or nil.
 func (r *Registry) Provider(name string) *Provider { return r.byName[name] }
+
+// PathNotes are about rules of operators that allow what is refused without them.
+func (r *Registry) PathNotes() []*PathError { return r.notes }

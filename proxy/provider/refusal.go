@@ -9,6 +9,8 @@ type Refusal struct { //nolint:errname // an answer before it is an error: calle
 	Code    string // for X-Authpool-Error; one of the constants
 	Message string // for a person; without the `authpool:` that ErrorBody puts before it
 	Family  Family // in whose shape the answer is to be written
+	// Endpoint is the manifest's row that says so; nil when none does.
+	Endpoint *Endpoint
 }
 
 // The codes of refusals.
@@ -18,6 +20,8 @@ const (
 	CodeNoSubscription = "no_subscription"  // the provider has no subscription
 	CodeBadPath        = "bad_path"         // upstreams could read the path differently
 	CodeForbiddenPath  = "forbidden_path"   // administration, keys, billing, OAuth, secrets
+	CodeUnknownPath    = "unknown_path"     // the host's path is none of the provider's API
+	CodeLocal          = "answered_locally" // a path whose calls authpool answers itself
 	CodeDuplicateField = "duplicate_field"  // the body names a field twice
 	CodeBadCredential  = "bad_credential"   //nolint:gosec // a code: the credential cannot stand in a header
 )

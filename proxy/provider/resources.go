@@ -6,58 +6,11 @@ import (
 	"time"
 )
 
-// How long it is remembered whose an account-bound thing is, counted from when an
-// answer last named it as made. After that a request that names it is served like
-// any other.
-const (
-	// keepMonth is for what the providers drop by themselves within a month or so,
-	// or need no longer: stored answers (30 days), results of batches (29 days),
-	// containers, uploads, Google's files (2 days).
-	keepMonth = 30 * 24 * time.Hour
-	// keepYear is for what stays until it is deleted.
-	keepYear = 365 * 24 * time.Hour
-	// keepNot is for what no answer makes that passes here.
-	keepNot = 0
-)
-
-// resourceKinds are the things that belong to one account or project, by what
-// their ids begin with (the providers' API references).
-var resourceKinds = []struct {
+// resourceKind are the things that belong to one account or project, by what their ids
+// begin with.
+type resourceKind struct {
 	prefix string
 	keep   time.Duration
-}{
-	{"file_", keepYear},
-	{"file-", keepYear},
-	{"msgbatch_", keepMonth},
-	{"skill_", keepYear},
-	{"container_", keepMonth},
-	{"sesn_", keepYear},
-	{"resp_", keepMonth},
-	{"conv_", keepYear},
-	{"upload_", keepMonth},
-	{"batch_", keepMonth},
-	{"vs_", keepYear},
-	{"vsfb_", keepMonth},
-	{"cntr_", keepMonth},
-	{"cfile_", keepMonth},
-	{"asst_", keepYear},
-	{"thread_", keepYear},
-	{"run_", keepMonth},
-	{"chatcmpl-", keepMonth},
-	{"ftjob-", keepYear},
-	{"eval_", keepYear},
-	{"video_", keepMonth},
-	{"pmpt_", keepNot},
-
-	// Google's, by the collection that their names put before a slash.
-	{"files/", keepMonth},
-	{"cachedContents/", keepMonth},
-	{"batches/", keepMonth},
-	{"batchPredictionJobs/", keepMonth},
-	{"operations/", keepMonth},
-	{"tunedModels/", keepYear},
-	{"fileSearchStores/", keepYear},
-	{interactions, keepMonth},
 }
 
 // interactions is the collection of Gemini's stored conversations. Their ids stand
@@ -70,7 +23,7 @@ const maxResource = len("batchPredictionJobs/") + maxWord
 // KeepResource tells for how long it is to be remembered whose the resource with
 // this id is; 0 is for ids of other things, and for what cannot be learned.
 func KeepResource(id string) time.Duration {
-	for _, kind := range resourceKinds {
+	for _, kind := range builtin().kinds {
 		if strings.HasPrefix(id, kind.prefix) {
 			return kind.keep
 		}
@@ -86,7 +39,7 @@ func isResource(id []byte) bool {
 	if !isWord(id) {
 		return false
 	}
-	for _, kind := range resourceKinds {
+	for _, kind := range builtin().kinds {
 		if bytes.HasPrefix(id, []byte(kind.prefix)) {
 			return true
 		}
@@ -130,7 +83,7 @@ func googleResource(name []byte) []byte {
 // isCollection tells whether a path's segment with its slash is one of Google's
 // collections.
 func isCollection(segment []byte) bool {
-	for _, kind := range resourceKinds {
+	for _, kind := range builtin().kinds {
 		if string(segment) == kind.prefix {
 			return bytes.HasSuffix(segment, []byte{'/'})
 		}

@@ -27,16 +27,17 @@ func (r *Registry) Route(path []byte, headers Headers) (Target, error) {
 		}
 	}
 	if p, rest, ok := r.named(path); ok {
-		if tail := plain.tail(); tail.refuses(p.Family) {
-			return Target{}, forbidden(p.Family)
+		tail := plain.tail()
+		if no := p.paths.forbids(&tail); no != nil {
+			return Target{}, forbidden(p.Family, &no.Endpoint)
 		}
 		return Target{p, rest}, nil
 	}
 	name := byPath(&plain, headers)
 	if name == "" {
 		f := familyByHeaders(headers)
-		if plain.refuses(f) {
-			return Target{}, forbidden(f)
+		if no := r.anybodys[f].refuses(&plain); no != nil {
+			return Target{}, forbidden(f, &no.Endpoint)
 		}
 		return Target{}, &Refusal{Status: 404, Code: CodeNotFound, Family: f, Message: "no route for this path; " + r.routes}
 	}
@@ -47,15 +48,15 @@ func (r *Registry) Route(path []byte, headers Headers) (Target, error) {
 			Message: "this path goes to the provider " + strconv.Quote(name) + ", which is not declared; " + r.routes,
 		}
 	}
-	if plain.refuses(p.Family) {
-		return Target{}, forbidden(p.Family)
+	if no := p.paths.forbids(&plain); no != nil {
+		return Target{}, forbidden(p.Family, &no.Endpoint)
 	}
 	return Target{p, path}, nil
 }
 
-func forbidden(f Family) *Refusal {
+func forbidden(f Family, e *Endpoint) *Refusal {
 	return &Refusal{
-		Status: 403, Code: CodeForbiddenPath, Family: f,
+		Status: 403, Code: CodeForbiddenPath, Family: f, Endpoint: e,
 		Message: "paths of administration, keys, billing, OAuth and secrets get no credential; use the provider's own console",
 	}
 }

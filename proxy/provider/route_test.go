@@ -265,3 +265,24 @@ func decodeOnce(text []byte) []byte {
 	}
 	return out
 }
+
+// BenchmarkRoute is all that is asked of the path manifest for a request: its route, and
+// the row of its path.
+func BenchmarkRoute(b *testing.B) {
+	for name, path := range map[string]string{
+		"messages": "/anthropic/v1/messages", "batch": "/openai/v1/files/file-1/content", "vertex": "/vertex/v1/projects/p/locations/l/publishers/google/models/m:generateContent",
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				target, err := registry.Route([]byte(path), provider.Headers(agentHeaders))
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := provider.Inspect(&provider.Request{Provider: target.Provider, Method: []byte("GET"), Rest: target.Rest}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

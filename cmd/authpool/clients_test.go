@@ -174,16 +174,14 @@ func (s *stage) tryNode(t *testing.T, script string) (u used, err error) {
 		}
 		t.Skip("node or the npm SDKs are missing: make clients")
 	}
-	cfg := *s.service.cfg
-	cfg.Listen = []string{s.service.agentAddress()}
-	vars, err := agentVariables(&program{}, &cfg, s.service.dir.Path())
+	w, err := newWay(&program{}, s.service.cfg, s.service.dir.Path(), modeBaseURL, "http://"+s.service.agentAddress())
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "node", script)
 	cmd.Dir = folder
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-	for _, v := range vars {
+	for _, v := range w.variables(&program{}) {
 		cmd.Env = append(cmd.Env, v.name+"="+v.value)
 	}
 	var stderr bytes.Buffer

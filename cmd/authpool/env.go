@@ -3,15 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/config/statedir"
 )
 
@@ -25,17 +24,18 @@ func newEnvCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "env",
 		Short: "Print the variables that an agent needs to go through authpool",
-		Long: `Prints the variables that put an agent behind authpool: base URLs and an agent
-token in the place of keys. Variables of the shell that hold your own provider
-keys are unset by the same lines.
+		Long: `Prints the variables that put an agent behind authpool: an agent token in the
+place of keys and, by --mode, either authpool's address as base URLs, or as
+HTTP(S) proxy with the files of authorities to trust. Variables of the shell that
+hold your own provider keys are unset by the same lines.
 
 --operator prints instead what you need yourself: the admin token and the
 password of the embedded Redis.`,
-		Example: "  eval \"$(authpool env)\" && claude\n  authpool env --shell fish | source\n  eval \"$(authpool env --operator)\" && redis-cli -p 8789 keys '*'",
+		Example: "  eval \"$(authpool env)\" && claude\n  eval \"$(authpool env --mode proxy)\" && python agent.py\n  authpool env --shell fish | source\n  eval \"$(authpool env --operator)\" && redis-cli -p 8789 keys '*'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if mode != "base-url" {
-				return wrongf("--mode %q: want base-url", mode)
+			if !slices.Contains(modes, mode) {
+				return wrongf("--mode %q: want base-url or proxy", mode)
 			}
 			write, ok := shells[shell]
 			if !ok {
@@ -49,23 +49,39 @@ password of the embedded Redis.`,
 			if err != nil {
 				return wrongUseError{err}
 			}
-			var vars []variable
 			if operator {
-				vars, err = operatorVariables(dir)
-			} else {
-				vars, err = agentVariables(p, cfg, dir)
+				vars, err := operatorVariables(dir)
+				if err != nil {
+					return err
+				}
+				return write(p, vars)
 			}
+			base, err := agentBaseURL(cfg)
 			if err != nil {
 				return err
 			}
-			return write(p, vars)
+			w, err := newWay(p, cfg, dir, mode, base)
+			if err != nil {
+				return err
+			}
+			return write(p, w.variables(p))
 		},
 	}
 	file.register(cmd)
-	cmd.Flags().StringVar(&mode, "mode", "base-url", "how agents reach authpool: base-url")
+	cmd.Flags().StringVar(&mode, "mode", modeBaseURL, "how agents reach authpool: base-url or proxy")
 	cmd.Flags().BoolVar(&operator, "operator", false, "print what an operator needs: AUTHPOOL_ADMIN_TOKEN, REDISCLI_AUTH")
 	cmd.Flags().StringVar(&shell, "shell", "bash", "syntax: bash (any POSIX shell), fish, powershell or json")
+	completes(cmd, "mode", modes)
+	completes(cmd, "shell", slices.Sorted(maps.Keys(shells)))
 	return cmd
+}
+
+// completes has shells complete a flag by its values.
+func completes(cmd *cobra.Command, flag string, values []string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic("BUG: " + err.Error()) // there is no such flag
+	}
 }
 
 // variable is one environment variable to set, or to unset.
@@ -95,94 +111,6 @@ func stateToken(dir, file string) (string, error) {
 		return "", fmt.Errorf("there is no %s in %s: start \"authpool serve\" once, or name its folder by --state-dir", file, dir)
 	}
 	return token.Reveal(), err
-}
-
-// agentVariables are the base URLs and tokens for the clients that read them
-// (which client reads which is listed in the README). Both of Anthropic's
-// credential variables are set, so that neither can hold a key of the operator.
-func agentVariables(p *program, cfg *config.Config, dir string) ([]variable, error) {
-	base, err := agentBaseURL(cfg)
-	if err != nil {
-		return nil, err
-	}
-	token := "anonymous" // clients want some key, with `auth: none` any will do
-	if cfg.Agents.Auth == "token" {
-		if token, err = stateToken(dir, statedir.AgentTokenFile); err != nil {
-			return nil, err
-		}
-	}
-	vars := []variable{
-		{name: "ANTHROPIC_BASE_URL", value: base},
-		{name: "ANTHROPIC_API_KEY", value: token},
-		{name: "ANTHROPIC_AUTH_TOKEN", value: token},
-		{name: "OPENAI_BASE_URL", value: base + "/v1"},
-		{name: "OPENAI_API_KEY", value: token},
-		{name: "GOOGLE_GEMINI_BASE_URL", value: base},
-		{name: "GEMINI_API_KEY", value: token},
-	}
-	vars = append(vars, noProxy(p)...)
-	return append(vars, ownCredentials(p, vars)...), nil
-}
-
-// agentBaseURL is the first address that agents can reach over TCP.
-func agentBaseURL(cfg *config.Config) (string, error) {
-	for _, address := range cfg.Listen {
-		if strings.HasPrefix(address, "unix:") {
-			continue
-		}
-		scheme := "http://"
-		if cfg.TLS.Enabled() && !config.Loopback(address) {
-			scheme = "https://"
-		}
-		return scheme + dialable(address), nil
-	}
-	return "", errors.New("agents reach a base URL over TCP only: add a host:port to listen")
-}
-
-// noProxy keeps clients from sending requests for the loopback address to a
-// proxy of the environment, which several of them do.
-func noProxy(p *program) []variable {
-	proxied := false
-	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} {
-		proxied = proxied || p.getenv(name) != ""
-	}
-	if !proxied {
-		return nil
-	}
-	list := p.getenv("NO_PROXY")
-	if list == "" {
-		list = p.getenv("no_proxy")
-	}
-	hosts := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
-	for _, host := range []string{"127.0.0.1", "localhost"} {
-		if !slices.Contains(hosts, host) {
-			hosts = append(hosts, host)
-		}
-	}
-	value := strings.Join(hosts, ",")
-	return []variable{{name: "NO_PROXY", value: value}, {name: "no_proxy", value: value}}
-}
-
-// credentialVariable matches the variables that hold an operator's credentials:
-// those that serve reads subscriptions from, and those that clients take their
-// keys or logins from.
-var credentialVariable = regexp.MustCompile(`^(` +
-	`(ANTHROPIC|OPENAI|GEMINI)_API_KEY(_[0-9]+)?|GOOGLE_API_KEY|ANTHROPIC_ADMIN_KEY|OPENAI_ADMIN_KEY|` +
-	`CLAUDE_CODE_OAUTH_TOKEN|CODEX_API_KEY|AUTHPOOL_ADMIN_TOKEN|REDISCLI_AUTH)$`)
-
-// ownCredentials unsets the operator's own credentials that the environment
-// holds and vars does not replace, in the order of their names.
-func ownCredentials(p *program, vars []variable) []variable {
-	var own []variable
-	for _, pair := range p.environ {
-		name, _, _ := strings.Cut(pair, "=")
-		replaced := slices.ContainsFunc(vars, func(v variable) bool { return v.name == name })
-		if !replaced && credentialVariable.MatchString(name) {
-			own = append(own, variable{name: name, unset: true})
-		}
-	}
-	slices.SortFunc(own, func(a, b variable) int { return strings.Compare(a.name, b.name) })
-	return slices.Compact(own)
 }
 
 // shells writes variables in each syntax.

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -28,8 +31,10 @@ type Authorities interface {
 // a request whose target is in absolute form (RFC 9112, sections 3.2.2 and 3.2.3).
 type via struct {
 	provider.Authority
-	token []byte // that CONNECT showed; looked at again with each request, since it may be revoked
-	user  []byte // its user name, which names the session, or the agent
+	token []byte      // that CONNECT showed; looked at again with each request, since it may be revoked
+	user  []byte      // its user name, which names the session, or the agent
+	agent string      // that CONNECT showed
+	asked atomic.Bool // a request came
 }
 
 // statusMisdirected says that a request inside a connection was meant for another
@@ -61,7 +66,7 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 		return no
 	}
 	ex.agent, ex.limits = who.agent, who.entry
-	v := &via{Authority: to, user: bytes.Clone(provider.ProxyUser(headers.Get("proxy-authorization")))}
+	v := &via{Authority: to, agent: who.agent, user: bytes.Clone(provider.ProxyUser(headers.Get("proxy-authorization")))}
 	for token := range provider.AgentTokens(headers, nil) {
 		v.token = bytes.Clone(token)
 	}
@@ -175,16 +180,24 @@ func (s *Server) intercept(outer *agentconn.Conn, r io.Reader, v *via) {
 	var nc net.Conn = &behind{Conn: outer, r: io.MultiReader(bytes.NewReader(first), r), via: v}
 	if first[0] == recordHandshake && v != nil {
 		secured := tls.Server(nc, s.insideTLS)
+		begin := time.Now()
 		ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
 		err := secured.HandshakeContext(ctx)
 		cancel()
 		if err != nil {
-			s.handshakeFailed(v, err)
+			handshakesTotal.WithLabelValues("failed").Inc()
+			s.distrusted(v, err)
 			return
 		}
+		handshakesTotal.WithLabelValues("ok").Inc()
+		handshakeSeconds.Observe(sinceSeconds(begin))
 		nc = secured
 	}
 	_ = s.inside.ServeConn(outer.Within(nc, v)) // says how the connection ended, which is no error of ours
+	if v != nil && first[0] == recordHandshake && !v.asked.Load() {
+		// Node looks at a certificate when the handshake is over, and leaves.
+		s.distrusted(v, errLeftAtOnce)
+	}
 }
 
 // behind is what follows the head of a CONNECT.
@@ -219,9 +232,42 @@ func (s *Server) newInsideTLS() *tls.Config {
 	}
 }
 
-// handshakeFailed says why an agent's handshake came to nothing.
-func (s *Server) handshakeFailed(v *via, err error) {
-	s.log.Debug("TLS handshake failed", "host", v.Host, "error", err)
+// errLeftAtOnce is told of an agent that made a handshake and sent nothing.
+var errLeftAtOnce = errors.New("it left without a request")
+
+// distrusted says why an agent's handshake came to nothing: nearly always it does not
+// trust the authority, and its own message says little. It is said once a minute for
+// each agent, since agents try again and again.
+func (s *Server) distrusted(v *via, err error) {
+	if !s.distrust.first(v.agent, time.Now()) {
+		return
+	}
+	s.log.Warn("an agent closes its TLS: most likely it does not trust authpool's authority, which \"authpool run\" and \"authpool env --mode proxy\" have it do and \"authpool doctor\" looks into",
+		"agent", v.agent, "host", v.Host, "error", err)
+}
+
+// sayEvery is how often the same is said of one agent.
+const sayEvery = time.Minute
+
+// said is when something was last said of each agent. It is safe for concurrent use.
+type said struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+// first tells whether nothing was said of an agent for a minute.
+func (s *said) first(agent string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.last, func(_ string, at time.Time) bool { return now.Sub(at) >= sayEvery })
+	if _, is := s.last[agent]; is {
+		return false
+	}
+	if s.last == nil {
+		s.last = make(map[string]time.Time)
+	}
+	s.last[agent] = now
+	return true
 }
 
 // enterConn counts a connection in that fasthttp no longer knows; false when the

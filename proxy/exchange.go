@@ -112,7 +112,9 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }
 func (ex *exchange) begin(conn *agentconn.Conn) {
 	ex.conn = conn
 	if conn != nil {
-		ex.via, _ = conn.Said().(*via)
+		if ex.via, _ = conn.Said().(*via); ex.via != nil {
+			ex.via.asked.Store(true)
+		}
 	}
 	ex.settings = ex.s.settings.Load()
 	ex.start = time.Now()

@@ -54,6 +54,15 @@ var (
 		Name: "authpool_paths_withheld_total",
 		Help: "Requests that the path manifest has not sent to the provider, by provider and what it says of the path: local (answered by authpool), refuse, or unknown (none of the provider's API).",
 	}, []string{"provider", "action"})
+	handshakesTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authpool_intercepted_handshakes_total",
+		Help: "TLS handshakes of agents inside CONNECT, by what came of them: ok or failed, most likely for an authority that the agent does not trust.",
+	}, []string{"result"})
+	handshakeSeconds = promauto.NewHistogram(prometheus.HistogramOpts{
+		Name:    "authpool_intercepted_handshake_seconds",
+		Help:    "Time of those handshakes, with the making of a certificate where there was none.",
+		Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3},
+	})
 	agentsLeft = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_agents_left_total",
 		Help: "Answers cut because the agent had left.",

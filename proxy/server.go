@@ -98,6 +98,7 @@ type Server struct {
 	inside   *fasthttp.Server // of what CONNECT opens
 
 	insideTLS  *tls.Config
+	distrust   said
 	pseudonym  string          // in Via
 	relays     context.Context // of tunnels; ends with stopRelays
 	stopRelays context.CancelFunc

@@ -292,8 +292,11 @@ func (r *reloader) prepare(ctx context.Context, cfg *config.Config) (f fresh, er
 	if f.tunnels, err = tunnelRulesFromConfig(cfg); err != nil {
 		return f, err
 	}
-	f.certificate, err = loadCertificate(cfg.TLS)
-	return f, err
+	if f.certificate, err = loadCertificate(cfg.TLS); err != nil {
+		return f, err
+	}
+	// That there is one for another host does no harm, whatever becomes of the config.
+	return f, r.s.authorities.Serve(f.providers.Hosts())
 }
 
 // reconfigure takes a config over that was prepared. Only the first step can fail, and

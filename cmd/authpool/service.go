@@ -61,8 +61,10 @@ type service struct {
 	prices    *price.Table
 	transport *upstream.Transport
 	tunnels   *tunnel.Tunnels
-	proxy     *proxy.Server
-	admin     *admin.Server
+
+	authorities *ca.Authorities // of proxy mode
+	proxy       *proxy.Server
+	admin       *admin.Server
 
 	agentListeners []net.Listener
 	adminListener  net.Listener
@@ -224,17 +226,14 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	}
 	s.transport = newTransportFromConfig(s.cfg, dialer, roots)
 	s.onClose("upstream connections", func(context.Context) error { s.transport.Close(); return nil })
-	var authorities proxy.Authorities
-	if s.cfg.Intercept.Enabled {
-		if authorities, err = ca.Open(filepath.Join(s.dir.Path(), authorityFolder), providers.Hosts()); err != nil {
-			return err
-		}
+	if s.authorities, err = ca.Open(filepath.Join(s.dir.Path(), authorityFolder), providers.Hosts()); err != nil {
+		return err
 	}
 	if s.tunnels, err = s.openTunnels(dialer); err != nil {
 		return err
 	}
 	s.proxy = proxy.New(proxyOptionsFromConfig(s.cfg), proxy.Deps{
-		Authorities: authorities,
+		Authorities: s.authorities,
 
 		Providers: providers,
 		Pool:      s.pool,

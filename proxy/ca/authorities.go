@@ -81,6 +81,11 @@ func (a *Authorities) Serve(hosts []string) error {
 			return err
 		}
 	}
+	for _, host := range names(hosts) { // so that no agent waits for the first
+		if _, err := a.leaf(now, host); err != nil {
+			return err
+		}
+	}
 	return a.writeBundle()
 }
 
@@ -197,6 +202,11 @@ func (a *Authorities) Leaf(host string) (*tls.Certificate, error) {
 			return nil, err
 		}
 	}
+	return a.leaf(now, host)
+}
+
+// leaf makes a certificate. Its caller holds mu.
+func (a *Authorities) leaf(now time.Time, host string) (*tls.Certificate, error) {
 	signer := a.signer(now, host)
 	if signer == nil {
 		return nil, &NotPermittedError{host, a.BundlePath()}

@@ -222,6 +222,7 @@ func (t *Transport) tlsConfig(host string) *tls.Config {
 		NextProtos:         []string{"http/1.1"},
 		MinVersion:         tls.VersionTLS12,
 		ClientSessionCache: tls.NewLRUClientSessionCache(32),
+		VerifyConnection:   verifyRevocation,
 	})
 	return c.(*tls.Config)
 }

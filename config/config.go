@@ -27,7 +27,7 @@ type Config struct {
 	Sessions      Sessions            `yaml:"sessions" jsonschema_description:"How conversations stick to subscriptions."`
 	Failover      Failover            `yaml:"failover" jsonschema_description:"What happens when a subscription cannot serve."`
 	Timeouts      Timeouts            `yaml:"timeouts" jsonschema_description:"Limits on silence and slowness; idle and write_stall are renewed by progress."`
-	LimitsHTTP    LimitsHTTP          `yaml:"limits_http" jsonschema_description:"Largest requests that are accepted from agents."`
+	LimitsHTTP    LimitsHTTP          `yaml:"limits_http" jsonschema_description:"What is accepted from agents at most."`
 	Journal       Journal             `yaml:"journal" jsonschema_description:"The usage journal in the state folder."`
 	Prices        Ref                 `yaml:"prices" jsonschema_description:"Price overrides, file:PATH, laid over the built-in table."`
 	Intercept     Intercept           `yaml:"intercept" jsonschema_description:"Proxy mode: what happens to CONNECT."`
@@ -160,18 +160,20 @@ type Failover struct {
 	ReplayBody Size     `yaml:"replay_body" jsonschema_description:"Larger request bodies are attempted once."`
 }
 
-// Timeouts bounds the upstream side of a request.
+// Timeouts bounds how long each step of a request may take.
 type Timeouts struct {
 	Connect    Duration `yaml:"connect"`
+	Head       Duration `yaml:"head" jsonschema_description:"An agent that has not sent the whole head of a request in this time, however slowly it comes, is let go: from its first byte on, and of a connection's first request from when that was opened, with the TLS handshake. A body has as long before it must come at 512 bytes a second."`
 	FirstByte  Duration `yaml:"first_byte" jsonschema_description:"From the sent request to the answer's first byte."`
-	Idle       Duration `yaml:"idle" jsonschema_description:"Silence within an answer."`
+	Idle       Duration `yaml:"idle" jsonschema_description:"Silence within an answer, within a request's body, and of an agent's connection between two requests."`
 	WriteStall Duration `yaml:"write_stall" jsonschema_description:"An agent that does not take a byte this long is let go."`
 }
 
 // LimitsHTTP bounds what agents may send.
 type LimitsHTTP struct {
-	Body   Size `yaml:"body"`
-	Header Size `yaml:"header"`
+	Body        Size `yaml:"body"`
+	Header      Size `yaml:"header" jsonschema_description:"Of all header lines together; there may be 128 at most."`
+	Connections int  `yaml:"connections" jsonschema:"minimum=16,maximum=1000000" jsonschema_description:"Agents' connections open at one time. When there are as many, the oldest on which no agent token was shown gives way to a new one, else the new one gets 503."`
 }
 
 // Journal says how usage is kept until Redis has it.
@@ -256,11 +258,12 @@ func Default() *Config {
 		},
 		Timeouts: Timeouts{
 			Connect:    Duration(5 * time.Second),
+			Head:       Duration(30 * time.Second),
 			FirstByte:  Duration(10 * time.Minute),
 			Idle:       Duration(5 * time.Minute),
 			WriteStall: Duration(time.Minute),
 		},
-		LimitsHTTP: LimitsHTTP{Body: 64 << 20, Header: 32 << 10},
+		LimitsHTTP: LimitsHTTP{Body: 64 << 20, Header: 32 << 10, Connections: 8192},
 		Journal: Journal{
 			Sync: SyncPolicy{Interval: 50 * time.Millisecond},
 			Max:  1 << 30,
@@ -270,8 +273,8 @@ func Default() *Config {
 			Enabled: true, OtherHosts: HostPolicy{Mode: "deny"},
 			TunnelIdle: Duration(10 * time.Minute), TunnelTotal: Duration(24 * time.Hour),
 		},
-		Log:       Log{Level: "info", Format: "text"},
-		Shutdown:  Shutdown{Grace: Duration(25 * time.Second)},
+		Log:      Log{Level: "info", Format: "text"},
+		Shutdown: Shutdown{Grace: Duration(25 * time.Second)},
 	}
 }
 

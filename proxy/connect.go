@@ -65,7 +65,9 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 		}
 		return no
 	}
-	ex.agent, ex.limits = who.agent, who.entry
+	if no := ex.greet(who); no != nil {
+		return no
+	}
 	v := &via{Authority: to, agent: who.agent, user: bytes.Clone(provider.ProxyUser(headers.Get("proxy-authorization")))}
 	for token := range provider.AgentTokens(headers, nil) {
 		v.token = bytes.Clone(token)
@@ -154,6 +156,7 @@ func (s *Server) hijack(ctx *fasthttp.RequestCtx, serve func(outer *agentconn.Co
 			return
 		}
 		defer s.conns.Done()
+		outer.Opaque()
 		serve(outer, c)
 	})
 }

@@ -109,9 +109,8 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 		}
 		return no
 	}
-	ex.agent, ex.limits = who.agent, who.entry
-	if ex.limits != nil {
-		ex.limits.Seen(ex.start)
+	if no := ex.greet(who); no != nil {
+		return no
 	}
 	if ex.forwards() {
 		return ex.forward(ctx, headers, target)
@@ -218,8 +217,14 @@ func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers, ta
 
 // checkLine refuses a request line that is not HTTP/1.1's.
 func (ex *exchange) checkLine(h *fasthttp.RequestHeader) *refusal {
-	if ex.conn != nil && ex.conn.BareLF() {
-		return &refusal{status: fasthttp.StatusBadRequest, code: codeBadRequest, message: "the request line ends without CR LF"}
+	if ex.conn != nil {
+		switch fault := ex.conn.Fault(); fault {
+		case "":
+		case agentconn.TooManyFields:
+			return &refusal{status: fasthttp.StatusRequestHeaderFieldsTooLarge, code: codeHeadTooLarge, message: string(fault)}
+		default:
+			return &refusal{status: fasthttp.StatusBadRequest, code: codeBadRequest, message: string(fault)}
+		}
 	}
 	if v := string(h.Protocol()); v != "HTTP/1.1" && v != "HTTP/1.0" {
 		return &refusal{status: fasthttp.StatusHTTPVersionNotSupported, code: codeBadRequest, message: "only HTTP/1.1 is spoken here"}

@@ -279,7 +279,7 @@ func newRig(t testing.TB, base string, n int, change ...func(*rigOptions)) *rig 
 		opts: Options{
 			BodyLimit: 64 << 20, HeaderLimit: 32 << 10, ReplayLimit: 32 << 20,
 			Attempts: 3, Deadline: time.Minute, Hold: 2 * time.Second,
-			Idle: time.Minute, WriteStall: time.Minute,
+			Connections: 1 << 14, Head: time.Minute, Idle: time.Minute, WriteStall: time.Minute,
 		},
 		transport: upstream.Options{
 			Connect: 2 * time.Second, FirstByte: time.Minute, Idle: time.Minute,

@@ -63,6 +63,10 @@ var (
 		Help:    "Time of those handshakes, with the making of a certificate where there was none.",
 		Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3},
 	})
+	connectionsTurnedAway = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authpool_connections_turned_away_total",
+		Help: "Agents' connections closed for want of a place (limits_http.connections): full, crowded (too many without a good token from one network), or evicted (one without a good token, for another).",
+	}, []string{"why"})
 	agentsLeft = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "authpool_agents_left_total",
 		Help: "Answers cut because the agent had left.",

@@ -34,6 +34,18 @@ func (s *Server) identify(headers provider.Headers, query, shown []byte, from ne
 	return identity{}, &refusal{status: fasthttp.StatusUnauthorized, code: codeUnauthorized, message: tokenHelp(err)}
 }
 
+// greet notes whose request it is, which makes the connection that agent's.
+func (ex *exchange) greet(who identity) *refusal {
+	ex.agent, ex.limits = who.agent, who.entry
+	if ex.conn != nil {
+		ex.conn.Known()
+	}
+	if ex.limits != nil {
+		ex.limits.Seen(ex.start)
+	}
+	return nil
+}
+
 // permit refuses what the agent may not use; ex.info is known.
 func (ex *exchange) permit() *refusal {
 	e := ex.limits

@@ -38,12 +38,14 @@ import (
 
 // Options are the limits of a Server; every one must be set.
 type Options struct {
+	Connections  int           // of agents, open at one time
 	BodyLimit    int           // bytes of a request body, over it 413
 	HeaderLimit  int           // bytes of a request head, over it 431
 	ReplayLimit  int           // bytes of a request body up to which another subscription is tried
 	Attempts     int           // how often a request may be sent to be executed
 	Deadline     time.Duration // from a request's arrival to its last new attempt
 	Hold         time.Duration // how long an answer without content yet is kept back for a failover
+	Head         time.Duration // how long a request's head may take to arrive
 	Idle         time.Duration // how long an answer or an upload may stand still
 	WriteStall   time.Duration // how long an agent may accept nothing
 	Isolate      bool          // keep agents from what others have made at providers
@@ -103,6 +105,7 @@ type Server struct {
 	relays     context.Context // of tunnels; ends with stopRelays
 	stopRelays context.CancelFunc
 
+	places    *agentconn.Places
 	exchanges sync.Pool
 	origins   sync.Map // *provider.Provider → upstream.Origin
 	tries     tries
@@ -130,10 +133,11 @@ type settings struct {
 }
 
 // Configure takes other settings over for the requests from now on; those under way go
-// on with the ones that they began with. BodyLimit, HeaderLimit, Idle and WriteStall
-// stay what New got.
+// on with the ones that they began with. BodyLimit, HeaderLimit, Connections, Head, Idle
+// and WriteStall stay what New got.
 func (s *Server) Configure(opts Options, providers *provider.Registry, prices Prices) {
-	opts.BodyLimit, opts.HeaderLimit, opts.Idle, opts.WriteStall = s.opts.BodyLimit, s.opts.HeaderLimit, s.opts.Idle, s.opts.WriteStall
+	opts.BodyLimit, opts.HeaderLimit, opts.Connections = s.opts.BodyLimit, s.opts.HeaderLimit, s.opts.Connections
+	opts.Head, opts.Idle, opts.WriteStall = s.opts.Head, s.opts.Idle, s.opts.WriteStall
 	s.settings.Store(&settings{opts, providers, prices})
 	s.origins.Clear() // of providers that nobody asks any more
 }
@@ -147,6 +151,7 @@ func New(opts Options, deps Deps) *Server {
 	fasthttp.SetBodySizePoolLimit(keptBody, keptBody) // one for the process
 	s := &Server{opts: opts, deps: deps, log: deps.Log, pingAfter: pingAfter, pingEvery: pingEvery}
 	s.settings.Store(&settings{opts, deps.Providers, deps.Prices})
+	s.places = agentconn.NewPlaces(opts.Connections, func(why string) { connectionsTurnedAway.WithLabelValues(why).Inc() })
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.insideTLS, s.pseudonym = s.newInsideTLS(), newPseudonym()
 	s.relays, s.stopRelays = context.WithCancel(context.Background())
@@ -182,7 +187,9 @@ func (s *Server) newFast() *fasthttp.Server {
 // Serve answers the agents that connect to ln until Shutdown, and returns nil
 // then. With tlsConfig the agents speak TLS; nil is plain HTTP.
 func (s *Server) Serve(ln net.Listener, tlsConfig *tls.Config) error {
-	al, err := agentconn.Listen(ln, agentconn.Options{ReadStall: s.opts.Idle, WriteStall: s.opts.WriteStall, TLS: tlsConfig})
+	al, err := agentconn.Listen(ln, agentconn.Options{
+		Head: s.opts.Head, ReadStall: s.opts.Idle, WriteStall: s.opts.WriteStall, TLS: tlsConfig, Places: s.places,
+	})
 	if err != nil {
 		return err
 	}

@@ -322,6 +322,8 @@ func newTransportFromConfig(c *config.Config, dialer *egress.Dialer, roots *x509
 
 func proxyOptionsFromConfig(c *config.Config) proxy.Options {
 	return proxy.Options{
+		Connections: c.LimitsHTTP.Connections,
+		Head:        time.Duration(c.Timeouts.Head),
 		BodyLimit:   int(c.LimitsHTTP.Body),
 		HeaderLimit: int(c.LimitsHTTP.Header),
 		ReplayLimit: int(c.Failover.ReplayBody),

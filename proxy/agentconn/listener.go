@@ -1,18 +1,19 @@
 // Package agentconn is the agents' side of a connection: what fasthttp does not
 // tell about it. It sees at once that the agent has left (also while the answer
-// is silent, and under TLS), gives writes a time-out that progress renews,
-// checks the line end of a request line, and lets a refusal reach an agent that
-// is still sending.
+// is silent, and under TLS), gives reads and writes time-outs that fit what is under
+// way (a head has one that progress does not renew), bounds how many connections there
+// are (Places), follows where requests begin and end apart from fasthttp (framing), and
+// lets a refusal reach an agent that is still sending.
 //
 // Listen wraps a listener; From finds the Conn behind a request.
 package agentconn
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,10 +22,20 @@ import (
 
 // Options are the limits of the connections of one Listener.
 type Options struct {
-	ReadStall  time.Duration // how long an agent may stay silent inside a request, and between two
+	// Head is how long the head of a request may take, however slowly it comes: the
+	// first one with the TLS handshake, from when the connection was accepted. A
+	// stranger, who has not shown to be an agent's (Known), has as long between two
+	// requests, too.
+	Head       time.Duration
+	ReadStall  time.Duration // how long an agent may stay silent inside a body, and between two requests
 	WriteStall time.Duration // how long an agent may take to accept any byte
 	TLS        *tls.Config   // nil: the agents speak plain HTTP
+	Places     *Places       // shared with other Listeners; nil: there is no bound
 }
+
+// bodyRate is the least number of bytes of a body that an agent may send in a second,
+// once it has had as long as for a head.
+const bodyRate = 512
 
 // Listener accepts Conns. To end it: Close, CloseConns, Stop.
 type Listener struct {
@@ -83,14 +94,19 @@ func (l *Listener) Accept() (net.Conn, error) {
 
 // wrap makes a Conn of an accepted connection; nil when it came too late.
 func (l *Listener) wrap(nc net.Conn) *Conn {
-	c := &Conn{Conn: nc, raw: nc, l: l}
+	c := &Conn{Conn: nc, raw: nc, l: l, until: time.Now().Add(l.opts.Head)}
 	if l.opts.TLS != nil {
 		c.Conn = tls.Server(nc, l.opts.TLS)
 	}
-	c.headStarts.Store(true)
+	c.uid, c.hasUID = peerOf(nc)
+	if l.opts.Places != nil && !l.opts.Places.enter(c) {
+		c.turnAway()
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
+		c.leavePlace()
 		_ = nc.Close()
 		return nil
 	}
@@ -99,6 +115,22 @@ func (l *Listener) wrap(nc net.Conn) *Conn {
 	// then seen at the next write.
 	l.watcher.add(c)
 	return c
+}
+
+// turnedAway is what is said where there is no place: SDKs try again.
+var turnedAway = func() string {
+	const text = `{"error":{"type":"server_error","message":"authpool: too many connections are open now"}}` + "\n"
+	return "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nX-Authpool-Error: unavailable\r\n" +
+		"Retry-After: 1\r\nConnection: close\r\nContent-Length: " + strconv.Itoa(len(text)) + "\r\n\r\n" + text
+}()
+
+// turnAway closes a connection for which there is no place.
+func (c *Conn) turnAway() {
+	if c.Conn == c.raw { // under TLS nothing can be said yet
+		_ = c.raw.SetWriteDeadline(time.Now().Add(time.Second)) // a new connection has room for it
+		_, _ = io.WriteString(c.raw, turnedAway)
+	}
+	_ = c.raw.Close()
 }
 
 // CloseConns closes every connection at once, whatever it is doing, and those
@@ -134,14 +166,28 @@ type Conn struct {
 	onLeave func(closed bool) // guarded by mu
 	left    atomic.Bool
 
-	headStarts atomic.Bool // the next byte read begins a request head
-	bareLF     atomic.Bool
-	lineEnd    []byte // the last bytes of a request line that has not come whole
-	linger     atomic.Bool
-	draining   atomic.Bool // its read deadline is the last
-	handed     atomic.Bool // see HandOver
-	closing    sync.Once
-	readUntil  time.Time // the read deadline now set, used by the serving goroutine only
+	uid    uint32 // of the agent's process
+	hasUID bool
+	place  place // guarded by Places
+
+	linger   atomic.Bool
+	draining atomic.Bool // its read deadline is the last
+	handed   atomic.Bool // see HandOver
+	known    atomic.Bool // see Known
+	closing  sync.Once
+	onClose  []func() // guarded by mu
+	closed   bool     // guarded by mu
+
+	// What follows is used by the serving goroutine only.
+	framing    framing
+	rest       []byte // what was read behind the request under way
+	answered   int    // requests
+	inside     bool   // another Conn is inside of this one and sets the deadlines
+	phase      phase
+	until      time.Time // when the phase has had the time of a head; zero: counted from the next read
+	fresh      bool      // no read has waited in the phase
+	received   int64     // bytes in it
+	readUntil  time.Time // the read deadline now set
 	writeUntil time.Time
 }
 
@@ -155,11 +201,59 @@ func From(nc net.Conn) *Conn {
 // is what the agent says from here on, c itself or TLS over it. What is said of it by
 // Said: whoever opened it keeps that there. Closing it closes c.
 func (c *Conn) Within(nc net.Conn, said any) *Conn {
-	in := &Conn{Conn: nc, raw: c.raw, l: c.l, outer: c, inner: said}
-	in.headStarts.Store(true)
-	c.headStarts.Store(false) // what comes is not lines of a head
+	in := &Conn{Conn: nc, raw: c.raw, l: c.l, outer: c, inner: said, uid: c.uid, hasUID: c.hasUID}
+	in.until, in.readUntil = time.Now().Add(c.l.opts.Head), c.readUntil
+	in.known.Store(c.known.Load())
+	c.Opaque()
+	c.inside = true
 	c.OnLeave(in.leave)
 	return in
+}
+
+// Opaque says that what the agent sends from here on is no HTTP, or that of a Conn that
+// is yet to be made within. It has as long as a head to come to that, or to HandOver.
+func (c *Conn) Opaque() {
+	if c.framing.state != opaque {
+		c.framing.state, c.phase, c.until, c.fresh = opaque, other, time.Now().Add(c.l.opts.Head), false
+	}
+}
+
+// root is the Conn that was accepted.
+func (c *Conn) root() *Conn {
+	for c.outer != nil {
+		c = c.outer
+	}
+	return c
+}
+
+// Known says that an agent has shown itself on the connection, which is no stranger's
+// from then on.
+func (c *Conn) Known() {
+	if !c.known.CompareAndSwap(false, true) {
+		return
+	}
+	if r := c.root(); r.l.opts.Places != nil {
+		r.l.opts.Places.known(r)
+	}
+}
+
+// Peer is the user whose process is at the other end; ok is false where that is not
+// known, as of all that is no unix socket.
+func (c *Conn) Peer() (uid uint32, ok bool) { return c.uid, c.hasUID }
+
+// OnClose has f called once when the connection that was accepted is closed by our
+// side, which comes after the agent has left, too; at once when it is already.
+func (c *Conn) OnClose(f func()) {
+	r := c.root()
+	r.mu.Lock()
+	closed := r.closed
+	if !closed {
+		r.onClose = append(r.onClose, f)
+	}
+	r.mu.Unlock()
+	if closed {
+		f()
+	}
 }
 
 // Said is what Within was given, nil for a connection that is inside of none.
@@ -195,13 +289,30 @@ func (c *Conn) Left() bool { return c.left.Load() }
 
 // HeadEnded tells the Conn that a request was answered, so that the next byte
 // begins a new one.
-func (c *Conn) HeadEnded() { c.headStarts.Store(true) }
+func (c *Conn) HeadEnded() { c.answered++ }
 
-// BareLF tells whether the request line ended in a line feed alone (RFC 9112,
-// section 2.2, leaves it to the server; two parsers that differ here can be
-// made to see two requests). The line of a request that came in one read with
-// the end of the request before it is not seen.
-func (c *Conn) BareLF() bool { return c.bareLF.Load() }
+// Fault tells why the request that was read may mean two things to two readers, such as
+// the one that has read it and another in front of it; empty: it does not. It is to be
+// asked between a request's last byte and HeadEnded.
+func (c *Conn) Fault() Fault {
+	f := &c.framing
+	switch {
+	case f.fault != "":
+		return f.fault
+	case f.state != between || f.ended != c.answered+1:
+		return badEnd
+	}
+	return ""
+}
+
+// RequestLine is the line of the request under way, or its beginning; empty: it has not
+// come.
+func (c *Conn) RequestLine() []byte {
+	if f := &c.framing; f.state == startLine && len(f.part) > 0 {
+		return f.part[:min(len(f.part), maxFirst)]
+	}
+	return c.framing.first
+}
 
 // Linger makes Close give the agent time to read an answer although it is still
 // sending: without it the kernel would answer the unread bytes with a reset,
@@ -212,7 +323,7 @@ func (c *Conn) Linger() { c.linger.Store(true) }
 // that one side has ended: for what is relayed and not served. OnLeave's callback goes.
 func (c *Conn) HandOver() {
 	c.OnLeave(nil)
-	c.headStarts.Store(false)
+	c.Opaque()
 	c.handed.Store(true)
 }
 
@@ -232,49 +343,103 @@ func renewAfter(stall time.Duration) time.Duration { return min(time.Second, sta
 // does, and not once they are handed over.
 func (c *Conn) renews() bool { return c.outer == nil && !c.handed.Load() }
 
-// Read implements net.Conn.
+// Read implements net.Conn. One call returns bytes of one request only.
 func (c *Conn) Read(p []byte) (int, error) {
-	now := time.Now()
-	if until := now.Add(c.l.opts.ReadStall); c.renews() && until.Sub(c.readUntil) > renewAfter(c.l.opts.ReadStall) && !c.draining.Load() {
-		c.readUntil = until
-		if err := c.Conn.SetReadDeadline(until); err != nil {
-			return 0, err
+	if len(c.rest) > 0 {
+		n := c.frame(c.rest[:min(len(p), len(c.rest))])
+		copy(p, c.rest[:n])
+		if c.rest = c.rest[n:]; len(c.rest) == 0 {
+			c.rest = nil
 		}
+		return n, nil
+	}
+	if err := c.renewRead(); err != nil {
+		return 0, err
 	}
 	n, err := c.Conn.Read(p)
-	if n > 0 && c.headStarts.Load() {
-		c.checkLine(p[:n])
+	if n == 0 {
+		return n, err
 	}
-	return n, err
+	m := c.frame(p[:n])
+	if m < n {
+		c.rest = append([]byte(nil), p[m:n]...) // no more than the reader's buffer
+		err = nil                               // it comes again
+	}
+	return m, err
 }
 
-// checkLine looks at the line end of a request line, behind any blank lines. A
-// line that does not end in a version is none: what follows a pipelined request
-// in the same read is not seen from its beginning.
-func (c *Conn) checkLine(p []byte) {
-	const version = len("HTTP/1.1")
-	for len(p) > 0 {
-		i := bytes.IndexByte(p, '\n')
-		if i < 0 {
-			c.lineEnd = append(c.lineEnd, p[max(0, len(p)-version-1):]...)
-			c.lineEnd = c.lineEnd[max(0, len(c.lineEnd)-version-1):]
-			return
-		}
-		line := p[:i]
-		p = p[i+1:]
-		if len(c.lineEnd) > 0 {
-			line = append(c.lineEnd, line...)
-			c.lineEnd = nil
-		}
-		if len(line) == 0 || len(line) == 1 && line[0] == '\r' {
-			continue
-		}
-		if n := len(line) - version; n >= 0 && bytes.HasPrefix(line[n:], []byte("HTTP/")) {
-			c.bareLF.Store(true)
-		}
-		c.headStarts.Store(false)
-		return
+// phase is what an agent is sending, by which it has time.
+type phase uint8
+
+const (
+	waiting phase = iota // between two requests
+	head
+	payload
+	other
+)
+
+func (f *framing) phase() phase {
+	switch f.state {
+	case between:
+		return waiting
+	case startLine, fields:
+		return head
+	case opaque:
+		return other
+	default:
+		return payload
 	}
+}
+
+// frame follows what was read, and returns how much of it is of the request under way.
+func (c *Conn) frame(p []byte) int {
+	ended := c.framing.ended
+	n := c.framing.take(p)
+	switch now := c.framing.phase(); {
+	case c.framing.ended != ended:
+		c.phase, c.until, c.fresh, c.received = waiting, time.Time{}, false, 0
+	case now == c.phase:
+		c.received += int64(n)
+	case now == head && ended == 0:
+		c.phase = now // the first one's time is running
+	default:
+		c.phase, c.until, c.fresh, c.received = now, time.Time{}, true, 0
+	}
+	return n
+}
+
+// renewRead sets the deadline of a read.
+func (c *Conn) renewRead() error {
+	if c.handed.Load() || c.inside || c.draining.Load() {
+		return nil
+	}
+	now := time.Now()
+	opts := &c.l.opts
+	until := now.Add(opts.ReadStall)
+	switch known := c.known.Load(); {
+	case known && c.phase == waiting && c.framing.ended > 0:
+		// It may be silent between two requests.
+	case known && c.fresh:
+		// Most of the time the rest has come already. Who sends a first byte and then
+		// nothing is as one who sends none.
+		c.fresh = false
+	default:
+		if c.until.IsZero() {
+			c.until = now.Add(opts.Head)
+		}
+		by := c.until
+		if c.phase == payload {
+			by = by.Add(time.Duration(c.received) * (time.Second / bodyRate))
+		}
+		if by.Before(until) {
+			until = by
+		}
+	}
+	if d := until.Sub(c.readUntil); d > renewAfter(opts.ReadStall) || d < 0 {
+		c.readUntil = until
+		return c.raw.SetReadDeadline(until)
+	}
+	return nil
 }
 
 // Write implements net.Conn.
@@ -341,6 +506,7 @@ func (c *Conn) close(politely bool) error {
 			c.l.mu.Lock()
 			delete(c.l.conns, c)
 			c.l.mu.Unlock()
+			c.leavePlace()
 		}
 		switch {
 		case politely && c.outer != nil:
@@ -353,6 +519,20 @@ func (c *Conn) close(politely bool) error {
 		c.leave(true)
 	})
 	return err
+}
+
+// leavePlace gives back what the connection has taken up.
+func (c *Conn) leavePlace() {
+	if c.l.opts.Places != nil {
+		c.l.opts.Places.leave(c)
+	}
+	c.mu.Lock()
+	all := c.onClose
+	c.onClose, c.closed = nil, true
+	c.mu.Unlock()
+	for _, f := range all {
+		f()
+	}
 }
 
 // drain says that nothing more will be sent and reads on for a moment.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // pair returns both ends of a connection that a Listener accepted.
 func pair(t *testing.T, change ...func(*Options)) (agent *net.TCPConn, c *Conn) {
 	t.Helper()
-	opts := Options{ReadStall: time.Minute, WriteStall: time.Minute}
+	opts := Options{Head: time.Minute, ReadStall: time.Minute, WriteStall: time.Minute}
 	for _, f := range change {
 		f(&opts)
 	}
@@ -105,38 +106,115 @@ func TestOnLeaveTakenAway(t *testing.T) {
 	}
 }
 
-func TestBareLF(t *testing.T) {
-	tests := []struct {
-		writes []string
-		want   bool
-	}{
-		{[]string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n"}, false},
-		{[]string{"GET / HTTP/1.1\r", "\nHost: x\r\n\r\n"}, false},
-		{[]string{"GET / HTTP/1.1\nHost: x\r\n\r\n"}, true},
-		{[]string{"GET / HTTP/1.1", "\nHost: x\r\n\r\n"}, true},
-		{[]string{"GET / HT", "TP/1.1", "\nHost: x\r\n\r\n"}, true},
-		{[]string{"\r\n", "\n", "GET / HTTP/1.1\nHost: x\r\n\r\n"}, true},
-		{[]string{"\r\n\r", "\nGET / HTTP/1.1\r", "\nHost: x\n\n"}, false},
-		// The rest of a pipelined request's body.
-		{[]string{"{\n\"model\": \"m\"\n}"}, false},
+// One call of Read never returns bytes of two requests, and Fault tells of every
+// request whose end another reader could see elsewhere, however it comes in pieces.
+func TestFraming(t *testing.T) {
+	const head = "POST / HTTP/1.1\r\nHost: x\r\n"
+	const chunked = head + "Transfer-Encoding: chunked\r\n\r\n"
+	good := []string{
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+		"\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+		head + "Content-Length: 0\r\n\r\n",
+		head + "content-LENGTH:\t5 \r\n\r\n{\n\n\n}",
+		chunked + "0\r\n\r\n",
+		chunked + "3\r\nabc\r\n0A;x=\"y\"\r\n0123456789\r\n000\r\nX-Trailer: y\r\n\r\n",
+		"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
 	}
-	for _, tt := range tests {
-		agent, c := pair(t)
-		buf := make([]byte, 256)
-		for _, w := range tt.writes {
-			_, _ = agent.Write([]byte(w))
-			if _, err := io.ReadFull(c, buf[:len(w)]); err != nil {
+	bad := []string{
+		"GET / HTTP/1.1\nHost: x\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: x\n\r\n",
+		"GET / HTTP/1.1\r\nHost: x\r\n\n",
+		"\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+		head + "X: a\r\n b\r\n\r\n",
+		head + "Content-Length: 1\r\nContent-Length: 1\r\n\r\na",
+		head + "Content-Length: 1, 1\r\n\r\na",
+		head + "Content-Length: +1\r\n\r\na",
+		head + "Content-Length: 0x1\r\n\r\na",
+		head + "Content-Length:\r\n\r\n",
+		head + "Content-Length: 1234567890123456789\r\n\r\n",
+		head + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		head + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		head + "Transfer-Encoding: identity\r\n\r\n",
+		head + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+		head + "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+		chunked + "3\nabc\r\n0\r\n\r\n",
+		chunked + "3\r\nabc\n0\r\n\r\n",
+		chunked + "3\r\nabcd\r\n0\r\n\r\n",
+		chunked + "0x3\r\nabc\r\n0\r\n\r\n",
+		chunked + "-3\r\nabc\r\n0\r\n\r\n",
+		chunked + " 3\r\nabc\r\n0\r\n\r\n",
+		chunked + "3 \r\nabc\r\n0\r\n\r\n",
+		chunked + ";x\r\nabc\r\n0\r\n\r\n",
+		chunked + "10000000000000003\r\nabc\r\n0\r\n\r\n",
+		chunked + "3;a\rb\r\nabc\r\n0\r\n\r\n",
+		chunked + strings.Repeat("1;"+strings.Repeat("x", 200)+"\r\na\r\n", 100) + "0\r\n\r\n",
+		chunked + "0\r\nno colon\r\n\r\n",
+		chunked + "0\r\nX: y\n\r\n",
+		chunked + "0\r\n" + strings.Repeat("X: "+strings.Repeat("y", 100)+"\r\n", 100) + "\r\n",
+		head + strings.Repeat("X: y\r\n", 128) + "\r\n",
+		"{\n\"model\": \"m\"\n}\n",
+	}
+	f := func(in string, want bool, step int, before string) {
+		t.Helper()
+		c := &Conn{Conn: &played{in: before + in, step: step}, l: &Listener{opts: Options{ReadStall: time.Minute}}}
+		c.raw = c.Conn
+		buf, got := make([]byte, 64<<10), ""
+		if before != "" {
+			for c.framing.ended == 0 {
+				n, err := c.Read(buf)
+				if got += string(buf[:n]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got != before || c.Fault() != "" {
+				t.Fatalf("%q was read, %q", got, c.Fault())
+			}
+			c.HeadEnded()
+			got = ""
+		}
+		for len(got) < len(in) {
+			n, err := c.Read(buf)
+			if got += string(buf[:n]); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if c.BareLF() != tt.want {
-			t.Errorf("%q: BareLF = %v", tt.writes, c.BareLF())
+		if fault := c.Fault(); got != in || (fault == "") != want {
+			t.Errorf("%.200q by %d behind %q: %q", in, step, before, fault)
+		}
+	}
+	for _, step := range []int{1, 2, 7, 1 << 20} {
+		for _, before := range []string{"", good[0], good[3], good[5]} {
+			for _, in := range good {
+				f(in, true, step, before)
+			}
+			for _, in := range bad {
+				f(in, false, step, before)
+			}
 		}
 	}
 }
 
+// played is an agent that says something by pieces of a size.
+type played struct {
+	net.Conn
+	in   string
+	step int
+}
+
+func (p *played) Read(b []byte) (int, error) {
+	n := copy(b, p.in[:min(len(p.in), p.step)])
+	if p.in = p.in[n:]; n == 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, nil
+}
+
+func (p *played) SetReadDeadline(time.Time) error { return nil }
+
 func TestStalls(t *testing.T) {
-	short := func(o *Options) { o.ReadStall, o.WriteStall = 20*time.Millisecond, 20*time.Millisecond }
+	short := func(o *Options) {
+		o.Head, o.ReadStall, o.WriteStall = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
+	}
 	_, c := pair(t, short)
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("silent agent: %v", err)

@@ -26,6 +26,7 @@ func (h *handOver) Accept() (net.Conn, error) { return h.conn, nil }
 
 // The limits of the connections of pipes.
 const (
+	headTime   = 20 * time.Second
 	readStall  = 2 * time.Minute
 	writeStall = time.Minute
 )
@@ -36,7 +37,7 @@ const (
 func inBubble(t *testing.T, f func(t *testing.T, agent, plain net.Conn, c *Conn)) {
 	t.Helper()
 	h := &handOver{}
-	l, err := Listen(h, Options{ReadStall: readStall, WriteStall: writeStall})
+	l, err := Listen(h, Options{Head: headTime, ReadStall: readStall, WriteStall: writeStall})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,14 +100,16 @@ func TestTrapDeadlineOfTheWholeAnswer(t *testing.T) {
 					_ = server.ServeConn(conn) // the agent sees how it ended
 					_ = conn.Close()
 				}()
-				upload := pieces
+				upload, piece := pieces, make([]byte, 16<<10) // less would be slower than bodyRate
 				if tt.trapped {
 					upload = 1
 				}
+				sent := make(chan struct{})
 				go func() {
-					fmt.Fprintf(agent, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", upload)
+					defer close(sent)
+					fmt.Fprintf(agent, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", upload*len(piece))
 					for range upload {
-						_, _ = agent.Write([]byte("x"))
+						_, _ = agent.Write(piece)
 						time.Sleep(pause)
 					}
 				}()
@@ -118,11 +121,12 @@ func TestTrapDeadlineOfTheWholeAnswer(t *testing.T) {
 				if whole := err == nil && string(body) == strings.Repeat("piece ", pieces); whole == tt.trapped {
 					t.Errorf("%d bytes, %v", len(body), err)
 				}
-				if !tt.trapped && resp.Header.Get("X-Got") != fmt.Sprint(pieces) {
+				if !tt.trapped && resp.Header.Get("X-Got") != fmt.Sprint(pieces*16<<10) {
 					t.Errorf("%s bytes arrived", resp.Header.Get("X-Got"))
 				}
 				_ = agent.Close()
 				<-served
+				<-sent
 			})
 		})
 	}
@@ -132,7 +136,7 @@ func TestTrapDeadlineOfTheWholeAnswer(t *testing.T) {
 func TestTrapStalledConnectionsEnd(t *testing.T) {
 	near := func(t *testing.T, took, want time.Duration) {
 		t.Helper()
-		if took < want-time.Second || took > want {
+		if took < want-2*time.Second || took > want {
 			t.Errorf("ended after %v, want %v", took, want)
 		}
 	}
@@ -143,15 +147,69 @@ func TestTrapStalledConnectionsEnd(t *testing.T) {
 		}
 		near(t, time.Since(start), writeStall)
 	})
-	inBubble(t, func(t *testing.T, agent, _ net.Conn, c *Conn) {
-		go func() { _, _ = agent.Write([]byte("x")) }()
-		if _, err := c.Read(make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
-		start := time.Now()
-		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("an agent that says nothing: %v", err)
-		}
-		near(t, time.Since(start), readStall)
-	})
+	const (
+		head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+		get  = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+	)
+	drip := strings.Repeat("X", 1000) // a header that never ends
+	for _, tt := range []struct {
+		name   string
+		known  bool
+		says   string        // at once
+		drips  string        // a byte every second
+		answer bool          // the first request is answered
+		want   time.Duration // from the end of says
+	}{
+		{name: "nothing", want: headTime},
+		{name: "half a head", says: head[:10], want: headTime},
+		{name: "a head that drips", says: head[:10], drips: drip, want: headTime},
+		{name: "blank lines that drip", drips: strings.Repeat("\r\n", 100), want: headTime},
+		{name: "a stranger between two requests", says: get, answer: true, want: headTime},
+		{name: "an agent between two requests", says: get, answer: true, known: true, want: readStall},
+		{name: "an agent's next head that drips", says: get, drips: drip, answer: true, known: true, want: headTime + 2*time.Second},
+		{name: "a stranger's body that stops", says: head + "x", want: headTime},
+		{name: "an agent's body that stops", says: head + strings.Repeat("x", 900_000), known: true, want: readStall},
+		{name: "a body that drips", says: head + "x", drips: drip, known: true, want: headTime + 2*time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, agent, _ net.Conn, c *Conn) {
+				if tt.known {
+					c.Known()
+				}
+				said := make(chan struct{})
+				go func() {
+					defer close(said)
+					_, _ = io.WriteString(agent, tt.says)
+					for i := range tt.drips {
+						time.Sleep(time.Second)
+						if _, err := io.WriteString(agent, tt.drips[i:i+1]); err != nil {
+							return
+						}
+					}
+				}()
+				buf := make([]byte, 4096)
+				for n := 0; n < len(tt.says); {
+					m, err := c.Read(buf)
+					if err != nil {
+						t.Fatal(err)
+					}
+					n += m
+				}
+				if tt.answer {
+					c.HeadEnded()
+				}
+				start := time.Now()
+				var err error
+				for err == nil {
+					_, err = c.Read(buf)
+				}
+				if !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Error(err)
+				}
+				near(t, time.Since(start), tt.want)
+				_ = agent.Close()
+				<-said
+			})
+		})
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/proxy/admin"
 	"github.com/authpool/authpool/proxy/explain"
+	"github.com/authpool/authpool/proxy/provider"
 )
 
 func newExplainCommand(p *program) *cobra.Command {
@@ -185,7 +186,11 @@ func outcomePhrases(r *explain.Request) []string {
 }
 
 func askedPhrases(r *explain.Request) []string {
-	return nonEmpty(strings.TrimSpace(r.Provider+" "+r.Endpoint), r.Model, word(r.Bytes > 0, size(r.Bytes)), word(r.Stream, "streamed"))
+	what := strings.TrimSpace(r.Provider + " " + r.Endpoint)
+	if r.Action != "" && r.Action != provider.Inject.String() {
+		what += " (" + r.Action + ")"
+	}
+	return nonEmpty(what, r.Model, word(r.Bytes > 0, size(r.Bytes)), word(r.Stream, "streamed"))
 }
 
 func sessionPhrases(r *explain.Request) []string {

@@ -67,6 +67,7 @@ type Endpoint struct {
 	// Lists says that the answer shows what the account has, whoever made it.
 	Lists bool
 
+	operators bool // the row is an operator's rule
 	anthropic bool // of Anthropic's API, although API does not say so
 	tells     bool // a stream tells its usage unasked, and to be asked may be an error
 }
@@ -85,13 +86,22 @@ const (
 	whyKeys
 	whyOAuth
 	whySecrets
+	whyServer
 )
 
-var whyNames = [...]string{"", "administration", "billing", "keys", "oauth", "secrets"}
+var whyNames = [...]string{"", "administration", "billing", "keys", "oauth", "secrets", "server"}
 
-// mints tells whether who is let through may hold something afterwards that works
-// without authpool.
-func (w why) mints() bool { return w == whyKeys || w == whyOAuth || w == whySecrets }
+// opens are the methods for which an operator's rule may open what is refused.
+func (w why) opens() methods {
+	switch w {
+	case whyAdministration, whyBilling:
+		return methodOf([]byte("GET")) | methodOf([]byte("HEAD"))
+	case whyServer:
+		return 1<<len(methodNames) - 1
+	default: // who is let through would hold something that works without authpool
+		return 0
+	}
+}
 
 // row is a row of the manifest.
 type row struct {
@@ -143,6 +153,7 @@ func (set methods) has(one methods) bool { return set == 0 || set&one != 0 }
 // manifest is the parsed file.
 type manifest struct {
 	mounts []string
+	roots  families
 	apis   []*row // of these only where they hold and the pattern
 	rows   []*row
 	kinds  []resourceKind
@@ -172,6 +183,7 @@ type (
 	manifestFile struct {
 		Version   int            `yaml:"version"`
 		Mounts    []string       `yaml:"mounts"`
+		Roots     []string       `yaml:"roots"`
 		APIs      []apiLine      `yaml:"apis"`
 		Rows      []rowLine      `yaml:"rows"`
 		Resources []resourceLine `yaml:"resources"`
@@ -242,6 +254,14 @@ func parseManifest(text []byte) (*manifest, error) {
 	}
 	m := &manifest{mounts: file.Mounts}
 	var errs []error
+	for _, name := range file.Roots {
+		f, err := ParseFamily(name)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("roots: %w", err))
+			continue
+		}
+		m.roots |= at(f)
+	}
 	for _, line := range file.APIs {
 		r := &row{}
 		var err error
@@ -314,7 +334,7 @@ func parseRow(line *rowLine) (*row, error) {
 		return r, fmt.Errorf("%s is not counted by a dialect", action)
 	case line.Why != whyNames[r.why] || (r.why != whyNot) != (action == Refuse):
 		return r, fmt.Errorf("why is for what is refused, and one of %s", strings.Join(whyNames[1:], ", "))
-	case action == Refuse && (r.methods != 0 || !r.open && r.where != anywhere):
+	case action == Refuse && (r.methods != 0 || !r.open):
 		return r, errors.New("what is refused is so with all methods, and all that is below")
 	case action == Refuse && r.where != anywhere && !literal:
 		return r, errors.New("what is refused begins with a word")

@@ -15,6 +15,7 @@ type paths struct {
 
 	mounts []string
 	all    bool // all is the provider's API: the base URL ends in its version
+	root   bool // what is known also begins at the host
 	apis   []*row
 
 	refusals map[string][]*row // by the first segment, of patterns that begin at a mount
@@ -27,7 +28,7 @@ type paths struct {
 
 // newPaths selects from m what holds at a provider.
 func newPaths(m *manifest, f Family, provider string) *paths {
-	t := &paths{mounts: m.mounts, refusals: map[string][]*row{}, words: map[string]*row{}, rows: map[string][]*row{}}
+	t := &paths{mounts: m.mounts, root: m.roots&at(f) != 0, refusals: map[string][]*row{}, words: map[string]*row{}, rows: map[string][]*row{}}
 	for _, r := range m.apis {
 		if r.isAt(f, provider) {
 			t.apis = append(t.apis, r)
@@ -39,9 +40,9 @@ func newPaths(m *manifest, f Family, provider string) *paths {
 		}
 		head, literal := r.head()
 		switch {
-		case r.Action == Refuse && r.where == anywhere && literal && r.open && len(r.segments) == 1:
+		case r.Action == Refuse && r.where == anywhere && literal && len(r.segments) == 1:
 			t.words[head] = r
-		case r.Action == Refuse && (r.where == anywhere || !literal):
+		case r.Action == Refuse && r.where == anywhere:
 			t.marks = append(t.marks, r)
 		case r.Action == Refuse:
 			t.refusals[head] = append(t.refusals[head], r)
@@ -56,8 +57,12 @@ func newPaths(m *manifest, f Family, provider string) *paths {
 
 // refuses returns the row by which the manifest refuses a path whatever the method, or
 // nil.
-func (t *paths) refuses(p *plainPath) *row {
-	for i, segment := range p.segments[:p.count] {
+func (t *paths) refuses(p *plainPath) *row { return t.refusesFrom(p, 0) }
+
+// refusesFrom is refuses for rows that match from segment start on, or from one behind.
+func (t *paths) refusesFrom(p *plainPath, start int) *row {
+	for i := start; i < p.count; i++ {
+		segment := p.segments[i]
 		var buf [maxName]byte
 		name := foldName(&buf, segment)
 		if r := t.words[string(name)]; r != nil {
@@ -72,7 +77,7 @@ func (t *paths) refuses(p *plainPath) *row {
 			}
 		}
 		for _, r := range t.marks {
-			if (i == 0 || r.where == anywhere) && r.match(p, i) {
+			if r.match(p, i) {
 				return r
 			}
 		}
@@ -157,19 +162,15 @@ func (t *paths) endpoint(p *plainPath, method []byte) (e *Endpoint, named []byte
 
 // find is endpoint without the operator's rules and without what is refused.
 func (t *paths) find(p *plainPath, method methods) (e *Endpoint, named []byte) {
-	api, chain, known := t.api(p), true, false
+	api, known := t.api(p), false
 	for i := range p.count {
+		begins := api || t.root
 		if i > 0 {
-			// Behind a mount in the middle of a path that is nobody's API nothing begins.
-			if !t.mounted(p.segments[i-1]) {
-				chain = false
-				continue
-			}
-			if !chain && !api {
+			if begins = api && t.mounted(p.segments[i-1]); !begins {
 				continue
 			}
 		}
-		if method == post {
+		if begins && method == post {
 			if e, model := p.googleEndpoint(i); e != nil {
 				return e, model
 			}
@@ -181,9 +182,9 @@ func (t *paths) find(p *plainPath, method methods) (e *Endpoint, named []byte) {
 		for _, rows := range [...][]*row{t.rows[string(foldName(&head, p.segments[i]))], t.loose} {
 			for _, r := range rows {
 				switch {
-				case i > 0 && r.where == fromHost || !r.match(p, i):
+				case r.where == fromHost && i > 0, r.where != fromHost && !begins, !r.match(p, i):
 				case !r.methods.has(method):
-					known = known || r.Action.Sends()
+					known = known || begins
 				case r.names > 0:
 					return &r.Endpoint, p.segments[i+r.names]
 				default:

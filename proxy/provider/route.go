@@ -55,6 +55,9 @@ func (r *Registry) Route(path []byte, headers Headers) (Target, error) {
 }
 
 func forbidden(f Family, e *Endpoint) *Refusal {
+	if e.operators {
+		return &Refusal{Status: 403, Code: CodeForbiddenPath, Family: f, Endpoint: e, Message: "the operator has closed this path (providers: paths)"}
+	}
 	return &Refusal{
 		Status: 403, Code: CodeForbiddenPath, Family: f, Endpoint: e,
 		Message: "paths of administration, keys, billing, OAuth and secrets get no credential; use the provider's own console",

@@ -24,6 +24,11 @@ var registry = func() *provider.Registry {
 		{Name: "voyage", Family: provider.Voyage, BaseURL: "https://api.voyageai.com", AskUsage: true},
 		{Name: "groq", Family: provider.OpenAI, BaseURL: "https://api.groq.com", AskUsage: true},
 		{Name: "openrouter", Family: provider.OpenAI, BaseURL: "https://openrouter.ai", AskUsage: true},
+		{Name: "perplexity", Family: provider.OpenAI, BaseURL: "https://api.perplexity.ai"},
+		{Name: "deepseek", Family: provider.OpenAI, BaseURL: "https://api.deepseek.com"},
+		{Name: "fireworks", Family: provider.OpenAI, BaseURL: "https://api.fireworks.ai"},
+		{Name: "huggingface", Family: provider.OpenAI, BaseURL: "https://router.huggingface.co"},
+		{Name: "versioned", Family: provider.OpenAI, BaseURL: "https://versioned.example/api/v1"},
 		{Name: "gateway", Family: provider.OpenAI, BaseURL: "https://gw.example:8443/team/llm"},
 		{Name: "local-vllm", Family: provider.OpenAI, BaseURL: "http://127.0.0.1:8000", AllowPlaintext: true},
 	})

@@ -46,8 +46,8 @@ type rule struct {
 // add puts the operator's rules in front. The notes are about what they lift.
 //
 // No rule has a credential sent to where keys and secrets are made: what an agent got
-// there would work without authpool, for ever. Administration and billing are the
-// operator's to open, path by path.
+// there would work without authpool, for ever. What else is refused is the operator's to
+// open, path by path.
 func (t *paths) add(rules []PathRule, provider string) (notes, faults []*PathError) {
 	for i, given := range rules {
 		fault := func(key, problem, allowed string) {
@@ -72,26 +72,28 @@ func (t *paths) add(rules []PathRule, provider string) (notes, faults []*PathErr
 			continue
 		}
 		if action.Sends() {
-			refused := t.refusedBy(&r.pattern)
-			switch {
-			case refused == nil:
-			case refused.why.mints():
-				fault("path", fmt.Sprintf("would have a credential sent to %s, where %s are made (%s)", given.Path, whyNames[refused.why], refused.text),
-					"local or refuse; who needs a key makes it at the provider's console")
-				continue
-			case !r.exact() || r.methods == 0:
-				fault("path", fmt.Sprintf("would have a credential sent to %s (%s) by a pattern or by any method", whyNames[refused.why], refused.text),
-					"one path without * and with its methods")
-				continue
-			default:
+			if refused := t.refusedBy(&r.pattern); refused != nil {
+				what := fmt.Sprintf("%s (%s)", whyNames[refused.why], refused.text)
+				opens := refused.why.opens()
+				switch {
+				case opens == 0:
+					fault("path", "would have a credential sent to "+what, "local or refuse; what is made there works without authpool, so that it is made at the provider's console")
+					continue
+				case !r.exact() || r.methods == 0:
+					fault("path", "would have a credential sent to "+what+" by a pattern or by any method", "one path without *, with its methods")
+					continue
+				case r.methods&^opens != 0:
+					fault("methods", "would have "+what+" changed with the subscriptions' credentials", "GET and HEAD")
+					continue
+				}
 				t.lifts = true
 				notes = append(notes, &PathError{
 					Provider: provider, Index: i, Key: "path",
-					Problem: fmt.Sprintf("every agent can reach %s with the subscriptions' credentials: it is %s, which is refused without this rule", given.Path, whyNames[refused.why]),
+					Problem: fmt.Sprintf("every agent can reach %s with the subscriptions' credentials: it is %s, and refused without this rule", given.Path, what),
 				})
 			}
 		}
-		r.Endpoint = Endpoint{Name: r.pattern.name(), Action: action}
+		r.Endpoint = Endpoint{Name: r.pattern.name(), Action: action, operators: true}
 		r.posted = r.Endpoint
 		if action == Inject || action == Bound {
 			r.posted.API, r.posted.Creates = otherEndpoint.API, true
@@ -101,18 +103,17 @@ func (t *paths) add(rules []PathRule, provider string) (notes, faults []*PathErr
 	return notes, faults
 }
 
-// refusedBy returns a row that refuses some path of a pattern, or nil. The stars of the
-// pattern are taken for words of their own, which is right for all rows but those that
-// are refused wherever they stand: these win over any pattern when the request comes.
-func (t *paths) refusedBy(want *pattern) *row {
+// refusedBy returns a row that refuses a path of a pattern, or nil; of several the one
+// that may be opened least. The stars of the pattern are taken for words of their own:
+// what they may stand for is refused when the request comes.
+func (t *paths) refusedBy(want *pattern) (worst *row) {
 	path, ok := parsePath(nil, []byte(strings.TrimSuffix(want.text, "/**")))
-	if !ok {
-		return nil
+	for i := 0; ok && i < path.count; i++ {
+		if r := t.refusesFrom(&path, i); r != nil && (worst == nil || r.why.opens() < worst.why.opens()) {
+			worst = r
+		}
 	}
-	if r := t.refuses(&path); r != nil {
-		return r
-	}
-	return nil
+	return worst
 }
 
 // endpoint is what the rule makes of a request.

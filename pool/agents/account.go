@@ -39,6 +39,10 @@ func (s spending) plus(o spending) spending {
 	return spending{s.cost + o.cost, s.tokens + o.tokens, s.requests + o.requests}
 }
 
+func (s spending) minus(o spending) spending {
+	return spending{s.cost - o.cost, s.tokens - o.tokens, s.requests - o.requests}
+}
+
 func spendingOf(c usage.Counts) spending {
 	return spending{c.CostNanoUSD, c.Input + c.Output + c.CacheRead + c.CacheWrite5m + c.CacheWrite1h, c.Requests}
 }
@@ -54,7 +58,7 @@ type sum struct {
 // is safe for concurrent use.
 type account struct {
 	mu   sync.Mutex
-	sums [3]sum // in the order of periods
+	sums [len(periods)]sum // in their order
 	busy int64  // requests under way in this process
 	last time.Time
 }
@@ -79,15 +83,27 @@ func (a *account) count(now time.Time, s spending) {
 	}
 }
 
+// counted is what this process has counted and the ledger has not told of, by period,
+// right before the ledger is asked.
+func (a *account) counted(now time.Time) (own [len(periods)]spending) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.turn(now)
+	for i := range a.sums {
+		own[i] = a.sums[i].own
+	}
+	return own
+}
+
 // learn takes over what the ledger told of the period i that began at start. What was
-// counted since it was asked may be in it or not, and is left to the next reading: to
-// count it twice would refuse an agent too early, and for long.
-func (a *account) learn(now time.Time, i int, start time.Time, told spending) {
+// counted before it was asked is in it; what was counted since may be or not, and stays
+// until the next reading: forgotten, it would be lost when Redis goes away before that.
+func (a *account) learn(now time.Time, i int, start time.Time, told, before spending) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.turn(now)
 	if s := &a.sums[i]; s.start.Equal(start) {
-		s.told, s.own = told, spending{}
+		s.told, s.own = told, s.own.minus(before)
 	}
 }
 

@@ -102,7 +102,7 @@ func (a *Agent) Check(now time.Time) error {
 	}
 	for i, b := range a.Budgets {
 		switch {
-		case !slices.Contains(periods, b.Period):
+		case !slices.Contains(periods[:], b.Period):
 			return fmt.Errorf("budgets: %s is no window of an agent: want day, week or month (blocks belong to subscriptions)", short(string(b.Period)))
 		case b.CostNanoUSD < 0 || b.Tokens < 0 || b.Requests < 0:
 			return fmt.Errorf("budgets: that of a %s has a limit below zero", b.Period)
@@ -127,7 +127,7 @@ func short(text string) string {
 }
 
 // periods are those of which the usage of agents is kept.
-var periods = []usage.Period{usage.PeriodDay, usage.PeriodWeek, usage.PeriodMonth}
+var periods = [...]usage.Period{usage.PeriodDay, usage.PeriodWeek, usage.PeriodMonth}
 
 // text is an Agent as it is written into its record.
 type text struct {

@@ -39,6 +39,9 @@ const (
 	// pastPoll is how often days that are over are read again: what a journal has
 	// kept while Redis was away is counted late.
 	pastPoll = 5 * time.Minute
+	// askedDays is how many days the ledger is asked for in one question: one that is
+	// too slow for all of them still answers some.
+	askedDays = 64
 )
 
 // Errors of a Book's changes.
@@ -77,15 +80,19 @@ type Book struct {
 	view atomic.Pointer[view]
 	kick chan struct{}
 
-	reading sync.Mutex // one reader at a time; guards what follows
+	reading sync.Mutex // one reader of records at a time; guards what follows
 	state   string
 	read    time.Time
 	stale   bool
-	past    map[usage.AgentDay]pastDay
-	spent   map[string]time.Time // when what an agent has spent was read
+
+	// The ledger has a lock and a goroutine of its own: while it is slow to answer, a
+	// revocation is heard of all the same.
+	asking sync.Mutex // one who asks it at a time; guards what follows
+	past   map[usage.AgentDay]pastDay
+	spent  map[string]time.Time // when what an agent has spent was read
 
 	cancel context.CancelFunc
-	done   chan struct{}
+	done   sync.WaitGroup
 }
 
 // view is what requests are decided by.
@@ -123,20 +130,21 @@ func (b *Book) Start(ctx context.Context) {
 		}
 	})
 	b.turn(ctx, time.Now(), true)
+	b.ask(ctx, time.Now())
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	b.cancel, b.done = cancel, make(chan struct{})
-	go func() {
-		defer close(b.done)
+	b.cancel = cancel
+	b.done.Go(func() {
 		defer stop()
 		b.run(run)
-	}()
+	})
+	b.done.Go(func() { b.follow(run) })
 }
 
 // Close ends the reading.
 func (b *Book) Close() {
 	if b.cancel != nil {
 		b.cancel()
-		<-b.done
+		b.done.Wait()
 	}
 }
 
@@ -147,6 +155,7 @@ func (b *Book) wake() {
 	}
 }
 
+// run keeps the records as they are in Redis.
 func (b *Book) run(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -163,20 +172,39 @@ func (b *Book) run(ctx context.Context) {
 	}
 }
 
-// turn reads what is due.
+// follow keeps what agents have spent as the ledger has it.
+func (b *Book) follow(ctx context.Context) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			b.ask(ctx, time.Now())
+		}
+	}
+}
+
+// turn reads the records when that is due.
 func (b *Book) turn(ctx context.Context, now time.Time, hinted bool) {
 	b.reading.Lock()
 	defer b.reading.Unlock()
 	b.stale = b.stale || hinted
-	if !b.records.Healthy() {
+	if !b.records.Healthy() || !b.stale && now.Sub(b.read) < poll {
 		return
 	}
-	if b.stale || now.Sub(b.read) >= poll {
-		if err := b.readRecords(ctx, now); err != nil && ctx.Err() == nil {
-			b.log.Debug("the agents are not known anew", "error", err)
-		}
+	if err := b.readRecords(ctx, now); err != nil && ctx.Err() == nil {
+		b.log.Debug("the agents are not known anew", "error", err)
 	}
-	if err := b.readSpent(ctx, now); err != nil && ctx.Err() == nil {
+}
+
+// ask asks the ledger for what is due. While it does not answer, the last known amounts
+// and what this process counts stay.
+func (b *Book) ask(ctx context.Context, now time.Time) {
+	b.asking.Lock()
+	defer b.asking.Unlock()
+	if err := b.readSpent(ctx, b.due(now)); err != nil && ctx.Err() == nil {
 		b.log.Debug("what agents have used is not known anew", "error", err)
 	}
 }
@@ -212,22 +240,21 @@ func (b *Book) readRecords(ctx context.Context, now time.Time) error {
 			v.byHash[[8]byte(a.hash)] = append(v.byHash[[8]byte(a.hash)], e)
 		}
 	}
-	for id := range b.spent {
-		if v.byID[id] == nil {
-			delete(b.spent, id)
-		}
-	}
 	b.view.Store(v)
 	return nil
 }
 
-// readSpent asks what the agents with budgets have spent. While the ledger does not
-// answer, the last known amounts and what this process counts stay. Its caller holds
-// reading.
-func (b *Book) readSpent(ctx context.Context, now time.Time) error {
+// due are the agents with budgets of which it is not known lately what they have spent,
+// first those of which it is not known for longest. Its caller holds asking.
+func (b *Book) due(now time.Time) []*Entry {
 	v := b.view.Load()
 	if v == nil {
 		return nil
+	}
+	for id := range b.spent {
+		if v.byID[id] == nil {
+			delete(b.spent, id)
+		}
 	}
 	var due []*Entry
 	for id, e := range v.byID {
@@ -239,36 +266,66 @@ func (b *Book) readSpent(ctx context.Context, now time.Time) error {
 			due = append(due, e)
 		}
 	}
-	if len(due) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	return b.readSpentOf(ctx, now, due)
+	slices.SortFunc(due, func(a, c *Entry) int { return b.spent[a.ID].Compare(b.spent[c.ID]) })
+	return due
 }
 
-func (b *Book) readSpentOf(ctx context.Context, now time.Time, due []*Entry) error {
-	today, _ := usage.PeriodDay.Bounds(now, nil)
+// readSpent asks what the agents have spent, some at a time, so that a ledger that is
+// too slow for all of them is believed in what it does tell; the error is that of the
+// first question without an answer. Its caller holds asking.
+func (b *Book) readSpent(ctx context.Context, due []*Entry) (err error) {
 	for d, known := range b.past {
-		if now.Sub(known.read) >= pastPoll {
+		if time.Since(known.read) >= pastPoll {
 			delete(b.past, d)
 		}
 	}
-	var days []usage.AgentDay
-	for _, e := range due {
-		first := today
-		for _, budget := range e.Budgets {
-			if start, _ := budget.Period.Bounds(now, nil); start.Before(first) {
-				first = start
-			}
+	for len(due) > 0 && ctx.Err() == nil {
+		if !b.records.Healthy() {
+			return cmp.Or(err, store.ErrAway)
 		}
-		for d := first; !d.After(today); d = d.AddDate(0, 0, 1) {
-			day := usage.AgentDay{Agent: e.ID, Day: d}
-			// A day's last events come after it.
-			if known, ok := b.past[day]; !ok || known.read.Before(d.AddDate(0, 0, 1)) {
-				days = append(days, day)
-			}
+		// Each question has a moment of its own: a day may end before the last one.
+		now := time.Now()
+		var days []usage.AgentDay
+		n := 0
+		for n < len(due) && len(days) < askedDays {
+			days = append(days, b.unknown(now, due[n])...)
+			n++
 		}
+		if e := b.readDays(ctx, now, due[:n], days); err == nil {
+			err = e
+		}
+		due = due[n:]
+	}
+	return cmp.Or(err, ctx.Err())
+}
+
+// unknown are the days of an agent's budgets that are to be asked for.
+func (b *Book) unknown(now time.Time, e *Entry) (days []usage.AgentDay) {
+	today, _ := usage.PeriodDay.Bounds(now, nil)
+	first := today
+	for _, budget := range e.Budgets {
+		if start, _ := budget.Period.Bounds(now, nil); start.Before(first) {
+			first = start
+		}
+	}
+	for d := first; !d.After(today); d = d.AddDate(0, 0, 1) {
+		day := usage.AgentDay{Agent: e.ID, Day: d}
+		// A day's last events come after it.
+		if known, ok := b.past[day]; !ok || known.read.Before(d.AddDate(0, 0, 1)) {
+			days = append(days, day)
+		}
+	}
+	return days
+}
+
+// readDays asks the ledger for the days, which are all that is not known of the agents'
+// periods, and has the agents learn the answer.
+func (b *Book) readDays(ctx context.Context, now time.Time, of []*Entry, days []usage.AgentDay) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	before := make([][len(periods)]spending, len(of))
+	for i, e := range of {
+		before[i] = e.account.counted(now)
 	}
 	counts, err := b.ledger.AgentDays(ctx, days)
 	if err != nil {
@@ -277,7 +334,8 @@ func (b *Book) readSpentOf(ctx context.Context, now time.Time, due []*Entry) err
 	for i, day := range days {
 		b.past[day] = pastDay{now, spendingOf(counts[i])}
 	}
-	for _, e := range due {
+	today, _ := usage.PeriodDay.Bounds(now, nil)
+	for i, e := range of {
 		b.spent[e.ID] = now
 		for _, budget := range e.Budgets {
 			start, _ := budget.Period.Bounds(now, nil)
@@ -285,7 +343,8 @@ func (b *Book) readSpentOf(ctx context.Context, now time.Time, due []*Entry) err
 			for d := start; !d.After(today); d = d.AddDate(0, 0, 1) {
 				told = told.plus(b.past[usage.AgentDay{Agent: e.ID, Day: d}].counts)
 			}
-			e.account.learn(time.Now(), indexOf(budget.Period), start, told)
+			p := indexOf(budget.Period)
+			e.account.learn(time.Now(), p, start, told, before[i][p])
 		}
 	}
 	return nil
@@ -472,9 +531,9 @@ func (b *Book) List(ctx context.Context) (list []Used, fresh bool) {
 				due = append(due, e)
 			}
 		}
-		b.reading.Lock()
-		fresh = b.readSpentOf(ctx, now, due) == nil
-		b.reading.Unlock()
+		b.asking.Lock()
+		fresh = b.readSpent(ctx, due) == nil
+		b.asking.Unlock()
 	}
 	for _, e := range v.byID {
 		u := Used{Agent: e.Agent, Last: e.account.seen()}

@@ -3,6 +3,7 @@ package agents_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -45,9 +46,15 @@ type ledger struct {
 	asked int
 	days  map[usage.AgentDay]usage.Counts
 	err   error
+	read  func(ctx context.Context, days int) error // called before it answers, where it is there
 }
 
-func (l *ledger) AgentDays(_ context.Context, days []usage.AgentDay) ([]usage.Counts, error) {
+func (l *ledger) AgentDays(ctx context.Context, days []usage.AgentDay) ([]usage.Counts, error) {
+	if l.read != nil {
+		if err := l.read(ctx, len(days)); err != nil {
+			return nil, err
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asked += len(days)
@@ -190,6 +197,60 @@ func TestBudgets(t *testing.T) {
 			}
 		})
 	})
+	t.Run("what is counted while the ledger is asked stays", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l := &ledger{}
+			book, e := bob(t, l, agents.Budget{Period: usage.PeriodDay, Requests: 1})
+			defer book.Close()
+			time.Sleep(time.Second)
+			synctest.Wait()
+			asked := make(chan struct{})
+			answer := make(chan struct{})
+			l.read = func(context.Context, int) error {
+				l.read = func(context.Context, int) error { return errors.New("away") }
+				close(asked)
+				<-answer
+				return nil
+			}
+			<-asked
+			if err := ask(book, e, 1); err != nil {
+				t.Fatal(err)
+			}
+			close(answer)
+			time.Sleep(time.Minute)
+			over(t, ask(book, e, 1), usage.PeriodDay, "requests", time.Until(time.Date(2000, 1, 2, 0, 0, 0, 0, time.UTC)))
+		})
+	})
+	t.Run("a slow ledger is asked for some at a time", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l := &ledger{days: map[usage.AgentDay]usage.Counts{}}
+			l.read = func(ctx context.Context, days int) error {
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(time.Duration(days) * 10 * time.Millisecond):
+					return nil
+				}
+			}
+			book := agents.New(&memory{}, l, slog.New(slog.DiscardHandler))
+			const many = 400
+			for i := range many {
+				id := fmt.Sprintf("bob-%d", i)
+				if _, _, err := book.Create(t.Context(), agents.Agent{ID: id, Budgets: []agents.Budget{{Period: usage.PeriodDay, Requests: 5}}}); err != nil {
+					t.Fatal(err)
+				}
+				l.add(id, time.Now(), usage.Counts{Requests: 5})
+			}
+			book.Start(t.Context())
+			defer book.Close()
+			time.Sleep(time.Minute)
+			for i := range many {
+				if err := book.ByID(fmt.Sprintf("bob-%d", i)).Begin(time.Now()); err == nil {
+					t.Fatalf("what others have spent of agent %d is not known", i)
+				}
+			}
+		})
+	})
 	t.Run("who is not there costs little", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := &ledger{}
@@ -202,6 +263,48 @@ func TestBudgets(t *testing.T) {
 			l.mu.Unlock()
 		})
 	})
+}
+
+// A ledger that does not answer keeps nobody from hearing that an agent was revoked.
+func TestRevocationWaitsForNoLedger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		records := &hinting{}
+		l := &ledger{read: func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }}
+		book := agents.New(records, l, slog.New(slog.DiscardHandler))
+		_, secret, err := book.Create(t.Context(), agents.Agent{ID: "bob", Budgets: []agents.Budget{{Period: usage.PeriodDay, Requests: 5}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		book.Start(t.Context())
+		defer book.Close()
+		time.Sleep(1500 * time.Millisecond) // it is being asked
+		records.mu.Lock()
+		records.records, records.changes = nil, 2
+		records.mu.Unlock()
+		records.hint(store.Event{Agents: true})
+		synctest.Wait()
+		if book.ByHash(hash(secret.Reveal())) != nil {
+			t.Error("the token is known while the ledger is asked")
+		}
+	})
+}
+
+// hinting is a memory that others change.
+type hinting struct {
+	mu sync.Mutex
+	memory
+	hint func(store.Event)
+}
+
+func (h *hinting) Agents(ctx context.Context, known string) ([]store.AgentRecord, string, bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.memory.Agents(ctx, known)
+}
+
+func (h *hinting) Hear(f func(store.Event)) func() {
+	h.hint = f
+	return func() {}
 }
 
 // TestBudgetsHold: whatever comes, no request is let through that a budget has nothing

@@ -49,6 +49,10 @@ func (s spending) plus(o spending) spending {
 	return spending{s.cost + o.cost, s.tokens + o.tokens, s.requests + o.requests}
 }
 
+func (s spending) minus(o spending) spending {
+	return spending{s.cost - o.cost, s.tokens - o.tokens, s.requests - o.requests}
+}
+
 // account is one budget and what is spent of it: as the ledger last told, and
 // what this process has counted since.
 type account struct {
@@ -113,14 +117,33 @@ func (b *budgets) count(now time.Time, s spending) {
 	}
 }
 
-// learn takes over what the ledger told of account i. It was asked before now,
-// and may or may not know what was counted meanwhile: that is left to the next
-// reading, because to count it twice would close a subscription too early.
-func (b *budgets) learn(now time.Time, i int, c usage.PeriodCounts) {
+// counted is what this process has counted of account i, and the ledger has not told of,
+// right before that is asked.
+func (b *budgets) counted(now time.Time, i int) counted {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := &b.accounts[i]
 	a.turn(now)
+	return counted{a.start, a.own}
+}
+
+// counted is what a process has counted of a period.
+type counted struct {
+	start time.Time
+	own   spending
+}
+
+// learn takes over what the ledger told of account i. What was counted before it was
+// asked is in it; what was counted since may be or not, and stays until the next
+// reading: forgotten, it would be lost when Redis goes away before that.
+func (b *budgets) learn(now time.Time, i int, c usage.PeriodCounts, before counted) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := &b.accounts[i]
+	a.turn(now)
+	if a.start.Equal(before.start) { // else what was counted before went with its period
+		a.own = a.own.minus(before.own)
+	}
 	if !c.Start.Equal(a.start) {
 		if a.limit.Period != usage.PeriodBlock {
 			return // the period has turned since it was asked
@@ -128,7 +151,7 @@ func (b *budgets) learn(now time.Time, i int, c usage.PeriodCounts) {
 		a.start, a.end, a.level, a.burn = c.Start, c.End, 0, burn{}
 	}
 	tokens := c.Input + c.Output + c.CacheRead + c.CacheWrite5m + c.CacheWrite1h
-	a.told, a.own = spending{c.CostNanoUSD, tokens, c.Requests}, spending{}
+	a.told = spending{c.CostNanoUSD, tokens, c.Requests}
 }
 
 // spent is the spent part of the tightest budget, 0 without one; full tells that
@@ -238,10 +261,14 @@ func (p *Pool) readBudgets(ctx context.Context) {
 	if p.opts().Ledger == nil {
 		return
 	}
-	var periods []usage.PeriodOf
-	members := p.members()
+	var (
+		periods []usage.PeriodOf
+		before  []counted
+	)
+	members, asked := p.members(), time.Now()
 	for _, m := range members {
 		for i := range m.budgets.accounts {
+			before = append(before, m.budgets.counted(asked, i))
 			periods = append(periods, usage.PeriodOf{Subscription: m.conf().ID, Period: m.budgets.accounts[i].limit.Period})
 		}
 	}
@@ -250,7 +277,7 @@ func (p *Pool) readBudgets(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, budgetTimeout)
 	defer cancel()
-	counts, err := p.opts().Ledger.InPeriods(ctx, time.Now(), periods)
+	counts, err := p.opts().Ledger.InPeriods(ctx, asked, periods)
 	if err != nil {
 		if ctx.Err() == nil {
 			p.opts().Logger.Debug("what other processes have spent is not known now", "error", err)
@@ -259,12 +286,12 @@ func (p *Pool) readBudgets(ctx context.Context) {
 	}
 	now := time.Now()
 	for _, m := range members {
-		_, _, before := m.budgets.spent(now)
+		_, _, wasFull := m.budgets.spent(now)
 		for i := range m.budgets.accounts {
-			m.budgets.learn(now, i, counts[0])
-			counts = counts[1:]
+			m.budgets.learn(now, i, counts[0], before[0])
+			counts, before = counts[1:], before[1:]
 		}
-		if _, _, full := m.budgets.spent(now); before && !full {
+		if _, _, full := m.budgets.spent(now); wasFull && !full {
 			p.group(m.conf().Provider).queue.event()
 		}
 	}

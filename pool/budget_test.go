@@ -26,9 +26,16 @@ type books struct {
 	counts map[usage.PeriodOf]usage.Counts
 	block  time.Time
 	err    error
+	ask    func() // called while they are asked, where it is there
 }
 
 func (b *books) InPeriods(_ context.Context, now time.Time, periods []usage.PeriodOf) ([]usage.PeriodCounts, error) {
+	b.mu.Lock()
+	ask := b.ask
+	b.mu.Unlock()
+	if ask != nil {
+		ask()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err != nil {
@@ -377,5 +384,31 @@ func TestBurnIsMadeKnownOnce(t *testing.T) {
 		pass(24 * time.Hour)
 		reset = time.Now().Add(5 * time.Hour)
 		f(60, 10, 0, 0.01, "day at 50% empty after 36m0s", "5h at 50% empty after 39m0s")
+	})
+}
+
+// What is counted while the ledger is asked is in no answer yet, and not forgotten when
+// there is no other answer.
+func TestBudgetCountsWhileItIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &books{}
+		p := start(pool.Options{Ledger: b}, sub("one", budget(pool.Budget{Period: usage.PeriodDay, CostNanoUSD: 100})))
+		defer p.Close()
+		time.Sleep(100 * time.Millisecond)
+		b.mu.Lock()
+		asked := make(chan struct{})
+		b.ask = func() {
+			b.mu.Lock()
+			b.ask = func() { b.fail(errors.New("away")) }
+			b.mu.Unlock()
+			spend(p, "one", 100, usage.Tokens{Input: 1})
+			close(asked)
+		}
+		b.mu.Unlock()
+		<-asked
+		time.Sleep(time.Minute)
+		if got := statusOf(t, p, "one"); got.Reason != pool.ReasonBudget {
+			t.Errorf("its budget is spent, and it is %s, %s", got.State, got.Reason)
+		}
 	})
 }

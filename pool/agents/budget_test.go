@@ -50,8 +50,11 @@ type ledger struct {
 }
 
 func (l *ledger) AgentDays(ctx context.Context, days []usage.AgentDay) ([]usage.Counts, error) {
-	if l.read != nil {
-		if err := l.read(ctx, len(days)); err != nil {
+	l.mu.Lock()
+	read := l.read
+	l.mu.Unlock()
+	if read != nil {
+		if err := read(ctx, len(days)); err != nil {
 			return nil, err
 		}
 	}
@@ -72,6 +75,12 @@ func (l *ledger) add(agent string, day time.Time, c usage.Counts) {
 	sum := l.days[key]
 	sum.Add(c)
 	l.days[key] = sum
+}
+
+func (l *ledger) on(read func(ctx context.Context, days int) error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.read = read
 }
 
 func (l *ledger) fail(err error) {
@@ -206,12 +215,12 @@ func TestBudgets(t *testing.T) {
 			synctest.Wait()
 			asked := make(chan struct{})
 			answer := make(chan struct{})
-			l.read = func(context.Context, int) error {
-				l.read = func(context.Context, int) error { return errors.New("away") }
+			l.on(func(context.Context, int) error {
+				l.on(func(context.Context, int) error { return errors.New("away") })
 				close(asked)
 				<-answer
 				return nil
-			}
+			})
 			<-asked
 			if err := ask(book, e, 1); err != nil {
 				t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/authpool/authpool/proxy/agentconn"
+	"github.com/authpool/authpool/proxy/h2"
 	"github.com/authpool/authpool/proxy/provider"
 )
 
@@ -196,7 +197,9 @@ func (s *Server) intercept(outer *agentconn.Conn, r io.Reader, v *via) {
 		handshakeSeconds.Observe(sinceSeconds(begin))
 		nc = secured
 	}
-	_ = s.inside.ServeConn(outer.Within(nc, v)) // says how the connection ended, which is no error of ours
+	in := outer.Within(nc, v)
+	_ = s.inside.ServeConn(in) // says how the connection ended, which is no error of ours
+	<-in.Done()                // it may have been taken from fasthttp
 	if v != nil && first[0] == recordHandshake && !v.asked.Load() {
 		// Node looks at a certificate when the handshake is over, and leaves.
 		s.distrusted(v, errLeftAtOnce)
@@ -219,7 +222,7 @@ var errOtherName = errors.New("the TLS handshake names another host than CONNECT
 // newInsideTLS is the TLS of the connections that CONNECT opens. One config serves all,
 // so that agents can resume their sessions.
 func (s *Server) newInsideTLS() *tls.Config {
-	return &tls.Config{
+	config := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"http/1.1"},
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -233,6 +236,8 @@ func (s *Server) newInsideTLS() *tls.Config {
 			return s.deps.Authorities.Leaf(b.via.Host)
 		},
 	}
+	config.GetConfigForClient = h2.Alone(config)
+	return config
 }
 
 // errLeftAtOnce is told of an agent that made a handshake and sent nothing.

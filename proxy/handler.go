@@ -39,9 +39,12 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 		}
 	}()
 	var no *refusal
-	if ctx.IsConnect() {
+	switch {
+	case ctx.IsConnect():
 		no = ex.connect(ctx)
-	} else {
+	case speaksHTTP2(&ctx.Request.Header):
+		s.hijack(ctx, s.serveHTTP2, func() {})
+	default:
 		no = ex.admit(ctx)
 	}
 	begun := false

@@ -30,6 +30,7 @@ import (
 	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/proxy/agentconn"
 	"github.com/authpool/authpool/proxy/explain"
+	"github.com/authpool/authpool/proxy/h2"
 	"github.com/authpool/authpool/proxy/provider"
 	"github.com/authpool/authpool/proxy/tunnel"
 	"github.com/authpool/authpool/proxy/upstream"
@@ -123,6 +124,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	listeners []*agentconn.Listener
+	h2        *h2.Server // nil: nobody has spoken it yet
 }
 
 // settings are what Configure can change. A request keeps those that it began with.
@@ -226,7 +228,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if s.deps.Tunnels != nil {
 		tunnels.Go(func() { s.deps.Tunnels.Close(ctx) })
 	}
+	var going sync.WaitGroup
+	if h2 := s.http2(false); h2 != nil {
+		going.Go(func() { h2.Shutdown(ctx) })
+	}
 	err := s.fast.ShutdownWithContext(ctx)
+	going.Wait()
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/proxy/h2"
 )
 
 // listen opens one address of the config: host:port or unix:/path. setting
@@ -126,9 +127,11 @@ func loadCertificate(c config.TLS) (*tls.Certificate, error) {
 
 // serverTLS is the TLS of a listener whose certificate may be renewed.
 func serverTLS(certificate func() *tls.Certificate) *tls.Config {
-	return &tls.Config{
+	c := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(), nil },
 	}
+	c.GetConfigForClient = h2.Alone(c)
+	return c
 }

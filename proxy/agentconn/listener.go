@@ -158,8 +158,10 @@ type Conn struct {
 	raw net.Conn // below TLS
 	l   *Listener
 
-	outer *Conn // the one that this one is inside of; nil: none
-	inner any   // what Within was given
+	outer *Conn         // the one that this one is inside of; nil: none
+	inner any           // what Within was given
+	done  chan struct{} // closed with a Conn that Within has made
+	addrs *Conn         // whose addresses it has; nil: its own
 
 	watch   watch // the watcher's
 	mu      sync.Mutex
@@ -201,7 +203,7 @@ func From(nc net.Conn) *Conn {
 // is what the agent says from here on, c itself or TLS over it. What is said of it by
 // Said: whoever opened it keeps that there. Closing it closes c.
 func (c *Conn) Within(nc net.Conn, said any) *Conn {
-	in := &Conn{Conn: nc, raw: c.raw, l: c.l, outer: c, inner: said, uid: c.uid, hasUID: c.hasUID}
+	in := &Conn{Conn: nc, raw: c.raw, l: c.l, outer: c, inner: said, uid: c.uid, hasUID: c.hasUID, done: make(chan struct{})}
 	in.until, in.readUntil = time.Now().Add(c.l.opts.Head), c.readUntil
 	in.known.Store(c.known.Load())
 	c.Opaque()
@@ -255,6 +257,9 @@ func (c *Conn) OnClose(f func()) {
 		f()
 	}
 }
+
+// Done is closed when a Conn that Within has made is.
+func (c *Conn) Done() <-chan struct{} { return c.done }
 
 // Said is what Within was given, nil for a connection that is inside of none.
 func (c *Conn) Said() any { return c.inner }
@@ -324,7 +329,9 @@ func (c *Conn) Linger() { c.linger.Store(true) }
 func (c *Conn) HandOver() {
 	c.OnLeave(nil)
 	c.Opaque()
-	c.handed.Store(true)
+	for ; c != nil; c = c.outer {
+		c.handed.Store(true)
+	}
 }
 
 // CloseWrite says to the agent that nothing more will come.
@@ -517,6 +524,9 @@ func (c *Conn) close(politely bool) error {
 			err = c.raw.Close() // without TLS's farewell, which could block
 		}
 		c.leave(true)
+		if c.done != nil {
+			close(c.done)
+		}
 	})
 	return err
 }

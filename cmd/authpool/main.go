@@ -50,6 +50,9 @@ func Main(ctx context.Context, stdio Stdio, environ, args []string) int {
 	if err == nil {
 		return exitDone
 	}
+	if status, ok := errors.AsType[exitStatusError](err); ok {
+		return int(status)
+	}
 	if faults, ok := errors.AsType[config.Faults](err); ok {
 		_, _ = fmt.Fprintln(p.Err, faults) // one line each, which begins with its place
 	} else {
@@ -60,6 +63,12 @@ func Main(ctx context.Context, stdio Stdio, environ, args []string) int {
 	}
 	return exitFailed
 }
+
+// exitStatusError is the exit code of a program that was run, which has said itself what
+// there is to say.
+type exitStatusError int
+
+func (e exitStatusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // wrongUseError marks an error as the caller's: exit code 2.
 type wrongUseError struct{ error }

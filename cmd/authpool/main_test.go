@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 		"authpool": main,
 		"fetch":    fetch,
 		"webhook":  webhook,
+		"agent":    agent,
+		"gemini":   agent,
 	})
 }
 
@@ -42,8 +44,11 @@ func TestMain(m *testing.M) {
 //	wrong CMD...           runs a program that must exit with 2
 //	await URL [STATUS]     waits until URL answers with STATUS (200)
 //	awaitline FILE REGEXP  waits until a line of FILE matches
-//	signal NAME LOG        sends HUP or TERM to the serve that wrote LOG
+//	signal NAME LOG        sends HUP or TERM to the serve that wrote LOG, or to
+//	                       the run of the agent that wrote it
 //	fill FILE...           puts the values of variables in the place of $NAME
+//	agent HOW...           is run as agents are (see agent)
+//	exits N CMD...         runs a program that must exit with N
 //	webhook ADDRESS FILE   receives notifications (see webhook)
 //	awaitusage REGEXP      waits until `authpool usage --json` matches
 //	awaitexplained ID      waits until `authpool explain ID` knows that request,
@@ -76,6 +81,7 @@ func TestStories(t *testing.T) {
 			"capture":            capture,
 			"fill":               fill,
 			"signal":             sendSignal,
+			"exits":              exitsWith,
 			"failed":             exits(exitFailed),
 			"wrong":              exits(exitWrong),
 		},
@@ -162,6 +168,15 @@ func exits(code int) func(*testscript.TestScript, bool, []string) {
 	}
 }
 
+func exitsWith(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: exits N PROGRAM [ARG...]")
+	}
+	code, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	exits(code)(ts, neg, args[1:])
+}
+
 // awaitLimit is how long await waits for a program that starts or stops: far
 // longer than it takes, also on a busy machine.
 const awaitLimit = 30 * time.Second
@@ -237,8 +252,8 @@ func eventually(yes func(context.Context) bool) bool {
 	}
 }
 
-// pidLine is in the first line of a serve's log.
-var pidLine = regexp.MustCompile(`msg="authpool starts".* pid=([0-9]+)`)
+// pidLine is in the first line of a serve's log, and in what agent writes of who runs it.
+var pidLine = regexp.MustCompile(` pid=([0-9]+)`)
 
 // sendSignal is for the signals that testscript's kill does not know.
 func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
@@ -248,7 +263,7 @@ func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	found := pidLine.FindStringSubmatch(ts.ReadFile(args[1]))
 	if found == nil {
-		ts.Fatalf("%s is no log of a serve", args[1])
+		ts.Fatalf("%s tells no pid", args[1])
 	}
 	pid, err := strconv.Atoi(found[1])
 	ts.Check(err)

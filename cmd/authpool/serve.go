@@ -14,7 +14,10 @@ import (
 )
 
 func newServeCommand(p *program) *cobra.Command {
-	var file configFlags
+	var (
+		file      configFlags
+		whileUsed bool
+	)
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the proxy",
@@ -30,20 +33,27 @@ when its file changes, at SIGHUP and at "authpool reload".`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			load := func() (*config.Config, error) { return file.load(cmd, p) }
+			if whileUsed {
+				load = spared(load)
+			}
 			cfg, err := load()
 			if err != nil {
 				return err
 			}
-			return p.serve(cmd.Context(), cfg, load, file.file)
+			return p.serve(cmd.Context(), cfg, load, file.file, whileUsed)
 		},
 	}
 	file.register(cmd)
+	cmd.Flags().BoolVar(&whileUsed, whileUsedFlag, false, "end with the last \"authpool run\" that uses it")
+	if err := cmd.Flags().MarkHidden(whileUsedFlag); err != nil {
+		panic("BUG: " + err.Error()) // there is no such flag
+	}
 	return cmd
 }
 
 // serve runs until it is told to stop or a listener breaks. load reads the
-// config again.
-func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), file string) error {
+// config again. whileUsed has it end with the last run that uses it, too.
+func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), file string, whileUsed bool) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -69,6 +79,15 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 		return errors.Join(err, s.shutdown(ctx))
 	}
 	s.auditStart(file)
+	var unused <-chan struct{}
+	if whileUsed {
+		h, none, err := s.whileUsed()
+		if err != nil {
+			return errors.Join(err, s.shutdown(ctx))
+		}
+		defer h.f.Close()
+		unused = none
+	}
 	if err := s.ready(); err != nil {
 		log.Warn("not ready", "reason", err)
 	}
@@ -77,6 +96,10 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 		case err := <-s.failed:
 			s.auditStop(err.Error())
 			return errors.Join(err, s.shutdown(ctx))
+		case <-unused:
+			log.Info("stopping", "reason", "nobody uses it any more")
+			s.auditStop("unused")
+			return stopOn(signals, func() error { return s.shutdown(ctx) })
 		case <-ctx.Done():
 			s.auditStop("cancelled")
 			return s.shutdown(context.WithoutCancel(ctx))

@@ -40,7 +40,7 @@ func newTrust(state string, getenv func(string) string) (trust, error) {
 	t := trust{own: filepath.Join(folder, ca.BundleFile), whole: filepath.Join(folder, wholeFile)}
 	_, err := os.Stat(t.own)
 	if errors.Is(err, fs.ErrNotExist) {
-		return t, fmt.Errorf("there is no certificate authority in %s: start \"authpool serve\" once, without intercept.enabled: false, or name its folder by --state-dir", state)
+		return t, noAuthority(state)
 	}
 	if err != nil {
 		return t, fmt.Errorf("cannot read the certificate authority: %w", err)

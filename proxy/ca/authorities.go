@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,14 +90,18 @@ func (a *Authorities) Serve(hosts []string) error {
 	return a.writeBundle()
 }
 
-// Rotate makes another authority, for the hosts as they are now, that signs from the
-// overlap on. Until then the bundle has it beside the present one. It returns when that
-// is.
+// Rotate makes another authority that signs from the overlap on, for the hosts of Open
+// and those of the newest so far: whoever rotates need not know all that a running proxy
+// serves. Until then the bundle has it beside the present one. It returns when that is.
 func (a *Authorities) Rotate(overlap time.Duration) (time.Time, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	from := time.Now().Add(overlap).Truncate(time.Second)
-	if err := create(a.dir, a.hosts, from); err != nil {
+	hosts := slices.Clone(a.hosts)
+	if len(a.list) > 0 {
+		hosts = append(hosts, a.list[len(a.list)-1].cert.PermittedDNSDomains...)
+	}
+	if err := create(a.dir, hosts, from); err != nil {
 		return from, fmt.Errorf("cannot make a certificate authority in %s: %w", a.dir, err)
 	}
 	if err := a.load(time.Now()); err != nil {

@@ -45,7 +45,7 @@ const (
 	// (RFC 2606).
 	nobody = "authpool.invalid"
 	// Overlap is how long a new authority is made known, by default, before it signs.
-	Overlap = 24 * time.Hour
+	Overlap = 30 * 24 * time.Hour
 )
 
 // authority is one certificate authority.

@@ -179,6 +179,22 @@ func TestServeAnotherHost(t *testing.T) {
 	}
 }
 
+// Who rotates without knowing all hosts takes none away.
+func TestRotationKeepsHosts(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir, "llm.example.test")
+	a := open(t, dir, "api.openai.com")
+	if _, err := a.Rotate(0); err != nil {
+		t.Fatal(err)
+	}
+	roots := trust(t, a.Bundle())
+	for _, host := range []string{"llm.example.test", "api.openai.com"} {
+		if leaf, err := a.Leaf(host); err != nil || verify(leaf, roots, host) != nil {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+}
+
 // Leaves are made anew before they end.
 func TestLeafEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// agent is the program of that name, which stories run as agents are run:
+//
+//	agent turn [HOST]     takes a turn with the base URL of the environment, or
+//	                      at HOST, and prints the status and who served
+//	agent env NAME...     prints variables, those that are not set as "NAME is not set"
+//	agent args ARG...     prints its arguments
+//	agent exit N          exits with N
+//	agent kill            is killed
+//	agent wait FILE       makes FILE, waits for a signal and exits with 3, and
+//	                      tells the settings that Gemini CLI has
+func agent() {
+	code, err := runAgent(os.Args[1], os.Args[2:])
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func runAgent(what string, args []string) (int, error) {
+	switch what {
+	case "turn":
+		return 0, takeTurn(args)
+	case "env":
+		for _, name := range args {
+			if value, ok := os.LookupEnv(name); ok {
+				fmt.Printf("%s=%s\n", name, value) //nolint:forbidigo // a program of its own
+			} else {
+				fmt.Printf("%s is not set\n", name) //nolint:forbidigo // likewise
+			}
+		}
+		return 0, nil
+	case "args":
+		fmt.Println(strings.Join(args, " ")) //nolint:forbidigo // likewise
+		return 0, nil
+	case "exit":
+		return strconv.Atoi(args[0])
+	case "kill":
+		return 0, syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "wait":
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		settings := os.Getenv("GEMINI_CLI_SYSTEM_SETTINGS_PATH")
+		text, err := os.ReadFile(settings)
+		if settings != "" && err != nil {
+			return 0, err
+		}
+		if err := os.WriteFile(args[0], fmt.Appendf(nil, "run by pid=%d\n", os.Getppid()), 0o600); err != nil {
+			return 0, err
+		}
+		fmt.Println("got", <-signals) //nolint:forbidigo // likewise
+		fmt.Fprintf(os.Stderr, "settings %s\n%s\n", settings, text)
+		return 3, nil
+	default:
+		return 0, errors.New("no such way to be run")
+	}
+}
+
+func takeTurn(args []string) error {
+	url := os.Getenv("ANTHROPIC_BASE_URL")
+	if len(args) > 0 {
+		url = args[0]
+	}
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url+"/v1/messages",
+		strings.NewReader(`{"model":"claude-sonnet-4-5","max_tokens":20,"messages":[{"role":"user","content":"hello"}]}`))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Anthropic-Version", "2023-06-01")
+	req.Header.Set("Authorization", "Bearer "+os.Getenv("ANTHROPIC_AUTH_TOKEN"))
+	if url == os.Getenv("ANTHROPIC_BASE_URL") { // in proxy mode the user name of the proxy tells
+		for header := range strings.SplitSeq(os.Getenv("ANTHROPIC_CUSTOM_HEADERS"), "\n") {
+			if name, value, ok := strings.Cut(header, ": "); ok {
+				req.Header.Set(name, value)
+			}
+		}
+	}
+	resp, err := http.DefaultClient.Do(req) //nolint:forbidigo // the story has a limit
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	_, err = fmt.Printf("%d by %s in session %s\n", resp.StatusCode, resp.Header.Get("X-Authpool-Subscription"), resp.Header.Get(sessionHeader)) //nolint:forbidigo // a program of its own
+	return err
+}
+
+// What clients need beside variables keeps what is there, and keeps the token off command
+// lines.
+func TestSetup(t *testing.T) {
+	const token = "apa_canary"
+	w := way{mode: modeBaseURL, base: "http://127.0.0.1:1", agent: "default", token: token, session: "s1"}
+	f := func(environ []string, mode string, argv []string, wantArgv []string, wantEnv ...string) {
+		t.Helper()
+		w.mode = mode
+		s, err := newSetup(&program{environ: environ}, w, argv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := s.remove(); err != nil {
+				t.Error(err)
+			}
+		}()
+		if !slices.Equal(s.argv, wantArgv) {
+			t.Errorf("%q: got %q, want %q", argv, s.argv, wantArgv)
+		}
+		if strings.Contains(strings.Join(s.argv, " "), token) {
+			t.Errorf("%q: the token is on the command line: %q", argv, s.argv)
+		}
+		for _, want := range wantEnv {
+			if name, absent := strings.CutPrefix(want, "no "); absent {
+				if slices.ContainsFunc(s.environ, func(pair string) bool { return strings.HasPrefix(pair, name+"=") }) {
+					t.Errorf("%q has %s", argv, name)
+				}
+				continue
+			}
+			if !slices.Contains(s.environ, want) {
+				t.Errorf("%q has no %q but %q", argv, want, s.environ)
+			}
+		}
+	}
+	f(nil, modeBaseURL, []string{"node", "x.mjs"}, []string{"node", "x.mjs"},
+		"ANTHROPIC_CUSTOM_HEADERS=X-Authpool-Session: s1", "OPENAI_CUSTOM_HEADERS=X-Authpool-Session: s1",
+		"ANTHROPIC_API_KEY="+token, "OPENAI_BASE_URL=http://127.0.0.1:1/v1")
+	f([]string{"ANTHROPIC_CUSTOM_HEADERS=X-Team: a\nX-Authpool-Session: old\n", "ANTHROPIC_API_KEY=sk-ant-own", "ANTHROPIC_API_KEY_2=sk-ant-two", "PATH=/bin"},
+		modeBaseURL, []string{"/opt/bin/claude", "-p", "hi"}, []string{"/opt/bin/claude", "-p", "hi"},
+		"ANTHROPIC_CUSTOM_HEADERS=X-Authpool-Session: s1\nX-Team: a", "ANTHROPIC_AUTH_TOKEN="+token, "PATH=/bin",
+		"no ANTHROPIC_API_KEY", "no ANTHROPIC_API_KEY_2")
+	codex := func(base string) []string {
+		return []string{
+			"codex", "-c", `model_provider="authpool"`, "-c", `model_providers.authpool.name="authpool"`,
+			"-c", `model_providers.authpool.base_url="` + base + `"`, "-c", `model_providers.authpool.env_key="OPENAI_API_KEY"`,
+			"-c", `model_providers.authpool.wire_api="responses"`,
+			"-c", `model_providers.authpool.env_http_headers={"X-Authpool-Session"="AUTHPOOL_RUN_SESSION"}`, "exec", "hi",
+		}
+	}
+	f(nil, modeBaseURL, []string{"codex", "exec", "hi"}, codex("http://127.0.0.1:1/v1"), "AUTHPOOL_RUN_SESSION=s1")
+	f(nil, modeProxy, []string{"codex", "exec", "hi"}, codex("https://api.openai.com/v1"), "HTTPS_PROXY=http://s1:"+token+"@127.0.0.1:1")
+	f([]string{`OPENCODE_CONFIG_CONTENT={"theme":"x","provider":{"openai":{"options":{"timeout":5}}}}`}, modeBaseURL, []string{"opencode"}, []string{"opencode"},
+		`OPENCODE_CONFIG_CONTENT={"provider":{"anthropic":{"options":{"apiKey":"{env:ANTHROPIC_API_KEY}","baseURL":"http://127.0.0.1:1/v1","headers":{"X-Authpool-Session":"s1"}}},`+
+			`"google":{"options":{"apiKey":"{env:GEMINI_API_KEY}","baseURL":"http://127.0.0.1:1/v1beta","headers":{"X-Authpool-Session":"s1"}}},`+
+			`"openai":{"options":{"apiKey":"{env:OPENAI_API_KEY}","baseURL":"http://127.0.0.1:1/v1","headers":{"X-Authpool-Session":"s1"},"timeout":5}}},"theme":"x"}`)
+	settings := t.TempDir() + "/settings.json"
+	if err := os.WriteFile(settings, []byte(`{"ui":{"theme":"x"},"security":{"auth":{"useExternal":true}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newSetup(&program{environ: []string{"GEMINI_CLI_SYSTEM_SETTINGS_PATH=" + settings}}, w, []string{"gemini"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := os.ReadFile(s.folder + "/gemini.json")
+	if want := `{"security":{"auth":{"selectedType":"gemini-api-key","useExternal":true}},"ui":{"theme":"x"}}`; err != nil || string(made) != want {
+		t.Errorf("the settings of gemini are %s, %v", made, err)
+	}
+	for _, want := range []string{"GEMINI_CLI_SYSTEM_SETTINGS_PATH=" + s.folder + "/gemini.json", "GEMINI_CLI_TRUST_WORKSPACE=true", "GEMINI_CLI_CUSTOM_HEADERS=X-Authpool-Session: s1"} {
+		if !slices.Contains(s.environ, want) {
+			t.Errorf("gemini has no %s", want)
+		}
+	}
+	if err := s.remove(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(s.folder); err == nil {
+		t.Error("its settings stay")
+	}
+	if _, err := newSetup(&program{environ: []string{"OPENCODE_CONFIG_CONTENT=[]"}}, w, []string{"opencode"}); err == nil {
+		t.Error("a config that cannot be read is thrown away")
+	}
+}

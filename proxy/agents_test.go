@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/pool/recall"
 	"github.com/authpool/authpool/pool/redisdb/redistest"
 	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/proxy/provider"
@@ -36,7 +37,7 @@ func (emptyLedger) AgentDays(_ context.Context, days []usage.AgentDay) ([]usage.
 func newBook(t *testing.T) *agents.Book {
 	t.Helper()
 	client := redistest.Mini(t)
-	return agents.New(store.New(client, client, wellRedis{}, "authpool"), emptyLedger{}, slog.New(slog.DiscardHandler))
+	return agents.New(store.New(client, client, wellRedis{}, "authpool"), emptyLedger{}, (*recall.File)(nil), slog.New(slog.DiscardHandler))
 }
 
 // create makes an agent and returns its token.

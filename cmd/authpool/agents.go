@@ -31,7 +31,7 @@ type agentBook struct {
 // Agents implements admin.Agents.
 func (b agentBook) Agents(ctx context.Context) (admin.AgentList, error) {
 	list, fresh := b.book.List(ctx)
-	if !fresh && !b.book.Known() {
+	if !fresh && !b.book.Known() && len(list) == 0 {
 		return admin.AgentList{}, redisdb.ErrAway
 	}
 	out := admin.AgentList{Whole: fresh, Agents: make([]admin.Agent, 0, len(list))}

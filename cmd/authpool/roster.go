@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -51,9 +52,9 @@ const (
 )
 
 // newRoster gives p the subscriptions of cfg, each with what operators have done with it
-// so far. While Redis cannot tell that, the file alone holds.
-func newRoster(ctx context.Context, cfg *config.Config, p *pool.Pool, shared *store.Store, dir *statedir.Dir, log *audit.Log, logger *slog.Logger) *roster {
-	records := managed.New(shared.ManagedRecords(), shared.Healthy)
+// so far. While Redis cannot tell that, what was last known holds.
+func newRoster(ctx context.Context, cfg *config.Config, p *pool.Pool, shared *store.Store, memory managed.Memory, dir *statedir.Dir, log *audit.Log, logger *slog.Logger) *roster {
+	records := managed.New(shared.ManagedRecords(), memory, shared.Healthy)
 	vault := newVaultFromConfig(cfg.Sealing, dir, records)
 	r := &roster{
 		pool: p, records: records, vault: vault, shared: shared, audit: log, log: logger,
@@ -64,10 +65,24 @@ func newRoster(ctx context.Context, cfg *config.Config, p *pool.Pool, shared *st
 		err = r.read(ctx)
 	}
 	if err != nil {
-		logger.Warn("what was changed of subscriptions at run time is not known yet: they are as the config says", "error", err)
-		r.configure(cfg)
+		r.recall(err)
 	}
 	return r
+}
+
+// recall takes over what operators had done when Redis was last there; why says why it
+// cannot be asked.
+func (r *roster) recall(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known, since, err := r.records.Recall()
+	if err != nil {
+		r.log.Warn("what was changed of subscriptions at run time is not known yet: they are as the config says", "error", errors.Join(why, err))
+	} else {
+		r.log.Warn("Redis is away: what was changed of subscriptions at run time is as it was last known", "error", why, "known", since)
+	}
+	r.known = known
+	r.apply()
 }
 
 // start follows what operators do, until close.
@@ -88,6 +103,7 @@ func (r *roster) start(ctx context.Context) {
 func (r *roster) close() {
 	r.stop()
 	r.done.Wait()
+	r.records.Close()
 }
 
 // configure takes another config over: its subscriptions are in the pool when it
@@ -201,6 +217,7 @@ func (r *roster) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 			r.finish(ctx)
+			r.records.Flush()
 		}
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/authpool/authpool/pool/audit"
 	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/notify"
+	"github.com/authpool/authpool/pool/recall"
 	"github.com/authpool/authpool/pool/redisdb"
 	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/proxy"
@@ -210,12 +211,12 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	}
 	ledger := &spending{store: s.usage, recorder: s.recorder, healthy: s.db.Healthy}
 	s.pool = newPoolFromConfig(s.cfg, bindings, ledger, &s.events, s.log)
-	s.roster = newRoster(ctx, s.cfg, s.pool, bindings, s.dir, s.audit, s.log)
+	s.roster = newRoster(ctx, s.cfg, s.pool, bindings, s.recall("subscriptions"), s.dir, s.audit, s.log)
 	s.pool.Start(ctx)
 	s.onClose("pool", func(context.Context) error { s.pool.Close(); return nil })
 	s.roster.start(ctx)
 	s.onClose("subscriptions", func(context.Context) error { s.roster.close(); return nil })
-	s.agents = agents.New(bindings, ledger, s.log)
+	s.agents = agents.New(bindings, ledger, s.recall("agents"), s.log)
 	s.agents.Start(ctx)
 	s.onClose("agents", func(context.Context) error { s.agents.Close(); return nil })
 	windows := startWindows(windowsDeps{status: s.pool.Status, healthy: s.db.Healthy, observe: s.usage.Observe}, s.log)
@@ -280,6 +281,15 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	// The last to be opened is the first to go.
 	s.closers = append(s.closers, closer{"answers", time.Duration(s.cfg.Shutdown.Grace), s.stopAgents})
 	return nil
+}
+
+// recall is where this machine keeps what was last known of records in Redis; the
+// embedded one is never away.
+func (s *service) recall(kind string) *recall.File {
+	if s.db.Mode() == string(redisdb.Embedded) {
+		return nil
+	}
+	return recall.New(filepath.Join(s.dir.Path(), "known."+kind), kind+" "+s.db.Place(), s.log)
 }
 
 // newBuildMetric tells the version as a metric.

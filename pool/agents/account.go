@@ -59,7 +59,7 @@ type sum struct {
 type account struct {
 	mu   sync.Mutex
 	sums [len(periods)]sum // in their order
-	busy int64  // requests under way in this process
+	busy int64             // requests under way in this process
 	last time.Time
 }
 

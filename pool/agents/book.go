@@ -62,6 +62,14 @@ type Records interface {
 	Hear(f func(store.Event)) (stop func())
 }
 
+// Memory keeps the agents for a start without Redis; *recall.File is one.
+type Memory interface {
+	Load() (list []store.AgentRecord, known time.Time, err error)
+	Keep(list []store.AgentRecord)
+	Flush()
+	Close()
+}
+
 // Ledger tells what agents have used, by all processes. It is asked off the request
 // path.
 type Ledger interface {
@@ -75,6 +83,7 @@ type Ledger interface {
 type Book struct {
 	records Records
 	ledger  Ledger
+	memory  Memory
 	log     *slog.Logger
 
 	view atomic.Pointer[view]
@@ -97,6 +106,7 @@ type Book struct {
 
 // view is what requests are decided by.
 type view struct {
+	told   bool // by Redis; else it is what was known before this process began
 	byID   map[string]*Entry
 	byHash map[[8]byte][]*Entry // by the first bytes of a token's hash
 }
@@ -114,15 +124,15 @@ type pastDay struct {
 }
 
 // New returns a Book that knows nobody yet. log is never nil.
-func New(records Records, ledger Ledger, log *slog.Logger) *Book {
+func New(records Records, ledger Ledger, memory Memory, log *slog.Logger) *Book {
 	return &Book{
-		records: records, ledger: ledger, log: log, kick: make(chan struct{}, 1),
+		records: records, ledger: ledger, memory: memory, log: log, kick: make(chan struct{}, 1),
 		past: make(map[usage.AgentDay]pastDay), spent: make(map[string]time.Time),
 	}
 }
 
 // Start reads all agents, if Redis is there within ctx, and keeps on reading until
-// Close.
+// Close. Without Redis those hold that were last known.
 func (b *Book) Start(ctx context.Context) {
 	stop := b.records.Hear(func(e store.Event) {
 		if e.Agents || e == (store.Event{}) {
@@ -130,6 +140,9 @@ func (b *Book) Start(ctx context.Context) {
 		}
 	})
 	b.turn(ctx, time.Now(), true)
+	if !b.Known() {
+		b.recall()
+	}
 	b.ask(ctx, time.Now())
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	b.cancel = cancel
@@ -145,7 +158,22 @@ func (b *Book) Close() {
 	if b.cancel != nil {
 		b.cancel()
 		b.done.Wait()
+		b.memory.Close()
 	}
+}
+
+// recall takes over what was known when Redis was last there: limits and the ends of
+// tokens hold without it, too.
+func (b *Book) recall() {
+	list, known, err := b.memory.Load()
+	if err != nil {
+		b.log.Warn("the agents are not known before Redis is there: their tokens are refused, and default and anonymous have no limits", "error", err)
+		return
+	}
+	b.log.Warn("Redis is away: the agents are as they were last known", "agents", len(list), "known", known)
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	b.take(list, false)
 }
 
 func (b *Book) wake() {
@@ -169,6 +197,7 @@ func (b *Book) run(ctx context.Context) {
 			hinted = true
 		}
 		b.turn(ctx, time.Now(), hinted)
+		b.memory.Flush()
 	}
 }
 
@@ -223,8 +252,15 @@ func (b *Book) readRecords(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	b.state = state
+	b.take(list, true)
+	b.memory.Keep(list)
+	return nil
+}
+
+// take makes the records what requests are decided by. Its caller holds reading.
+func (b *Book) take(list []store.AgentRecord, told bool) {
 	former := b.view.Load()
-	v := &view{byID: make(map[string]*Entry, len(list)), byHash: make(map[[8]byte][]*Entry, len(list))}
+	v := &view{told: told, byID: make(map[string]*Entry, len(list)), byHash: make(map[[8]byte][]*Entry, len(list))}
 	for _, r := range list {
 		a, err := parseRecord(r)
 		if err != nil {
@@ -241,7 +277,6 @@ func (b *Book) readRecords(ctx context.Context, now time.Time) error {
 		}
 	}
 	b.view.Store(v)
-	return nil
 }
 
 // due are the agents with budgets of which it is not known lately what they have spent,
@@ -350,9 +385,12 @@ func (b *Book) readDays(ctx context.Context, now time.Time, of []*Entry, days []
 	return nil
 }
 
-// Known tells whether the agents were ever read: before that, nobody can say whose a
-// token is.
-func (b *Book) Known() bool { return b.view.Load() != nil }
+// Known tells whether Redis has ever told of the agents: before that, nobody can say
+// that a token is none's.
+func (b *Book) Known() bool {
+	v := b.view.Load()
+	return v != nil && v.told
+}
 
 // ByHash finds the agent whose token has this SHA-256; nil: there is none. It takes
 // the same time for all that begin alike, which nobody can make a token's hash do.

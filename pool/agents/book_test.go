@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/pool/recall"
 	"github.com/authpool/authpool/pool/redisdb/redistest"
 	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/ratelimit/usage"
@@ -39,7 +40,7 @@ func sidecar(t *testing.T, client redis.UniversalClient) (*agents.Book, *health)
 	h := &health{}
 	s := store.New(client, client, h, "authpool")
 	watch, cancel := context.WithCancel(context.Background())
-	book := agents.New(s, quiet{}, slog.New(slog.DiscardHandler))
+	book := agents.New(s, quiet{}, (*recall.File)(nil), slog.New(slog.DiscardHandler))
 	book.Start(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); s.Watch(watch, func(store.Event) {}) }()

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/pool/recall"
 	"github.com/authpool/authpool/pool/store"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
@@ -95,7 +96,7 @@ func bob(t *testing.T, l *ledger, budgets ...agents.Budget) (*agents.Book, *agen
 	if l.days == nil {
 		l.days = map[usage.AgentDay]usage.Counts{}
 	}
-	book := agents.New(&memory{}, l, slog.New(slog.DiscardHandler))
+	book := agents.New(&memory{}, l, (*recall.File)(nil), slog.New(slog.DiscardHandler))
 	if _, _, err := book.Create(t.Context(), agents.Agent{ID: "bob", Budgets: budgets}); err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +242,7 @@ func TestBudgets(t *testing.T) {
 					return nil
 				}
 			}
-			book := agents.New(&memory{}, l, slog.New(slog.DiscardHandler))
+			book := agents.New(&memory{}, l, (*recall.File)(nil), slog.New(slog.DiscardHandler))
 			const many = 400
 			for i := range many {
 				id := fmt.Sprintf("bob-%d", i)
@@ -279,7 +280,7 @@ func TestRevocationWaitsForNoLedger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		records := &hinting{}
 		l := &ledger{read: func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }}
-		book := agents.New(records, l, slog.New(slog.DiscardHandler))
+		book := agents.New(records, l, (*recall.File)(nil), slog.New(slog.DiscardHandler))
 		_, secret, err := book.Create(t.Context(), agents.Agent{ID: "bob", Budgets: []agents.Budget{{Period: usage.PeriodDay, Requests: 5}}})
 		if err != nil {
 			t.Fatal(err)
@@ -325,7 +326,7 @@ func TestBudgetsHold(t *testing.T) {
 			Requests: rapid.Int64Range(0, 5).Draw(rt, "requests"), Tokens: rapid.Int64Range(0, 60).Draw(rt, "tokens"),
 			CostNanoUSD: rapid.Int64Range(1, 20).Draw(rt, "cost"),
 		}
-		book := agents.New(&memory{}, &ledger{}, slog.New(slog.DiscardHandler))
+		book := agents.New(&memory{}, &ledger{}, (*recall.File)(nil), slog.New(slog.DiscardHandler))
 		if _, _, err := book.Create(context.Background(), agents.Agent{ID: "bob", Budgets: []agents.Budget{limit}}); err != nil {
 			rt.Fatal(err)
 		}

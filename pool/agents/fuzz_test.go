@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/pool/recall"
 	"github.com/authpool/authpool/pool/store"
 )
 
@@ -19,7 +20,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add(`{"created":9223372036854775807,"expires":-1}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		m := &memory{records: []store.AgentRecord{{ID: "bob", Version: 1, Text: text}}}
-		book := agents.New(m, &ledger{}, slog.New(slog.DiscardHandler))
+		book := agents.New(m, &ledger{}, (*recall.File)(nil), slog.New(slog.DiscardHandler))
 		if err := book.Refresh(t.Context()); err != nil {
 			t.Fatal(err)
 		}

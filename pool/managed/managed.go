@@ -73,9 +73,18 @@ type Records interface {
 	List(ctx context.Context, known string) (list []store.Record, state string, changed bool, err error)
 }
 
+// Memory keeps the records for a start without Redis; *recall.File is one.
+type Memory interface {
+	Load() (list []store.Record, known time.Time, err error)
+	Keep(list []store.Record)
+	Flush()
+	Close()
+}
+
 // Store keeps the records. It is safe for concurrent use.
 type Store struct {
 	records Records
+	memory  Memory
 	healthy func() bool
 	news    chan struct{} // holds one: something may have changed
 
@@ -85,8 +94,8 @@ type Store struct {
 }
 
 // New returns a store of what records hold; healthy tells whether they can be asked.
-func New(records Records, healthy func() bool) *Store {
-	return &Store{records: records, healthy: healthy, news: make(chan struct{}, 1)}
+func New(records Records, memory Memory, healthy func() bool) *Store {
+	return &Store{records: records, memory: memory, healthy: healthy, news: make(chan struct{}, 1)}
 }
 
 // List returns all records by id, as they are now.
@@ -98,21 +107,42 @@ func (s *Store) List(ctx context.Context) ([]Record, error) {
 		return nil, err
 	}
 	if changed || s.list == nil {
-		records := make([]Record, 0, len(list))
-		for _, one := range list {
-			r := Record{}
-			if err := json.Unmarshal([]byte(one.Text), &r); err != nil {
-				// Of another version of authpool, perhaps: it is there, and serves nobody.
-				r = Record{Switch: Disabled, Settings: json.RawMessage(`null`), Unreadable: true}
-			}
-			r.ID, r.Version = one.ID, one.Version
-			records = append(records, r)
-		}
-		slices.SortFunc(records, func(a, b Record) int { return cmp.Compare(a.ID, b.ID) })
-		s.state, s.list = state, records
+		s.state, s.list = state, parse(list)
+		s.memory.Keep(list)
 	}
 	return slices.Clone(s.list), nil
 }
+
+func parse(list []store.Record) []Record {
+	records := make([]Record, 0, len(list))
+	for _, one := range list {
+		r := Record{}
+		if err := json.Unmarshal([]byte(one.Text), &r); err != nil {
+			// Of another version of authpool, perhaps: it is there, and serves nobody.
+			r = Record{Switch: Disabled, Settings: json.RawMessage(`null`), Unreadable: true}
+		}
+		r.ID, r.Version = one.ID, one.Version
+		records = append(records, r)
+	}
+	slices.SortFunc(records, func(a, b Record) int { return cmp.Compare(a.ID, b.ID) })
+	return records
+}
+
+// Recall returns all records as they were last known to this process or to one before
+// it on this machine, and since when: for the time until Redis is there.
+func (s *Store) Recall() (list []Record, known time.Time, err error) {
+	kept, known, err := s.memory.Load()
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return parse(kept), known, nil
+}
+
+// Flush keeps for Recall what waits for that; it is to be called now and then.
+func (s *Store) Flush() { s.memory.Flush() }
+
+// Close keeps all that waits.
+func (s *Store) Close() { s.memory.Close() }
 
 // Put writes the record over the version that it has, 0 for one that there is not yet,
 // and returns it with its next one. The error may be ErrVersion, ErrFull or

@@ -16,6 +16,7 @@ import (
 
 	"github.com/authpool/authpool/pool/credential"
 	"github.com/authpool/authpool/pool/managed"
+	"github.com/authpool/authpool/pool/recall"
 	"github.com/authpool/authpool/pool/redisdb/redistest"
 	"github.com/authpool/authpool/pool/seal"
 	"github.com/authpool/authpool/pool/store"
@@ -31,7 +32,7 @@ func each(t *testing.T, suite func(t *testing.T, open func() (*managed.Store, *s
 	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
 		suite(t, func() (*managed.Store, *store.Store) {
 			s := store.New(client, client, healthy{}, "authpool")
-			return managed.New(s.ManagedRecords(), func() bool { return true }), s
+			return managed.New(s.ManagedRecords(), (*recall.File)(nil), func() bool { return true }), s
 		}, client)
 	})
 }
@@ -332,7 +333,7 @@ func find(t *testing.T, list []managed.Record, id string) managed.Record {
 func TestWrongKeyset(t *testing.T) {
 	client := redistest.Mini(t)
 	records := store.New(client, client, healthy{}, "authpool")
-	s := managed.New(records.ManagedRecords(), func() bool { return true })
+	s := managed.New(records.ManagedRecords(), (*recall.File)(nil), func() bool { return true })
 	ctx := t.Context()
 	right, wrong := newKeyfile(t), newKeyfile(t)
 	r := record("team-a")
@@ -371,7 +372,7 @@ func TestRotationsAtOnce(t *testing.T) {
 	keys := newKeyfile(t)
 	ctx := t.Context()
 	open := func() (*managed.Store, *managed.Vault) {
-		s := managed.New(store.New(client, client, healthy{}, "authpool").ManagedRecords(), func() bool { return true })
+		s := managed.New(store.New(client, client, healthy{}, "authpool").ManagedRecords(), (*recall.File)(nil), func() bool { return true })
 		return s, managed.NewVault(managed.Keys{Read: keys.read, Write: keys.write, Lock: keys.lock})
 	}
 	s, vault := open()
@@ -413,7 +414,7 @@ func TestRotationsAtOnce(t *testing.T) {
 func TestRotatedElsewhere(t *testing.T) {
 	client := redistest.Mini(t)
 	records := store.New(client, client, healthy{}, "authpool")
-	s := managed.New(records.ManagedRecords(), func() bool { return true })
+	s := managed.New(records.ManagedRecords(), (*recall.File)(nil), func() bool { return true })
 	ctx := t.Context()
 	keys := newKeyfile(t)
 	one, other := managed.NewVault(managed.Keys{Read: keys.read, Write: keys.write, Lock: keys.lock}), managed.NewVault(managed.Keys{Read: keys.read})
@@ -457,7 +458,7 @@ func (f *failing) List(context.Context, string) ([]store.Record, string, bool, e
 func TestWatchLooksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &failing{}
-		s := managed.New(f, func() bool { return true })
+		s := managed.New(f, (*recall.File)(nil), func() bool { return true })
 		ctx, stop := context.WithCancel(t.Context())
 		told := 0
 		var wg sync.WaitGroup

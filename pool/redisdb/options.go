@@ -1,7 +1,9 @@
 package redisdb
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -128,6 +130,12 @@ func (p plan) impliedMode() Mode {
 	default:
 		return Single
 	}
+}
+
+// place is a digest of where the keys are: an address may carry what is not for others.
+func (p plan) place(prefix string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %d %q", p.mode, slices.Sorted(slices.Values(p.addrs)), p.master, p.db, prefix))
+	return hex.EncodeToString(sum[:16])
 }
 
 func (p plan) check() error {

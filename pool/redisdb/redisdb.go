@@ -37,6 +37,7 @@ import (
 // DB is an open Redis. Its methods are safe for concurrent use.
 type DB struct {
 	mode     Mode
+	place    string
 	client   redis.UniversalClient
 	durable  redis.UniversalClient // nil unless embedded
 	gates    *gates
@@ -87,7 +88,7 @@ func openRemote(ctx context.Context, opts Options, p plan) *DB {
 	if prefix == "" {
 		prefix = "authpool"
 	}
-	db := &DB{mode: p.mode, gates: newGates()}
+	db := &DB{mode: p.mode, place: p.place(prefix), gates: newGates()}
 	if p.mode == Cluster {
 		db.client = newCluster(p, db.gates)
 	} else {
@@ -134,6 +135,11 @@ func (db *DB) Healthy() bool { return db.gates.healthy.Load() }
 
 // Mode returns embedded, single, sentinel or cluster.
 func (db *DB) Mode() string { return string(db.mode) }
+
+// Place tells this Redis, and the prefix of the keys in it, from others by where they
+// are: what is kept outside of it names what it belongs to by that. It is empty for the
+// embedded one.
+func (db *DB) Place() string { return db.place }
 
 // Offset is how far Redis' clock is ahead of this process' own, by the last
 // measurement; the error is at most half a round trip. In a cluster it is that of

@@ -104,13 +104,13 @@ func TestAudit(t *testing.T) {
 		got[strings.Join([]string{string(line.Kind), line.Actor, f["code"], f["provider"], f["session"], f["subscription"], f["count"]}, " ")]++
 	}
 	for what, n := range map[string]int{
-		"credential.used default  anthropic one anthropic-1 ": 1,
-		"credential.used default  anthropic one anthropic-2 ": 1,
-		"request.refused default brake anthropic one  1":      1,
-		"request.refused default forbidden_path    1":         1,
-		"request.refused default bad_path    1":               1,
-		"request.refused stranger unauthorized anthropic   1": 1,
-		"request.refused stranger unauthorized    1":          1,
+		"credential.used default  anthropic one anthropic-1 ":  1,
+		"credential.used default  anthropic one anthropic-2 ":  1,
+		"request.refused default brake anthropic one  1":       1,
+		"request.refused default forbidden_path anthropic   1": 1,
+		"request.refused default bad_path    1":                1,
+		"request.refused stranger unauthorized anthropic   1":  1,
+		"request.refused stranger unauthorized    1":           1,
 	} {
 		if got[what] != n {
 			t.Errorf("%q: %d times", what, got[what])

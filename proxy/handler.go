@@ -92,9 +92,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 		ctx.SetConnectionClose()
 		return no
 	}
-	if rerr == nil {
-		ex.provider = route.Provider
-	}
+	ex.provider = route.Provider // nil where it is not known
 	var shown, user []byte
 	if ex.via != nil {
 		shown, user = ex.via.token, ex.via.user
@@ -122,7 +120,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 		user = nil
 	}
 	if rerr != nil {
-		no := ex.withheld(rerr)
+		no := ex.unsent(rerr)
 		if no.status == fasthttp.StatusBadRequest {
 			ctx.SetConnectionClose() // a path that two servers could read differently
 		}
@@ -141,7 +139,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	var err error
 	ex.info, err = provider.Inspect(&asked)
 	if err != nil {
-		return ex.withheld(err)
+		return ex.unsent(err)
 	}
 	ex.family = ex.info.Shape
 	*req = upstreamRequest{
@@ -267,9 +265,9 @@ func refusalOf(err error) *refusal {
 	return &refusal{status: fasthttp.StatusInternalServerError, code: codeUnavailable, message: err.Error()}
 }
 
-// withheld is refusalOf for a request of an agent's, whose row in the path manifest is
+// unsent is refusalOf for a request of an agent's, whose row in the path manifest is
 // kept for people.
-func (ex *exchange) withheld(err error) *refusal {
+func (ex *exchange) unsent(err error) *refusal {
 	if r, ok := errors.AsType[*provider.Refusal](err); ok && r.Endpoint != nil {
 		ex.info.Endpoint, ex.family = r.Endpoint, r.Family
 		name := ""

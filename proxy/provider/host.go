@@ -121,7 +121,7 @@ func (r *Registry) RouteAt(a Authority, path []byte) (Target, error) {
 			plain, _ = parsePath(buf[:0], rest) // a part of what is a path
 		}
 		if no := p.paths.forbids(&plain); no != nil {
-			return Target{}, forbidden(p.Family, &no.Endpoint)
+			return Target{Provider: p}, forbidden(p.Family, &no.Endpoint)
 		}
 		return Target{p, rest}, nil
 	}

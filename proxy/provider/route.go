@@ -16,7 +16,8 @@ type Target struct {
 
 // Route finds the provider of a request by its path, as sent and without the
 // query, and for paths that several providers share by its headers (contract
-// "Routing in base-URL mode"). Every error is a *Refusal.
+// "Routing in base-URL mode"). Every error is a *Refusal; with that of a path that the
+// manifest refuses comes the provider that it is one of.
 func (r *Registry) Route(path []byte, headers Headers) (Target, error) {
 	var buf [256]byte
 	plain, ok := parsePath(buf[:0], path)
@@ -29,7 +30,7 @@ func (r *Registry) Route(path []byte, headers Headers) (Target, error) {
 	if p, rest, ok := r.named(path); ok {
 		tail := plain.tail()
 		if no := p.paths.forbids(&tail); no != nil {
-			return Target{}, forbidden(p.Family, &no.Endpoint)
+			return Target{Provider: p}, forbidden(p.Family, &no.Endpoint)
 		}
 		return Target{p, rest}, nil
 	}
@@ -49,7 +50,7 @@ func (r *Registry) Route(path []byte, headers Headers) (Target, error) {
 		}
 	}
 	if no := p.paths.forbids(&plain); no != nil {
-		return Target{}, forbidden(p.Family, &no.Endpoint)
+		return Target{Provider: p}, forbidden(p.Family, &no.Endpoint)
 	}
 	return Target{p, path}, nil
 }

@@ -36,8 +36,8 @@ func TestPathsThatAreNotSent(t *testing.T) {
 		action             provider.Action
 		endpoint, message  string
 	}{
-		{"POST", "/anthropic/api/event_logging/v2/batch", `{"events":["` + strings.Repeat("x", 264<<10) + `"]}`, 404, "answered_locally", "answered locally", provider.Local, "api/event_logging", "authpool: answered locally: "},
-		{"GET", "/anthropic/api/claude_code/settings", "", 404, "answered_locally", "answered locally", provider.Local, "api/claude_code", "authpool: answered locally: "},
+		{"POST", "/anthropic/api/event_logging/v2/batch", `{"events":["` + strings.Repeat("x", 264<<10) + `"]}`, 404, "answered_locally", "answered locally", provider.Local, "api/event_logging", "are answered by authpool itself"},
+		{"GET", "/anthropic/api/claude_code/settings", "", 404, "answered_locally", "answered locally", provider.Local, "api/claude_code", "are answered by authpool itself"},
 		{"GET", "/anthropic/api/frame/frames", "", 404, "unknown_path", "refused", provider.Unknown, "unknown", `authpool: \"/api/frame/frames\" is no known path of anthropic's API`},
 		{"DELETE", "/anthropic/" + strings.Repeat("y", 5000), "", 404, "unknown_path", "refused", provider.Unknown, "unknown", "is no known path"},
 		{"GET", "/anthropic/v1/organizations/users", "", 403, "forbidden_path", "refused", provider.Refuse, "organizations", "authpool: paths of administration"},

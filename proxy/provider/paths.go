@@ -212,7 +212,7 @@ func (e *Endpoint) withhold(p *Provider, rest []byte) *Refusal {
 	case Local:
 		return &Refusal{
 			Status: 404, Code: CodeLocal, Family: f, Endpoint: e,
-			Message: "answered locally: calls of " + e.Name + " are not sent to the provider",
+			Message: "calls of " + e.Name + " are answered by authpool itself and not sent to the provider",
 		}
 	case Unknown:
 		return &Refusal{

@@ -409,6 +409,28 @@ func TestClose(t *testing.T) {
 	})
 }
 
+// A tunnel that was given up closes what it is given afterwards.
+func TestRelayAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		upper, far := net.Pipe()
+		lower, agent := net.Pipe()
+		all := every(func(context.Context, netip.AddrPort) (net.Conn, error) { return upper, nil })
+		one, err := all.Open(t.Context(), "a", "files.example", 443)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one.Close()
+		if s := one.Relay(t.Context(), lower); s.End != tunnel.Broken {
+			t.Errorf("%+v", s)
+		}
+		for _, c := range []net.Conn{far, agent} {
+			if _, err := c.Read(make([]byte, 1)); err == nil {
+				t.Error("a connection is left")
+			}
+		}
+	})
+}
+
 // Other rules count for the tunnels from then on.
 func TestConfigure(t *testing.T) {
 	fake := &fakeNet{}

@@ -120,7 +120,7 @@ func (t *Tunnels) judge(r *Rules, a netip.Addr, port uint16) error {
 	case t.isOwn(a, port):
 		return fmt.Errorf("it is authpool itself")
 	case kind == reach.Never:
-		return fmt.Errorf("%s address is never connected to", kind)
+		return fmt.Errorf("it is at %s address, which is never connected to", kind)
 	case kind == reach.Metadata && !let:
 		return fmt.Errorf("it is at %s address, which intercept.allow_private would have to name alone", kind)
 	case kind != reach.Public && !let:

@@ -236,11 +236,29 @@ func TestAddresses(t *testing.T) {
 			}
 		}
 	}
-	// A zone of the resolver's making says nothing.
-	net := &fakeNet{names: map[string][]string{"name.example": {"fe80::1%eth0"}}}
+	// A zone of the resolver's making says where on this machine, which is nobody's to say.
+	net := &fakeNet{names: map[string][]string{"name.example": {"fe80::1%eth0"}, "other.example": {"2606:4700::1111%eth0"}}}
 	tunnels := newTunnels(t, tunnel.Policy{All: true, Private: []netip.Prefix{netip.MustParsePrefix("fe80::1/128")}}, net.options)
-	if err := open(t, tunnels, "name.example", 443); reason(t, err) != tunnel.BadAddress || len(net.dialled) > 0 {
-		t.Errorf("%v, dialled %v", err, net.dialled)
+	for host := range net.names {
+		if err := open(t, tunnels, host, 443); reason(t, err) != tunnel.BadAddress || len(net.dialled) > 0 {
+			t.Errorf("%s: %v, dialled %v", host, err, net.dialled)
+		}
+	}
+}
+
+// A refusal says what would permit it, if anything does.
+func TestAdvice(t *testing.T) {
+	list := newTunnels(t, tunnel.Policy{Hosts: []string{"192.168.0.1", "169.254.169.254", "0.0.0.0"}}, new(fakeNet).options)
+	for host, want := range map[string]string{
+		"other.example":   "intercept.other_hosts does not permit it",
+		"192.168.0.1":     "it is at a private address, which intercept.allow_private does not hold",
+		"169.254.169.254": "it is at a link-local or metadata address, which intercept.allow_private would have to name alone",
+		"0.0.0.0":         "it is at no host's address, which is never connected to",
+		"127.1":           "write it as four decimal numbers",
+	} {
+		if err := open(t, list, host, 443); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", host, err, want)
+		}
 	}
 }
 

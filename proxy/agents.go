@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -78,6 +79,18 @@ func (a *Agents) identify(headers provider.Headers, query, shown []byte) (identi
 		a.look(&c, token)
 	}
 	return a.judge(&c)
+}
+
+// token returns the one token among those of a head that is an agent's of ours; nil
+// when there is none, as where no token is asked for.
+func (a *Agents) token(headers provider.Headers) []byte {
+	for token := range provider.AgentTokens(headers, nil) {
+		var c asserted
+		if a.look(&c, token); c.agent != "" {
+			return bytes.Clone(token)
+		}
+	}
+	return nil
 }
 
 // holdsToken tells whether headers or a query hold a token of some agent of ours.

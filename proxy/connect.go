@@ -69,22 +69,25 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 	if no := ex.greet(who); no != nil {
 		return no
 	}
-	v := &via{Authority: to, agent: who.agent, user: bytes.Clone(provider.ProxyUser(headers.Get("proxy-authorization")))}
-	for token := range provider.AgentTokens(headers, nil) {
-		v.token = bytes.Clone(token)
+	v := &via{
+		Authority: to, agent: who.agent, token: ex.s.deps.Agents.token(headers),
+		user: bytes.Clone(provider.ProxyUser(headers.Get("proxy-authorization"))),
 	}
 	switch {
 	case ex.settings.providers.Serves(to):
 		if !ex.settings.Intercept {
 			return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "intercept.enabled is false, and what an agent does at " + to.Host + " could not be counted; use authpool's address as base URL"}
 		}
+		connectsTotal.WithLabelValues("intercepted").Inc()
 	case isOwn(to, ctx.LocalAddr()):
+		connectsTotal.WithLabelValues("direct").Inc()
 		v = nil
 	default:
 		t, no := ex.tunnel(to)
 		if no != nil {
 			return no
 		}
+		connectsTotal.WithLabelValues("tunnelled").Inc()
 		s := ex.s
 		s.hijack(ctx, func(outer *agentconn.Conn, r io.Reader) {
 			if _, err := outer.Write(established); err == nil {
@@ -111,8 +114,14 @@ func (ex *exchange) checkConnect(ctx *fasthttp.RequestCtx, headers provider.Head
 	if no := ex.checkLine(h); no != nil {
 		return no
 	}
+	host, named := to, true
+	if name := h.Host(); len(name) == 0 && string(h.Protocol()) == "HTTP/1.0" {
+		// As Python's http.client sends it, and with it pip and all else over urllib3.
+		headers = append([]byte("Host: "+to.String()+"\r\n"), headers...)
+	} else {
+		host, named = provider.ParseAuthority(string(name), to.Port)
+	}
 	fault := checkHead(headers, h.Method())
-	host, named := provider.ParseAuthority(string(h.Host()), to.Port)
 	switch {
 	case fault != "":
 		return bad(string(fault))
@@ -124,10 +133,18 @@ func (ex *exchange) checkConnect(ctx *fasthttp.RequestCtx, headers provider.Head
 		return bad("CONNECT has no body")
 	case headers.Get("origin") != nil:
 		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "requests of web pages are refused (this one has an Origin header)"}
-	case ex.conn == nil || ex.via != nil:
+	case ex.conn == nil || ex.conn.Nested():
 		return bad("CONNECT inside of what CONNECT has opened is not served")
 	}
 	return nil
+}
+
+// refusedConnect is the kind of a refused CONNECT, for the metric.
+func refusedConnect(no *refusal) string {
+	if no.status == fasthttp.StatusProxyAuthRequired {
+		return "asked"
+	}
+	return "refused"
 }
 
 // isOwn tells whether a is the address at which a request arrived: an agent that sends

@@ -24,19 +24,24 @@ import (
 	"github.com/authpool/authpool/proxy/tunnel"
 )
 
-// intercepted makes the rig's Anthropic provider one at a host of its own, which
-// upstream stands for, and has the TLS to it opened.
-func intercepted(t *testing.T, u *fakeUpstream) func(*rigOptions) {
+// intercepted makes the rig's providers ones at hosts of their own, which upstream
+// stands for, and has the TLS to them opened.
+func intercepted(t testing.TB, u *fakeUpstream) func(*rigOptions) {
 	t.Helper()
-	authorities, err := ca.Open(t.TempDir(), []string{"llm.example.test"})
+	return interceptedAt(t, u.ln.Addr().String())
+}
+
+func interceptedAt(t testing.TB, upstream string) func(*rigOptions) {
+	t.Helper()
+	authorities, err := ca.Open(t.TempDir(), []string{"llm.example.test", "openai.example.test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return func(o *rigOptions) {
 		o.opts.Intercept = true
-		o.providers[0].BaseURL = "http://llm.example.test:443"
+		o.providers[0].BaseURL, o.providers[1].BaseURL = "http://llm.example.test:443", "http://openai.example.test:443"
 		o.transport.Dial = func(ctx context.Context, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", u.ln.Addr().String())
+			return new(net.Dialer).DialContext(ctx, "tcp", upstream)
 		}
 		o.deps = func(d *Deps) { d.Authorities = authorities }
 	}

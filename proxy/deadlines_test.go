@@ -66,7 +66,9 @@ func TestHoldEnds(t *testing.T) {
 }
 
 // An agent that accepts nothing for too long has left.
-func TestStuckAgent(t *testing.T) {
+func TestStuckAgent(t *testing.T) { everyWay(t, testStuckAgent) }
+
+func testStuckAgent(t *testing.T, newRig rigMaker) {
 	ended := make(chan struct{})
 	up := newUpstream(t, func(c *upstreamConn) {
 		defer close(ended)

@@ -41,7 +41,9 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	var no *refusal
 	switch {
 	case ctx.IsConnect():
-		no = ex.connect(ctx)
+		if no = ex.connect(ctx); no != nil {
+			connectsTotal.WithLabelValues(refusedConnect(no)).Inc()
+		}
 	case speaksHTTP2(&ctx.Request.Header):
 		s.hijack(ctx, s.serveHTTP2, func() {})
 	default:
@@ -335,18 +337,24 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	family := provider.OpenAI
 	headers := provider.Headers(ctx.Request.Header.RawHeaders())
 	path, query, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte{'?'})
-	if len(path) > 0 && path[0] == '/' {
-		family = familyOf(s.settings.Load().providers.Route(path, headers))
+	var v *via
+	c := agentconn.From(ctx.Conn())
+	if c != nil {
+		v, _ = c.Said().(*via)
+		c.Linger()
+	}
+	switch providers := s.settings.Load().providers; {
+	case v != nil:
+		family = familyOf(providers.RouteAt(v.Authority, path))
+	case len(path) > 0 && path[0] == '/':
+		family = familyOf(providers.Route(path, headers))
 	}
 	// Of a body sent in chunks the head is forgotten by now, and with it whether
-	// it was an agent's.
-	if r.code == codeTooLarge && len(headers) > 0 {
+	// it was an agent's. Inside of a connection CONNECT has shown that.
+	if r.code == codeTooLarge && len(headers) > 0 && (c == nil || !c.Nested()) {
 		if _, no := s.identify(headers, query, nil, ctx.RemoteAddr()); no != nil {
 			r = no
 		}
-	}
-	if c := agentconn.From(ctx.Conn()); c != nil {
-		c.Linger()
 	}
 	id := newID()
 	ctx.Response.Header.Set("X-Authpool-Request-Id", id)
@@ -359,11 +367,17 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 // strangerBody is how much of a body is read from somebody who has no token.
 const strangerBody = 1 << 20
 
+// knowExpect has fasthttp see an Expect header, which it knows in one case only.
+func knowExpect(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	if equalFold(provider.Headers(h.RawHeaders()).Get("expect"), "100-continue") {
+		h.Set(fasthttp.HeaderExpect, "100-continue")
+	}
+	return fasthttp.RequestConfig{}
+}
+
 // headReceived lets only agents send bodies of full size.
 func (s *Server) headReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	if equalFold(provider.Headers(h.RawHeaders()).Get("expect"), "100-continue") {
-		h.Set(fasthttp.HeaderExpect, "100-continue") // fasthttp knows it in this case only
-	}
+	knowExpect(h)
 	if n := h.ContentLength(); n >= 0 && n <= strangerBody {
 		return fasthttp.RequestConfig{}
 	}

@@ -254,6 +254,7 @@ type rig struct {
 	pool     *pool.Pool
 	log      *syncWriter
 	served   chan error
+	proxied  bool // requests go through CONNECT
 }
 
 type rigOptions struct {
@@ -385,9 +386,13 @@ func (r *rig) send(method, path, headers, body string) *http.Response {
 // sendAs is send with another agent's token.
 func (r *rig) sendAs(token, method, path, headers, body string) *http.Response {
 	r.t.Helper()
-	c := r.dial()
+	c, host := r.dial(), r.addr
+	if r.proxied {
+		host = hostOf(path)
+		c = r.secured(c, host)
+	}
 	_, err := fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n%sContent-Length: %d\r\n\r\n%s",
-		method, path, r.addr, token, headers, len(body), body)
+		method, path, host, token, headers, len(body), body)
 	if err != nil {
 		r.t.Fatal(err)
 	}

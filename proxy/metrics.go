@@ -54,6 +54,10 @@ var (
 		Name: "authpool_paths_withheld_total",
 		Help: "Requests that the path manifest has not sent to the provider, by provider and what it says of the path: local (answered by authpool), refuse, or unknown (none of the provider's API).",
 	}, []string{"provider", "action"})
+	connectsTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authpool_connects_total",
+		Help: "CONNECT requests of agents: intercepted (to a provider's host), direct (to authpool itself), tunnelled, refused, or asked for a token (which git sends at the second try only).",
+	}, []string{"kind"})
 	handshakesTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authpool_intercepted_handshakes_total",
 		Help: "TLS handshakes of agents inside CONNECT, by what came of them: ok or failed, most likely for an authority that the agent does not trust.",

@@ -51,7 +51,9 @@ const (
 
 // TestPingsWhileWaiting: a stream that waits longer than a minute may is begun by
 // pings; when somebody can serve, the answer follows, unchanged.
-func TestPingsWhileWaiting(t *testing.T) {
+func TestPingsWhileWaiting(t *testing.T) { everyWay(t, testPingsWhileWaiting) }
+
+func testPingsWhileWaiting(t *testing.T, newRig rigMaker) {
 	for _, tt := range []struct{ name, path, body, ping, answer string }{
 		{"anthropic", "/v1/messages", messageS, "event: ping\ndata: {\"type\": \"ping\"}\n\n", msgStart + msgBlock + msgHello + msgDelta + msgStop},
 		{"chat", "/v1/chat/completions", chatStreamed, ": waiting for a subscription\n\n", "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"model\":\"gpt-5-mini\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hello\"}}]}\n\ndata: [DONE]\n\n"},

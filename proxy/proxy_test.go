@@ -47,7 +47,9 @@ func TestMessage(t *testing.T) {
 }
 
 // Each event reaches the agent before the next one is sent.
-func TestStreamIsNotDelayed(t *testing.T) {
+func TestStreamIsNotDelayed(t *testing.T) { everyWay(t, testStreamIsNotDelayed) }
+
+func testStreamIsNotDelayed(t *testing.T, newRig rigMaker) {
 	events := []string{msgStart, msgBlock, msgHello, msgHello, msgDelta, msgStop}
 	received := make(chan struct{})
 	up := newUpstream(t, func(c *upstreamConn) {
@@ -262,7 +264,9 @@ func TestUnreachableProvider(t *testing.T) {
 
 // The agent leaves while the upstream says nothing: its call ends within a
 // second, before the head as well as in the middle of a stream.
-func TestAgentLeavesInSilence(t *testing.T) {
+func TestAgentLeavesInSilence(t *testing.T) { everyWay(t, testAgentLeavesInSilence) }
+
+func testAgentLeavesInSilence(t *testing.T, newRig rigMaker) {
 	tests := []struct {
 		name   string
 		before func(c *upstreamConn)
@@ -451,7 +455,9 @@ func TestUsageChunkIsTakenOut(t *testing.T) {
 	}
 }
 
-func TestBodyLimit(t *testing.T) {
+func TestBodyLimit(t *testing.T) { everyWay(t, testBodyLimit) }
+
+func testBodyLimit(t *testing.T, newRig rigMaker) {
 	up := newUpstream(t, func(c *upstreamConn) { c.json(200, "", fmt.Sprintf(`{"got":%d}`, len(c.body))) })
 	r := newRig(t, up.url(), 1, func(o *rigOptions) { o.opts.BodyLimit = 3 << 20 })
 	body := func(n int) string { return `{"model":"m","x":"` + strings.Repeat("x", n-20) + `"}` }
@@ -561,7 +567,9 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-func TestShutdown(t *testing.T) {
+func TestShutdown(t *testing.T) { everyWay(t, testShutdown) }
+
+func testShutdown(t *testing.T, newRig rigMaker) {
 	goOn := make(chan struct{})
 	up := newUpstream(t, func(c *upstreamConn) {
 		c.sse()

@@ -158,7 +158,7 @@ func New(opts Options, deps Deps) *Server {
 	s.insideTLS, s.pseudonym = s.newInsideTLS(), newPseudonym()
 	s.relays, s.stopRelays = context.WithCancel(context.Background())
 	s.fast, s.inside = s.newFast(), s.newFast()
-	s.fast.HeaderReceived = s.headReceived // inside, CONNECT has shown whose the requests are
+	s.fast.HeaderReceived, s.inside.HeaderReceived = s.headReceived, knowExpect // inside, CONNECT has shown whose the requests are
 	return s
 }
 

@@ -264,6 +264,9 @@ func (c *Conn) Done() <-chan struct{} { return c.done }
 // Said is what Within was given, nil for a connection that is inside of none.
 func (c *Conn) Said() any { return c.inner }
 
+// Nested tells whether the connection is inside of another one.
+func (c *Conn) Nested() bool { return c.outer != nil }
+
 // OnLeave has f called as soon as the agent is gone; at once when it is
 // already. A half-closed connection counts as gone: no agent sends a request
 // and then says that it will never send another while it still waits. closed

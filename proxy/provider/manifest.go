@@ -315,7 +315,7 @@ func parseRow(line *rowLine) (*row, error) {
 	if r.methods, err = parseMethods(line.Methods); err != nil {
 		return r, err
 	}
-	if err = r.place(&line.Where); err != nil {
+	if err := r.place(&line.Where); err != nil {
 		return r, err
 	}
 	action, err := parseAction(line.Action)
@@ -351,7 +351,7 @@ func parseRow(line *rowLine) (*row, error) {
 		anthropic: line.Shape != "",
 	}
 	if r.Name == "" {
-		r.Name = r.pattern.name()
+		r.Name = r.name()
 	}
 	return r, nil
 }

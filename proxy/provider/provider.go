@@ -61,9 +61,6 @@ func at(list ...Family) families {
 	return set
 }
 
-// notAt is the set of all families but list.
-func notAt(list ...Family) families { return ^at(list...) }
-
 func (set families) has(f Family) bool { return set == 0 || set&(1<<f) != 0 }
 
 // Options describes one provider, as the config gives it.

@@ -93,7 +93,7 @@ func (t *paths) add(rules []PathRule, provider string) (notes, faults []*PathErr
 				})
 			}
 		}
-		r.Endpoint = Endpoint{Name: r.pattern.name(), Action: action, operators: true}
+		r.Endpoint = Endpoint{Name: r.name(), Action: action, operators: true}
 		r.posted = r.Endpoint
 		if action == Inject || action == Bound {
 			r.posted.API, r.posted.Creates = otherEndpoint.API, true

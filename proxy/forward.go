@@ -17,8 +17,12 @@ import (
 	"github.com/authpool/authpool/proxy/tunnel"
 )
 
-// codeUnreachable is told where a host that is no provider's cannot be connected to.
-const codeUnreachable = "unreachable"
+// What is told where a host that is no provider's cannot be connected to, and where it
+// may not be. The audit log has the second from the tunnels, with the host.
+const (
+	codeUnreachable = "unreachable"
+	codeNoTunnel    = "no_tunnel"
+)
 
 // statusLoop says that a request has been here before (RFC 5842, section 7.2).
 const statusLoop = 508
@@ -41,7 +45,7 @@ func (ex *exchange) tunnel(to provider.Authority) (*tunnel.Tunnel, *refusal) {
 		case tunnel.Stopping:
 			no.status, no.code = fasthttp.StatusServiceUnavailable, codeUnavailable
 		default:
-			no.status, no.code = fasthttp.StatusForbidden, codeForbidden
+			no.status, no.code = fasthttp.StatusForbidden, codeNoTunnel
 		}
 	}
 	return nil, no

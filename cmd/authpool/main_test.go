@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
@@ -56,7 +57,7 @@ func TestMain(m *testing.M) {
 //	awaitsubscriptions ID  waits until `authpool subscriptions list` has no ID
 //	capture NAME REGEXP    puts what the group of REGEXP matches on stderr into
 //	                       a variable
-//	fetch [-H H]... [-d BODY] URL
+//	fetch [-x PROXY] [-H H]... [-d BODY] URL
 //	                       prints the status and the body of an answer as it
 //	                       comes, and the X-Authpool headers on stderr; @FILE
 //	                       is the content of a file
@@ -300,12 +301,21 @@ func fetch() {
 
 func fetchTo(out, notes io.Writer) error {
 	var (
-		head headers
-		body string
+		head        headers
+		body, proxy string
 	)
 	flag.Var(&head, "H", "header")
 	flag.StringVar(&body, "d", "", "body of a POST")
+	flag.StringVar(&proxy, "x", "", "URL of a proxy")
 	flag.Parse()
+	transport := &http.Transport{DisableKeepAlives: true}
+	if proxy != "" {
+		u, err := url.Parse(proxy)
+		if err != nil {
+			return err
+		}
+		transport.Proxy = http.ProxyURL(u)
+	}
 	if file, ok := strings.CutPrefix(body, "@"); ok {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -317,7 +327,7 @@ func fetchTo(out, notes io.Writer) error {
 	if body != "" {
 		method = http.MethodPost
 	}
-	resp, err := ask(context.Background(), method, flag.Arg(0), head, body)
+	resp, err := askBy(context.Background(), transport, method, flag.Arg(0), head, body)
 	if err != nil {
 		return err
 	}
@@ -334,8 +344,8 @@ func fetchTo(out, notes io.Writer) error {
 	return nil
 }
 
-func ask(ctx context.Context, method, url string, head headers, body string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+func askBy(ctx context.Context, transport *http.Transport, method, target string, head headers, body string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -346,6 +356,10 @@ func ask(ctx context.Context, method, url string, head headers, body string) (*h
 		}
 		req.Header.Add(name, value)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Transport: transport}
 	return client.Do(req)
+}
+
+func ask(ctx context.Context, method, target string, head headers, body string) (*http.Response, error) {
+	return askBy(ctx, &http.Transport{DisableKeepAlives: true}, method, target, head, body)
 }

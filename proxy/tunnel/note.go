@@ -2,7 +2,9 @@ package tunnel
 
 import (
 	"errors"
+	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,7 +38,7 @@ func (t *Tunnels) noteRefusal(agent string, err error) {
 		t.opts.Log.Debug("tunnel failed", "agent", agent, "error", err)
 		return
 	}
-	t.refused(agent, r.Reason, r.Host[:min(len(r.Host), maxShown)]+":"+strconv.Itoa(int(r.Port)))
+	t.refused(agent, r.Reason, net.JoinHostPort(strings.Trim(r.Host[:min(len(r.Host), maxShown)], "[]"), strconv.Itoa(int(r.Port))))
 }
 
 // noteHello tells of a tunnel in which another name was said than was let.

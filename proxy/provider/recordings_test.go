@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"iter"
 	"math"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,10 @@ type recording struct {
 	ID       string `json:"id"`
 	Provider string `json:"provider"`
 	Kind     string `json:"kind"`
+	Request  struct {
+		Method string `json:"method"`
+		URL    string `json:"url"`
+	} `json:"request"`
 	Response struct {
 		Status  int               `json:"status"`
 		Headers map[string]string `json:"headers"`
@@ -44,24 +49,8 @@ var classes = map[ratelimit.Signal]string{
 
 // TestRecordings classifies every recorded error of every provider.
 func TestRecordings(t *testing.T) {
-	dir := os.Getenv("AUTHPOOL_RECORDINGS")
-	if dir == "" {
-		t.Skip("AUTHPOOL_RECORDINGS does not name the folder of recordings")
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*", "*.json"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("cannot find recordings in %s: %v", dir, err)
-	}
 	errors, good := 0, 0
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var r recording
-		if err := json.Unmarshal(text, &r); err != nil {
-			t.Fatalf("cannot read %s: %v", file, err)
-		}
+	for _, r := range recordings(t) {
 		v := provider.Classify(r.answer(), now)
 		if r.Expect.Class == "" {
 			good++
@@ -86,7 +75,65 @@ func TestRecordings(t *testing.T) {
 		}
 	}
 	if errors < 60 || good < 300 {
-		t.Errorf("only %d errors and %d good answers were found in %s", errors, good, dir)
+		t.Errorf("only %d errors and %d good answers were found", errors, good)
+	}
+}
+
+// recordings reads them all.
+func recordings(t *testing.T) (list []*recording) {
+	t.Helper()
+	dir := os.Getenv("AUTHPOOL_RECORDINGS")
+	if dir == "" {
+		t.Skip("AUTHPOOL_RECORDINGS does not name the folder of recordings")
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*", "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("cannot find recordings in %s: %v", dir, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := new(recording)
+		if err := json.Unmarshal(text, r); err != nil {
+			t.Fatalf("cannot read %s: %v", file, err)
+		}
+		list = append(list, r)
+	}
+	return list
+}
+
+// TestRecordedPathsAreSent: whatever was recorded at a provider gets a credential there.
+func TestRecordedPathsAreSent(t *testing.T) {
+	sent := 0
+	for _, r := range recordings(t) {
+		u, err := url.Parse(r.Request.URL)
+		if err != nil || u.Host == "" {
+			continue // told without its request
+		}
+		name := r.Provider
+		family, err := provider.ParseFamily(name)
+		switch {
+		case err == nil:
+		case name == "vertex":
+			family = provider.Gemini
+		case strings.HasPrefix(name, "bedrock"):
+			family = provider.Bedrock
+		default:
+			family = provider.OpenAI
+		}
+		p, err := provider.New(provider.Options{Name: name, Family: family, BaseURL: "https://" + u.Host})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent++
+		if _, err := provider.Inspect(&provider.Request{Provider: p, Method: []byte(strings.ToUpper(r.Request.Method)), Rest: []byte(u.EscapedPath())}); err != nil && r.Response.Status != 404 {
+			t.Errorf("%s: %s %s: %v", r.ID, r.Request.Method, r.Request.URL, err)
+		}
+	}
+	if sent < 300 {
+		t.Errorf("only %d recordings tell their path", sent)
 	}
 }
 

@@ -41,8 +41,8 @@ that uses it, and writes to serve.log in the state folder.
 
 --mode base-url tells the command authpool's address as the providers'; --mode proxy
 has it use authpool as its HTTP(S) proxy and trust authpool's certificate authority,
-for what cannot change its base URL. Left out, curl, wget and HTTPie get proxy, all
-others base-url.
+for what cannot change its base URL. Left out, curl, wget, HTTPie and Gemini CLI get
+proxy, all others base-url.
 
 Exits as the command does: with its status, 128 and the number of the signal that
 ended it, 127 when there is no such command and 126 when it cannot be run.`,
@@ -108,8 +108,7 @@ func (r *run) run(cmd *cobra.Command, file *configFlags, cfg *config.Config, dir
 		r.session = id.String()
 	}
 	ctx := context.WithoutCancel(cmd.Context()) // the command ends by itself
-	// From here on a signal must not keep files and the background serve from being
-	// cleaned up.
+	// From here on a signal must not keep the background serve from being ended.
 	signals := caught()
 	defer signal.Stop(signals)
 	s, err := r.findServe(ctx, cmd, file, cfg, dir)
@@ -134,7 +133,6 @@ func (r *run) run(cmd *cobra.Command, file *configFlags, cfg *config.Config, dir
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, setup.remove()) }()
 	err = r.command(path, setup, signals)
 	if !r.quiet {
 		r.report(ctx, s, before)
@@ -232,11 +230,12 @@ func fromTerminal(sig os.Signal) bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// defaultMode is proxy for programs that are given a provider's own URL, since they know
-// no base URL, when authpool is a proxy.
+// defaultMode is proxy, when authpool is one, for programs that are given a provider's own
+// URL, since they know no base URL, and for Gemini CLI, which needs a change of its
+// settings with one.
 func defaultMode(command string, cfg *config.Config) string {
-	urlTools := []string{"curl", "wget", "wget2", "http", "https", "xh", "xhs"}
-	if cfg.Intercept.Enabled && slices.Contains(urlTools, commandName(command)) {
+	proxied := []string{"curl", "wget", "wget2", "http", "https", "xh", "xhs", "gemini"}
+	if cfg.Intercept.Enabled && slices.Contains(proxied, commandName(command)) {
 		return modeProxy
 	}
 	return modeBaseURL

@@ -2,9 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,42 +13,21 @@ import (
 type setup struct {
 	argv    []string
 	environ []string
-	folder  string // of temporary files; empty: there are none
 }
 
-// newSetup prepares a command for a way. The caller removes it.
+// newSetup prepares a command for a way.
 func newSetup(p *program, w way, argv []string) (*setup, error) {
 	s := &setup{argv: slices.Clone(argv)}
 	vars := append(w.variables(p), sessionHeaders(p, w.session)...)
 	if prepare := needs[commandName(argv[0])]; prepare != nil {
 		more, err := prepare(s, p, w)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("cannot prepare %s: %w", argv[0], err), s.remove())
+			return nil, fmt.Errorf("cannot prepare %s: %w", argv[0], err)
 		}
 		vars = append(vars, more...)
 	}
 	s.environ = environment(p.environ, vars)
 	return s, nil
-}
-
-// remove removes what was made.
-func (s *setup) remove() error {
-	if s.folder == "" {
-		return nil
-	}
-	return os.RemoveAll(s.folder)
-}
-
-// file makes a temporary file and returns its path.
-func (s *setup) file(name string, content []byte) (string, error) {
-	if s.folder == "" {
-		var err error
-		if s.folder, err = os.MkdirTemp("", "authpool-run-"); err != nil {
-			return "", err
-		}
-	}
-	path := filepath.Join(s.folder, name)
-	return path, os.WriteFile(path, content, 0o600)
 }
 
 // environment is environ with vars; of two of one name the later one rules.
@@ -134,37 +111,46 @@ func codexNeeds(s *setup, _ *program, w way) ([]variable, error) {
 	return []variable{{name: codexSession, value: w.session}}, nil
 }
 
-// geminiSettings are the settings that rule over the user's, and the variable that names
-// another file of them.
-const (
-	geminiSettings         = "/etc/gemini-cli/settings.json"
-	geminiSettingsVariable = "GEMINI_CLI_SYSTEM_SETTINGS_PATH"
-)
+// geminiByKey is what the settings of Gemini CLI say of one that goes by a key.
+const geminiByKey = "gemini-api-key"
 
-// geminiNeeds: Gemini CLI goes by a key only when its settings say so. Where it cannot ask
-// whether a folder is trusted, it refuses to start.
-func geminiNeeds(s *setup, p *program, _ way) ([]variable, error) {
-	path := p.getenv(geminiSettingsVariable)
-	if path == "" {
-		path = geminiSettings
+// geminiNeeds: Gemini CLI goes by a key only when its settings say so, or when they and
+// the environment say nothing else, as a base URL does. No settings can be given to it but
+// root's. Where it cannot ask whether a folder is trusted, it refuses to start.
+func geminiNeeds(_ *setup, p *program, w way) ([]variable, error) {
+	home := p.getenv("GEMINI_CLI_HOME")
+	if home == "" {
+		home = p.getenv("HOME")
 	}
-	text, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	path := filepath.Join(home, ".gemini", "settings.json")
+	switch by := geminiLogin(path); {
+	case by == geminiByKey:
+	case by != "":
+		return nil, fmt.Errorf("%s says that it logs in by %q, past authpool: choose \"Use Gemini API Key\" at its /auth", path, by)
+	case w.mode == modeBaseURL:
+		return nil, fmt.Errorf("it takes a base URL only when %s says {\"security\": {\"auth\": {\"selectedType\": %q}}}: use --mode proxy", path, geminiByKey)
 	}
-	settings, err := merged(text, map[string]any{"security": map[string]any{"auth": map[string]any{"selectedType": "gemini-api-key"}}})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	made, err := s.file("gemini.json", settings)
-	if err != nil {
-		return nil, err
-	}
-	vars := []variable{{name: geminiSettingsVariable, value: made}}
+	var vars []variable
 	if f, ok := p.In.(*os.File); (!ok || !isTerminal(f)) && p.getenv("GEMINI_CLI_TRUST_WORKSPACE") == "" {
 		vars = append(vars, variable{name: "GEMINI_CLI_TRUST_WORKSPACE", value: "true"})
 	}
 	return vars, nil
+}
+
+// geminiLogin is what a user has chosen to log in by; empty: nothing yet.
+func geminiLogin(path string) string {
+	var settings struct {
+		Security struct {
+			Auth struct {
+				SelectedType string `json:"selectedType"`
+			} `json:"auth"`
+		} `json:"security"`
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(text, &settings) != nil {
+		return "" // it has none, or with comments; it is Gemini CLI that reads them
+	}
+	return settings.Security.Auth.SelectedType
 }
 
 // opencodeConfig is a config that rules over the files of opencode.

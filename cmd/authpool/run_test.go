@@ -23,8 +23,7 @@ import (
 //	agent args ARG...     prints its arguments
 //	agent exit N          exits with N
 //	agent kill            is killed
-//	agent wait FILE       makes FILE, waits for a signal and exits with 3, and
-//	                      tells the settings that Gemini CLI has
+//	agent wait FILE       makes FILE, waits for a signal and exits with 3
 func agent() {
 	code, err := runAgent(os.Args[1], os.Args[2:])
 	if err != nil {
@@ -57,16 +56,10 @@ func runAgent(what string, args []string) (int, error) {
 	case "wait":
 		signals := make(chan os.Signal, 1)
 		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-		settings := os.Getenv("GEMINI_CLI_SYSTEM_SETTINGS_PATH")
-		text, err := os.ReadFile(settings)
-		if settings != "" && err != nil {
-			return 0, err
-		}
 		if err := os.WriteFile(args[0], fmt.Appendf(nil, "run by pid=%d\n", os.Getppid()), 0o600); err != nil {
 			return 0, err
 		}
 		fmt.Println("got", <-signals) //nolint:forbidigo // likewise
-		fmt.Fprintf(os.Stderr, "settings %s\n%s\n", settings, text)
 		return 3, nil
 	default:
 		return 0, errors.New("no such way to be run")
@@ -116,11 +109,6 @@ func TestSetup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() {
-			if err := s.remove(); err != nil {
-				t.Error(err)
-			}
-		}()
 		if !slices.Equal(s.argv, wantArgv) {
 			t.Errorf("%q: got %q, want %q", argv, s.argv, wantArgv)
 		}
@@ -160,29 +148,29 @@ func TestSetup(t *testing.T) {
 		`OPENCODE_CONFIG_CONTENT={"provider":{"anthropic":{"options":{"apiKey":"{env:ANTHROPIC_API_KEY}","baseURL":"http://127.0.0.1:1/v1","headers":{"X-Authpool-Session":"s1"}}},`+
 			`"google":{"options":{"apiKey":"{env:GEMINI_API_KEY}","baseURL":"http://127.0.0.1:1/v1beta","headers":{"X-Authpool-Session":"s1"}}},`+
 			`"openai":{"options":{"apiKey":"{env:OPENAI_API_KEY}","baseURL":"http://127.0.0.1:1/v1","headers":{"X-Authpool-Session":"s1"},"timeout":5}}},"theme":"x"}`)
-	settings := t.TempDir() + "/settings.json"
-	if err := os.WriteFile(settings, []byte(`{"ui":{"theme":"x"},"security":{"auth":{"useExternal":true}}}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s, err := newSetup(&program{environ: []string{"GEMINI_CLI_SYSTEM_SETTINGS_PATH=" + settings}}, w, []string{"gemini"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	made, err := os.ReadFile(s.folder + "/gemini.json")
-	if want := `{"security":{"auth":{"selectedType":"gemini-api-key","useExternal":true}},"ui":{"theme":"x"}}`; err != nil || string(made) != want {
-		t.Errorf("the settings of gemini are %s, %v", made, err)
-	}
-	for _, want := range []string{"GEMINI_CLI_SYSTEM_SETTINGS_PATH=" + s.folder + "/gemini.json", "GEMINI_CLI_TRUST_WORKSPACE=true", "GEMINI_CLI_CUSTOM_HEADERS=X-Authpool-Session: s1"} {
-		if !slices.Contains(s.environ, want) {
-			t.Errorf("gemini has no %s", want)
+	home := t.TempDir()
+	gemini := func(settings, mode, want string) {
+		t.Helper()
+		if err := os.MkdirAll(home+"/.gemini", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(home+"/.gemini/settings.json", []byte(settings), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.mode = mode
+		s, err := newSetup(&program{environ: []string{"HOME=" + home}}, w, []string{"gemini"})
+		switch {
+		case want == "" && err != nil, want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s in mode %s: got %v, want %q", settings, mode, err, want)
+		case err == nil && !slices.Contains(s.environ, "GEMINI_CLI_TRUST_WORKSPACE=true"):
+			t.Errorf("%s in mode %s: it cannot start where it cannot ask", settings, mode)
 		}
 	}
-	if err := s.remove(); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(s.folder); err == nil {
-		t.Error("its settings stay")
-	}
+	gemini(`{}`, modeProxy, "")
+	gemini(`{}`, modeBaseURL, "use --mode proxy")
+	gemini(`{"security":{"auth":{"selectedType":"gemini-api-key"}}}`, modeBaseURL, "")
+	gemini(`{"security":{"auth":{"selectedType":"gemini-api-key"}}}`, modeProxy, "")
+	gemini(`{"security":{"auth":{"selectedType":"oauth-personal"}}}`, modeProxy, `choose "Use Gemini API Key" at its /auth`)
 	if _, err := newSetup(&program{environ: []string{"OPENCODE_CONFIG_CONTENT=[]"}}, w, []string{"opencode"}); err == nil {
 		t.Error("a config that cannot be read is thrown away")
 	}

@@ -33,7 +33,6 @@ func TestMain(m *testing.M) {
 		"fetch":    fetch,
 		"webhook":  webhook,
 		"agent":    agent,
-		"gemini":   agent,
 	})
 }
 

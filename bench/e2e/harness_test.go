@@ -30,6 +30,13 @@ var binary string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) } //nolint:forbidigo // this is a main
 
 func testMain(m *testing.M) int {
+	if provider := os.Getenv(asClient); provider != "" {
+		if err := goClient(context.Background(), provider); err != nil {
+			_, _ = fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	dir, err := os.MkdirTemp("", "authpool-e2e-")
 	if err != nil {
 		panic(err)
@@ -164,6 +171,7 @@ type options struct {
 	upstream      string // the provider's URL
 	state         string // state folder; empty: a new one
 	redis         string // URL of a real Redis; empty: embedded
+	providers     string // lines of the config about them; empty: Anthropic and OpenAI at upstream
 	extra         string // more lines of the config
 	// limits are of the subscriptions that have any, by id, as YAML.
 	limits map[string]string
@@ -172,6 +180,7 @@ type options struct {
 // authpool is a running `authpool serve`.
 type authpool struct {
 	url, admin, redis, state string
+	config                   string // the file
 	// token is the agents' token.
 	token string
 
@@ -223,7 +232,11 @@ func launchAuthpool(t *testing.T, o options) *authpool {
 		fmt.Fprintf(&config, "redis: {url: %q}\n", o.redis)
 	}
 	config.WriteString("providers:\n")
+	config.WriteString(o.providers)
 	for _, name := range []string{simulator.Anthropic, simulator.OpenAI} {
+		if o.providers != "" {
+			break
+		}
 		fmt.Fprintf(&config, "  %s: {base_url: %q, allow_plaintext: true}\n", name, o.upstream)
 	}
 	env := os.Environ()
@@ -241,6 +254,7 @@ func launchAuthpool(t *testing.T, o options) *authpool {
 	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	a.config = file
 	a.cmd = exec.Command(binary, "serve", "-c", file)
 	a.cmd.Env, a.cmd.Stdout, a.cmd.Stderr = env, a.log, a.log
 	if err := a.cmd.Start(); err != nil {

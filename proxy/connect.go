@@ -207,7 +207,10 @@ func (s *Server) intercept(outer *agentconn.Conn, r io.Reader, v *via) {
 		cancel()
 		if err != nil {
 			handshakesTotal.WithLabelValues("failed").Inc()
-			s.distrusted(v, err)
+			// An agent that only goes away may have opened the connection in advance.
+			if _, told := errors.AsType[*net.OpError](err); told || errors.Is(err, errOtherName) {
+				s.distrusted(v, err)
+			}
 			return
 		}
 		handshakesTotal.WithLabelValues("ok").Inc()
@@ -217,7 +220,11 @@ func (s *Server) intercept(outer *agentconn.Conn, r io.Reader, v *via) {
 	in := outer.Within(nc, v)
 	_ = s.inside.ServeConn(in) // says how the connection ended, which is no error of ours
 	<-in.Done()                // it may have been taken from fasthttp
-	if v != nil && first[0] == recordHandshake && !v.asked.Load() {
+	switch {
+	case v == nil || first[0] != recordHandshake:
+	case v.asked.Load():
+		s.distrust.trusts(v.agent)
+	case !s.distrust.trusting(v.agent):
 		// Node looks at a certificate when the handshake is over, and leaves.
 		s.distrusted(v, errLeftAtOnce)
 	}
@@ -274,10 +281,35 @@ func (s *Server) distrusted(v *via, err error) {
 // sayEvery is how often the same is said of one agent.
 const sayEvery = time.Minute
 
-// said is when something was last said of each agent. It is safe for concurrent use.
+// said is when something was last said of each agent, and which have made requests. It
+// is safe for concurrent use.
 type said struct {
 	mu   sync.Mutex
 	last map[string]time.Time
+	well map[string]bool
+}
+
+// maxWell bounds the agents that are remembered for having made requests.
+const maxWell = 4096
+
+// trusts notes an agent that has made a request.
+func (s *said) trusts(agent string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.well) >= maxWell {
+		s.well = nil
+	}
+	if s.well == nil {
+		s.well = make(map[string]bool)
+	}
+	s.well[agent] = true
+}
+
+// trusting tells whether an agent has.
+func (s *said) trusting(agent string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.well[agent]
 }
 
 // first tells whether nothing was said of an agent for a minute.

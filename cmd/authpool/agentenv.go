@@ -84,7 +84,7 @@ var clientVariables = []struct {
 	{provider: "openai", keys: []string{"OPENAI_API_KEY", "CODEX_API_KEY"}, base: "OPENAI_BASE_URL", path: "/v1"},
 	{provider: "gemini", keys: []string{"GEMINI_API_KEY"}, base: "GOOGLE_GEMINI_BASE_URL"},
 	{provider: "azure", keys: []string{"AZURE_OPENAI_API_KEY"}},
-	{provider: "bedrock", keys: []string{"AWS_BEARER_TOKEN_BEDROCK"}},
+	{provider: "bedrock", keys: []string{"AWS_BEARER_TOKEN_BEDROCK"}, base: "AWS_ENDPOINT_URL_BEDROCK_RUNTIME", path: "/bedrock"},
 	{provider: "cerebras", keys: []string{"CEREBRAS_API_KEY"}},
 	{provider: "cohere", keys: []string{"CO_API_KEY", "COHERE_API_KEY"}},
 	{provider: "deepseek", keys: []string{"DEEPSEEK_API_KEY"}},
@@ -125,7 +125,7 @@ func (w way) variables(p *program) []variable {
 	for i, c := range clientVariables {
 		// Whoever is sent elsewhere by no base URL gets a key only when authpool has one
 		// for it, and is there to put it in.
-		if i > 2 && (w.mode != modeProxy || !slices.Contains(w.uses, c.provider)) {
+		if i > 2 && (w.mode == modeBaseURL && c.base == "" || !slices.Contains(w.uses, c.provider)) {
 			continue
 		}
 		if c.base != "" && w.mode == modeBaseURL {

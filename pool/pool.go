@@ -277,6 +277,10 @@ func (p *Pool) Close() {
 // shared tells whether there is a fleet that can be asked now.
 func (p *Pool) shared() bool { return p.bindings != nil && p.bindings.Healthy() }
 
+// Whole tells whether the pool knows what all processes do: there are no others, or
+// Redis is there to ask.
+func (p *Pool) Whole() bool { return !p.alone() }
+
 // alone tells whether there is a fleet that cannot be asked: then new sessions
 // are placed where every process would place them.
 func (p *Pool) alone() bool { return p.bindings != nil && !p.bindings.Healthy() }

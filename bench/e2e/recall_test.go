@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,13 +25,13 @@ func TestStartWithoutRedisKeepsWhatOperatorsSaid(t *testing.T) {
 	a := startAuthpool(t, o)
 	off := pairs[0].id
 	create := func(name string) (token string) {
-		return strings.TrimSpace(a.run(t, "agents", "create", name, "--admin", a.admin, "--state-dir", a.state))
+		return strings.TrimSpace(a.run(t, "agents", "create", name))
 	}
 	revoked, kept := create("revoked"), create("kept")
-	a.run(t, "agents", "limit", "default", "--model", "claude-opus-*", "--admin", a.admin, "--state-dir", a.state)
+	a.run(t, "agents", "limit", "default", "--model", "claude-opus-*")
 	a.managed(t, late.key, "add", "late", "--provider", "anthropic", "--credential-stdin")
 	a.managed(t, "", "disable", off)
-	a.run(t, "agents", "revoke", "revoked", "--admin", a.admin, "--state-dir", a.state)
+	a.run(t, "agents", "revoke", "revoked")
 	a.terminate(t)
 	for _, kind := range []string{"agents", "subscriptions"} {
 		text, err := os.ReadFile(filepath.Join(state, "known."+kind))
@@ -63,6 +64,11 @@ func TestStartWithoutRedisKeepsWhatOperatorsSaid(t *testing.T) {
 	rows, _ := a.status(t)
 	if got := rows[off].State; got != "disabled" {
 		t.Errorf("%s is %s without Redis", off, got)
+	}
+
+	cmd := exec.CommandContext(t.Context(), binary, "sessions", "rebalance", "--dry-run", "--admin", a.admin, "--state-dir", a.state)
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "this is by what the sidecar that was asked knows") {
+		t.Errorf("a plan without Redis: %v, %s", err, out)
 	}
 
 	// What is true now is what Redis says, which another process may have changed.

@@ -112,11 +112,20 @@ func (b agentBook) LimitAgent(ctx context.Context, name string, version int64, c
 }
 
 // RevokeAgent implements admin.Agents.
-func (b agentBook) RevokeAgent(ctx context.Context, name string) (admin.AgentRevoked, error) {
-	if err := b.book.Remove(ctx, name, admin.AnyVersion); err != nil {
-		return admin.AgentRevoked{}, refusedAgent(err, name, 0)
+func (b agentBook) RevokeAgent(ctx context.Context, name string, version int64) (admin.AgentRevoked, error) {
+	if err := b.book.Remove(ctx, name, version); err != nil {
+		return admin.AgentRevoked{}, refusedAgent(err, name, b.version(ctx, name))
 	}
 	return admin.AgentRevoked{Name: name}, nil
+}
+
+// version is the one that an agent has now, 0 where that is not known.
+func (b agentBook) version(ctx context.Context, name string) int64 {
+	_ = b.book.Refresh(ctx) // what was last known does, too
+	if e := b.book.ByID(name); e != nil {
+		return e.Version
+	}
+	return 0
 }
 
 // refusedAgent tells what the operator has to mend from what Redis has.

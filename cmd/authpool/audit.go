@@ -244,6 +244,8 @@ func (p *program) findKeys(ctx context.Context, file string, o *owners) error {
 			o.keys[secret] = append(o.keys[secret], s.ID)
 		case s.ID == o.only:
 			return wrongf("the ledger names %s by its key: %w", s.ID, err)
+		default:
+			o.unread = append(o.unread, fmt.Sprintf("%s (%s)", s.ID, err))
 		}
 	}
 	if !found {
@@ -260,8 +262,9 @@ type owners struct {
 	aliases map[string]string
 	// keys are the credentials of the config; nil when the ledger has no keys but
 	// names, which stand for themselves where they have no alias.
-	keys map[credential.Secret][]string
-	only string // if not empty, the one subscription that matters
+	keys   map[credential.Secret][]string
+	unread []string // subscriptions of the config whose credential cannot be read, each with why
+	only   string   // if not empty, the one subscription that matters
 }
 
 // of returns the subscription of a name in the ledger, "" when it does not matter.
@@ -295,6 +298,10 @@ func (o *owners) byKey(name string) (string, error) {
 	case 1:
 		return subs[0], nil
 	case 0:
+		if len(o.unread) > 0 {
+			return "", fmt.Errorf("the key %s is no subscription's of the config as far as its credentials can be read, and not so those of %s: mend that, or say by --map whose it is",
+				key, strings.Join(o.unread, ", "))
+		}
 		return "", fmt.Errorf("the key %s is no subscription's of the config: name the config by -c, or whose it is by --map", key)
 	default:
 		return "", fmt.Errorf("the key %s is that of %s: the ledger cannot tell them apart", key, strings.Join(subs, " and "))

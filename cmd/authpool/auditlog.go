@@ -254,8 +254,8 @@ func (a audited) LimitAgent(ctx context.Context, name string, version int64, cha
 }
 
 // RevokeAgent implements admin.Agents.
-func (a audited) RevokeAgent(ctx context.Context, name string) (admin.AgentRevoked, error) {
-	revoked, err := a.agents.RevokeAgent(ctx, name)
+func (a audited) RevokeAgent(ctx context.Context, name string, version int64) (admin.AgentRevoked, error) {
+	revoked, err := a.agents.RevokeAgent(ctx, name, version)
 	a.note(audit.AgentsRevoke, err, map[string]string{"agent": name})
 	return revoked, err
 }

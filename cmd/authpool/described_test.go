@@ -97,12 +97,20 @@ func TestServeAnswersAsItDescribes(t *testing.T) {
 	ask("POST", one+"/move", `{"subscription":"team-x"}`, 404)
 	ask("POST", one+"/release", "", 200)
 	ask("POST", admin.RebalancePath, `{}`, 200)
+	ask("POST", admin.RebalancePath, "", 200)
 	ask("POST", admin.AgentsPath, `{"name":"ci","models":["claude-*"],"budgets":[{"window":"day","cost_usd":"1.5"}]}`, 200)
 	ask("POST", admin.AgentsPath, `{"name":"ci"}`, 409)
 	ask("GET", admin.AgentsPath, "", 200)
 	ask("PATCH", admin.AgentPath("ci"), `{"expires":"2100-01-01T00:00:00Z"}`, 200)
 	ask("GET", admin.AgentPath("ci"), "", 200)
+	match = admin.ETag(1)
+	if stale := ask("DELETE", admin.AgentPath("ci"), "", 412); !strings.Contains(string(stale), "at version 2") {
+		t.Errorf("%s", stale)
+	}
+	match = admin.ETag(2)
 	ask("DELETE", admin.AgentPath("ci"), "", 200)
+	match = ""
+	ask("DELETE", admin.AgentPath("ci"), "", 404)
 	// Who has seen a version changes no other one.
 	managed := admin.SubscriptionPath("team-d")
 	var added admin.SubscriptionRecord

@@ -15,7 +15,7 @@ import (
 
 // Rebalance implements admin.Sessions.
 func (s sessions) Rebalance(ctx context.Context, dryRun bool) (admin.Rebalanced, error) {
-	out := admin.Rebalanced{Moves: []admin.RebalancedMove{}}
+	out := admin.Rebalanced{Moves: []admin.RebalancedMove{}, Whole: s.pool.Whole()}
 	add := func(m pool.PlannedMove, err error) {
 		one := admin.RebalancedMove{
 			SessionName: admin.SessionName{Session: m.Session.Session, Agent: m.Session.Agent, Provider: m.Session.Provider},
@@ -68,6 +68,9 @@ from its prompt cache in the last 5 minutes there.`,
 			var done admin.Rebalanced
 			if err := c.send(cmd.Context(), "POST", admin.RebalancePath, admin.Rebalance{DryRun: dryRun}, &done); err != nil {
 				return err
+			}
+			if !done.Whole {
+				_, _ = fmt.Fprintln(p.Err, "authpool: Redis is away: this is by what the sidecar that was asked knows, and nothing is moved before Redis is back")
 			}
 			if asJSON {
 				err = p.printJSON(done.Moves)

@@ -145,6 +145,9 @@ func (r *reloader) watch(w *fsnotify.Watcher) error {
 	folders := map[string]bool{}
 	for _, path := range paths {
 		folders[filepath.Dir(path)] = true
+		for _, link := range linksOn(path) { // a folder may be swapped, too
+			folders[filepath.Dir(link)] = true
+		}
 		if there, err := filepath.EvalSymlinks(path); err == nil { // else it is gone, and comes back by its own folder
 			folders[filepath.Dir(there)] = true
 		}
@@ -155,6 +158,20 @@ func (r *reloader) watch(w *fsnotify.Watcher) error {
 		}
 	}
 	return nil
+}
+
+// linksOn are the folders on the way to path that are symlinks.
+func linksOn(path string) (links []string) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil
+	}
+	for at := filepath.Dir(path); at != filepath.Dir(at); at = filepath.Dir(at) {
+		if info, err := os.Lstat(at); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+			links = append(links, at)
+		}
+	}
+	return links
 }
 
 // paths are the files whose content is a part of the config.

@@ -210,6 +210,24 @@ func TestReloadSeesAMountedVolumeChange(t *testing.T) {
 	within(t, "the second subscription is there", func() bool { return slices.Equal(s.subscriptions(t), []string{"one", "two"}) })
 }
 
+// The folder of the file may be a link that is swapped for another one.
+func TestReloadSeesASwappedFolder(t *testing.T) {
+	folder := t.TempDir()
+	for name, ids := range map[string][]string{"first": {"one"}, "second": {"one", "two"}} {
+		if err := os.Mkdir(filepath.Join(folder, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		putFile(t, filepath.Join(folder, name, "authpool.yaml"), strings.ReplaceAll(reloadConfig(nobody, "", ids...), "file:", "file:"+folder+"/"))
+	}
+	relink(t, "first", filepath.Join(folder, "now"))
+	s := startServe(t, folder, filepath.Join(folder, "now", "authpool.yaml"))
+	if got := s.subscriptions(t); !slices.Equal(got, []string{"one"}) {
+		t.Fatalf("at first: %q", got)
+	}
+	relink(t, "second", filepath.Join(folder, "now"))
+	within(t, "the second subscription is there", func() bool { return slices.Equal(s.subscriptions(t), []string{"one", "two"}) })
+}
+
 // The folder may be one in which somebody writes all the time.
 func TestReloadSeesAChangeInABusyFolder(t *testing.T) {
 	folder := t.TempDir()

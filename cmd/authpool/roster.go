@@ -251,6 +251,10 @@ func (r *roster) finish(ctx context.Context) {
 		if err != nil || counts[0] > 0 && !waited || r.inFlight(one.ID) && !waited {
 			continue
 		}
+		// A session of it that comes back between the count and this has its answer: leases
+		// outlive their subscription, and it moves with its next request, as it would have
+		// after the idle time-out. No lock over both keys, which lie on different nodes of a
+		// Cluster, is worth that one move.
 		if r.records.Remove(ctx, one.ID, one.Version) == nil {
 			r.log.Info("a subscription is removed", "subscription", one.ID)
 			r.audit.Add(audit.Entry{Kind: audit.SubscriptionsRemoved, Actor: audit.Itself, Fields: map[string]string{"subscription": one.ID}})

@@ -40,9 +40,20 @@ func (r *roster) Subscriptions(ctx context.Context) ([]admin.SubscriptionRecord,
 			r.log.Warn("the subscriptions told may be old", "error", err)
 		}
 	}
+	states := make(map[string]pool.Status)
+	for _, s := range r.pool.Status() {
+		states[s.ID] = s
+	}
 	var list []admin.SubscriptionRecord
 	for _, e := range r.all() {
-		list = append(list, r.told(ctx, e))
+		one := r.told(ctx, e)
+		if s, there := states[one.ID]; there && !one.Shadowed {
+			one.State = string(s.State)
+			if s.State == pool.StateDisabled && one.Reason == "" && one.Switch != admin.SwitchDisabled {
+				one.Reason = fmt.Sprintf("it is out of use (%s): authpool status tells more", s.Reason)
+			}
+		}
+		list = append(list, one)
 	}
 	slices.SortStableFunc(list, func(a, b admin.SubscriptionRecord) int { return strings.Compare(a.ID, b.ID) })
 	return list, nil

@@ -346,7 +346,8 @@ func newSubscriptionsListCommand(p *program) *cobra.Command {
 		Use:   "list",
 		Short: "List the subscriptions as they are managed",
 		Long: `Lists the subscriptions with where they come from, the switch that an operator has
-set, and a hint of the secret. How they are doing is told by "authpool status".`,
+set, the state that they are in and a hint of the secret. How they are doing is told
+by "authpool status".`,
 		Example: "  authpool subscriptions list\n  authpool subscriptions list --json | jq -r '.[] | select(.source == \"managed\") | .id'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -377,7 +378,7 @@ func subscriptionsTable(list []admin.SubscriptionRecord) string {
 	}
 	var out strings.Builder
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "ID\tPROVIDER\tSOURCE\tSWITCH\tVERSION\tPRIORITY\tWEIGHT\tSECRET\tLABELS\tNOTE") // a strings.Builder takes all
+	_, _ = fmt.Fprintln(w, "ID\tPROVIDER\tSOURCE\tSWITCH\tSTATE\tVERSION\tPRIORITY\tWEIGHT\tSECRET\tLABELS\tNOTE") // a strings.Builder takes all
 	for _, r := range list {
 		secret := r.Hint
 		if secret == "" {
@@ -390,7 +391,7 @@ func subscriptionsTable(list []admin.SubscriptionRecord) string {
 		if r.Reason != "" {
 			note = "cannot be used: " + r.Reason
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", r.ID, r.Provider, r.Source, r.Switch, r.Version,
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", r.ID, r.Provider, r.Source, r.Switch, orDash(r.State), r.Version,
 			deref(r.Priority), deref(r.Weight), secret, strings.Join(r.Labels, ","), printable(note)) // a strings.Builder takes all
 	}
 	_ = w.Flush() // a strings.Builder takes all

@@ -77,6 +77,10 @@ type AgentRevoked struct {
 	Name string `json:"name"`
 }
 
+// RecordVersion implements Versioned: what there is no more has none, but had one that
+// If-Match may name.
+func (AgentRevoked) RecordVersion() int64 { return 0 }
+
 // AgentList is all agents that have a record, by name.
 type AgentList struct {
 	Agents []Agent `json:"agents"`
@@ -91,7 +95,7 @@ type Agents interface {
 	Agent(ctx context.Context, name string) (Agent, error)
 	CreateAgent(ctx context.Context, agent NewAgent) (AgentCreated, error)
 	LimitAgent(ctx context.Context, name string, version int64, change AgentChange) (Agent, error)
-	RevokeAgent(ctx context.Context, name string) (AgentRevoked, error)
+	RevokeAgent(ctx context.Context, name string, version int64) (AgentRevoked, error)
 }
 
 func (s *Server) agentRoutes() []route {
@@ -143,7 +147,11 @@ func (s *Server) limitAgent(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) revokeAgent(w http.ResponseWriter, r *http.Request) {
+	version, ok := ifMatch(w, r)
+	if !ok {
+		return
+	}
 	carry(s, w, r, "it is not known whether the agent was revoked", func(ctx context.Context) (AgentRevoked, error) {
-		return s.agents.RevokeAgent(ctx, r.PathValue("name"))
+		return s.agents.RevokeAgent(ctx, r.PathValue("name"), version)
 	})
 }

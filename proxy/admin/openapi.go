@@ -141,8 +141,14 @@ func operation(one route, answers, bodies schemas) object {
 		op["parameters"] = parameters
 		responses["400"] = problemRef()
 	}
+	if strings.Contains(one.path, "{") {
+		responses["404"] = problemRef()
+	}
+	if one.role == Operator {
+		responses["409"] = problemRef()
+	}
 	if one.body != nil {
-		op["requestBody"] = object{"required": true, "content": object{"application/json": object{"schema": bodies.of(reflect.TypeOf(one.body))}}}
+		op["requestBody"] = object{"required": one.body != any(Rebalance{}), "content": object{"application/json": object{"schema": bodies.of(reflect.TypeOf(one.body))}}}
 		responses["400"], responses["413"], responses["415"] = problemRef(), problemRef(), problemRef()
 	}
 	return op

@@ -60,10 +60,22 @@ func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 		return false
 	}
 	if err != nil {
-		problem(w, http.StatusBadRequest, "the body is not what is wanted: "+err.Error())
+		problem(w, http.StatusBadRequest, "the body is not what is wanted: "+wrongJSON(err))
 		return false
 	}
 	return true
+}
+
+// wrongJSON says what is wrong with a body; encoding/json has no words for one that ends
+// too early.
+func wrongJSON(err error) string {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "its JSON ends in the middle"
+	case errors.Is(err, io.EOF):
+		return "it is empty"
+	}
+	return err.Error()
 }
 
 // carry does what an operator asked for within the time that there is, and answers

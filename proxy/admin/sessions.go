@@ -81,7 +81,8 @@ type SessionReleased struct {
 	From string `json:"from"`
 }
 
-// Rebalance is what is posted to have sessions moved to where they are better off.
+// Rebalance is what is posted to have sessions moved to where they are better off; no
+// body says the same as an empty one.
 type Rebalance struct {
 	DryRun bool `json:"dry_run"` // only tell which
 }
@@ -90,6 +91,7 @@ type Rebalance struct {
 type Rebalanced struct {
 	Moves  []RebalancedMove `json:"moves"`
 	Failed int              `json:"failed"` // of them
+	Whole  bool             `json:"whole"`  // false: Redis is away, the plan is by what the sidecar that was asked knows
 	Wait   int64            `json:"wait_s"` // until more are allowed, when that kept some from being made
 }
 
@@ -185,7 +187,7 @@ func sessionName(r *http.Request) SessionName {
 
 func (s *Server) rebalance(w http.ResponseWriter, r *http.Request) {
 	var body Rebalance
-	if !decode(w, r, &body) {
+	if r.ContentLength != 0 && !decode(w, r, &body) {
 		return
 	}
 	carry(s, w, r, "it is not known which sessions were moved", func(ctx context.Context) (Rebalanced, error) {

@@ -77,7 +77,10 @@ func TestSessions(t *testing.T) {
 	f("POST", s+"/move", `{}`, nil, 400, "subscription: is missing")
 	f("POST", s+"/move", `{"to":"team-b"}`, nil, 400, "unknown field")
 	f("POST", s+"/release", "", nil, 200, `{"session":"s","agent":"default","provider":"anthropic","from":"team-a"}`, `release "anthropic/default/s"`)
-	f("POST", admin.RebalancePath, `{"dry_run":true}`, nil, 200, `{"moves":[],"failed":0,"wait_s":3}`, "rebalance true")
+	f("POST", admin.RebalancePath, `{"dry_run":true}`, nil, 200, `{"moves":[],"failed":0,"whole":false,"wait_s":3}`, "rebalance true")
 	f("POST", admin.RebalancePath, `{}`, errors.New("broken"), 503, "it is not known which sessions were moved: broken", "rebalance false")
+	f("POST", admin.RebalancePath, "", nil, 200, `"moves":[]`, "rebalance false")
 	f("POST", admin.RebalancePath, `{"dry":true}`, nil, 400, "dry")
+	f("POST", admin.RebalancePath, `{"dry_run":`, nil, 400, "the body is not what is wanted: its JSON ends in the middle")
+	f("POST", admin.RebalancePath, ` `, nil, 400, "the body is not what is wanted: it is empty")
 }

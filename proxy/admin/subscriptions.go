@@ -90,8 +90,8 @@ type Rotation struct {
 	Credential SecretText `json:"credential"`
 }
 
-// SubscriptionRecord is what an operator manages of one subscription: not how it is,
-// which StatusPath tells, but what it was told to be.
+// SubscriptionRecord is what an operator manages of one subscription: what it was told to
+// be, and why it is not where it cannot. How it is doing, StatusPath tells.
 type SubscriptionRecord struct {
 	ID     string `json:"id"`
 	Source string `json:"source"` // SourceFile or SourceManaged
@@ -107,6 +107,7 @@ type SubscriptionRecord struct {
 	Reason     string     `json:"reason"`   // why it cannot be used whatever its switch says, one sentence; else ""
 	Created    *time.Time `json:"created"`  // null for those of the config file
 	Changed    *time.Time `json:"changed"`  // at run time, last; null: never
+	State      string     `json:"state"`    // how it is, as StatusPath tells: in lists, and "" for what is shadowed
 }
 
 // RecordVersion implements Versioned.

@@ -147,7 +147,7 @@ func TestAuthority(t *testing.T) {
 }
 
 // tunnelled lets the rig's agents reach every other host, this machine too.
-func tunnelled(t *testing.T) func(*rigOptions) {
+func tunnelled(t testing.TB) func(*rigOptions) {
 	t.Helper()
 	rules, err := tunnel.Read(tunnel.Policy{
 		All: true, Private: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Idle: time.Minute, Total: time.Hour,
@@ -155,7 +155,7 @@ func tunnelled(t *testing.T) func(*rigOptions) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tunnels := tunnel.New(tunnel.Options{Rules: rules, PerAgent: 8, Most: 8, Connect: 5 * time.Second, Log: slog.New(slog.DiscardHandler)})
+	tunnels := tunnel.New(tunnel.Options{Rules: rules, PerAgent: 4096, Most: 4096, Connect: 5 * time.Second, Log: slog.New(slog.DiscardHandler)})
 	t.Cleanup(func() { tunnels.Close(context.Background()) })
 	return func(o *rigOptions) {
 		former := o.deps

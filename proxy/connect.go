@@ -88,10 +88,10 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 			return no
 		}
 		connectsTotal.WithLabelValues("tunnelled").Inc()
-		s := ex.s
+		s, may := ex.s, ex.still(headers)
 		s.hijack(ctx, func(outer *agentconn.Conn, r io.Reader) {
 			if _, err := outer.Write(established); err == nil {
-				s.relay(t, outer, r)
+				s.relay(t, outer, r, may)
 			}
 		}, t.Close)
 		return nil

@@ -51,10 +51,24 @@ func (ex *exchange) tunnel(to provider.Authority) (*tunnel.Tunnel, *refusal) {
 	return nil, no
 }
 
-// relay carries what an agent says to a tunnel's host, and back, until one ends it.
-func (s *Server) relay(t *tunnel.Tunnel, outer *agentconn.Conn, r io.Reader) {
+// relay carries what an agent says to a tunnel's host, and back, until one ends it, or
+// the agent's token is no longer good.
+func (s *Server) relay(t *tunnel.Tunnel, outer *agentconn.Conn, r io.Reader, may func() bool) {
 	outer.HandOver()
-	t.Relay(s.relays, &handed{outer, r})
+	t.Relay(s.relays, &handed{outer, r}, may)
+}
+
+// still tells whether the token in headers is still the agent's; nil when there is
+// none.
+func (ex *exchange) still(headers provider.Headers) func() bool {
+	agents, agent, token := ex.s.deps.Agents, ex.agent, ex.s.deps.Agents.token(headers)
+	if token == nil {
+		return nil
+	}
+	return func() bool {
+		who, err := agents.identify(nil, nil, token)
+		return err == nil && who.agent == agent || errors.Is(err, errUnknowing)
+	}
 }
 
 // handed is an agent's connection whose deadlines are set by whoever has it.
@@ -127,9 +141,9 @@ func (ex *exchange) forward(ctx *fasthttp.RequestCtx, headers provider.Headers, 
 		return no
 	}
 	request := ex.s.appendForwarded(nil, h, headers, target, ctx.Request.Body())
-	s := ex.s
+	s, may := ex.s, ex.still(headers)
 	s.hijack(ctx, func(outer *agentconn.Conn, r io.Reader) {
-		s.relay(t, outer, io.MultiReader(bytes.NewReader(request), silent{r}))
+		s.relay(t, outer, io.MultiReader(bytes.NewReader(request), silent{r}), may)
 	}, t.Close)
 	return nil
 }

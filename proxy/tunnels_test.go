@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,11 +14,13 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/authpool/authpool/pool/agents"
 	"github.com/authpool/authpool/proxy/tunnel"
 )
 
@@ -196,6 +199,32 @@ func TestShutdownEndsTunnels(t *testing.T) {
 	for _, end := range []net.Conn{c, server} {
 		if _, err := end.Read(make([]byte, 1)); err == nil {
 			t.Error("a connection is left")
+		}
+	}
+}
+
+// A tunnel outlives its agent's token by seconds.
+func TestRevokedAgentLosesItsTunnel(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	book := newBook(t)
+	r := newRig(t, "http://127.0.0.1:1", 1, knowing(book), tunnelling(t, func(string) string { return "127.0.0.1" }, map[uint16]net.Addr{443: ln.Addr()}))
+	c, status := r.open("s", create(t, book, agents.Agent{ID: "leaver"}), "a.example.test:443")
+	server, err := ln.Accept()
+	if err != nil || status != 200 {
+		t.Fatal(status, err)
+	}
+	defer server.Close()
+	if err := book.Remove(t.Context(), "leaver", 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []net.Conn{c, server} {
+		_ = end.SetReadDeadline(time.Now().Add(30 * time.Second))
+		if _, err := end.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the tunnel is there: %v", err)
 		}
 	}
 }

@@ -59,7 +59,7 @@ var (
 	}, []string{"kind"})
 	tunnelsEnded = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authpool_tunnels_ended_total",
-		Help: "Tunnels that have ended, by why: done, broken, idle, total, stopped, forbidden.",
+		Help: "Tunnels that have ended, by why: done, broken, idle, total, stopped, forbidden, revoked.",
 	}, []string{"kind", "reason"})
 	tunnelBytes = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authpool_tunnel_bytes_total",

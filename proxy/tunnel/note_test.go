@@ -82,7 +82,7 @@ func TestAudit(t *testing.T) {
 	_ = agent.Close()
 	_, _ = io.WriteString(host, "1234567")
 	_ = host.Close()
-	one.Relay(t.Context(), lower)
+	one.Relay(t.Context(), lower, nil)
 	for range 3 {
 		_ = open(t, all, "evil.example", 443)
 		_ = open(t, all, "inner.example", 443)

@@ -30,6 +30,8 @@ type Tunnel struct {
 	halves   atomic.Int32 // directions that have come to their end
 	draining atomic.Bool
 
+	may func() bool // set by Relay
+
 	mu    sync.Mutex
 	lower net.Conn    // to the agent; nil before Relay
 	timer *time.Timer // ends it by a limit
@@ -55,7 +57,11 @@ const (
 	TotalTime End = "total"     // it was old
 	Stopped   End = "stopped"   // ctx ended, or authpool stopped
 	Forbidden End = "forbidden" // see BadHello
+	Revoked   End = "revoked"   // the agent may no longer have it
 )
+
+// recheck is how long an agent that has lost its rights keeps a tunnel at most.
+const recheck = 5 * time.Second
 
 // quiet is how long nothing has moved on a tunnel that is ended at once when authpool
 // stops: connections that clients keep for later.
@@ -98,14 +104,16 @@ type closeWriter interface{ CloseWrite() error }
 // that ends the tunnel.
 //
 // The first Read of agent must give what the agent has sent behind its CONNECT, and
-// agent must have no deadlines of its own.
-func (t *Tunnel) Relay(ctx context.Context, agent net.Conn) Stats {
+// agent must have no deadlines of its own. may is asked every few seconds whether the
+// agent may still have the tunnel, and must not wait; nil: it may.
+func (t *Tunnel) Relay(ctx context.Context, agent net.Conn, may func() bool) Stats {
+	t.may = may
 	t.mu.Lock()
 	t.lower = agent
 	if t.ended != "" { // meanwhile
 		_ = agent.Close()
 	}
-	t.timer = time.AfterFunc(t.wait(), t.look)
+	t.timer = time.AfterFunc(0, t.look)
 	t.mu.Unlock()
 	defer context.AfterFunc(ctx, func() { t.end(Stopped) })()
 	defer context.AfterFunc(t.of.cut, func() { t.end(Stopped) })()
@@ -171,15 +179,19 @@ func (t *Tunnel) wait() time.Duration {
 // look ends the tunnel when a limit is met, else it looks again when one can be.
 // Progress moves no timer, so that it costs nothing.
 func (t *Tunnel) look() {
-	if wait := t.wait(); wait > 0 {
+	wait := t.wait()
+	switch {
+	case t.may != nil && !t.may():
+		t.end(Revoked)
+	case wait > 0:
+		if t.may != nil {
+			wait = min(wait, recheck)
+		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.ended == "" {
 			t.timer.Reset(wait)
 		}
-		return
-	}
-	switch {
 	case time.Since(t.began) >= t.rules.total:
 		t.end(TotalTime)
 	case t.draining.Load():
@@ -199,9 +211,9 @@ func (t *Tunnel) drain() {
 	}
 }
 
-// buffers are of one direction each. Copying by them is as fast as splice(2) by some
-// 2 GB/s and more of a processor, and unlike it shows every progress, and holds no
-// pipe while nothing moves.
+// buffers are of one direction each. Copying by them is no slower than splice(2)
+// between two sockets (BenchmarkRelay: 1.2 and 1.0 GB/s over loopback), and unlike it
+// shows every progress and holds no pipe while nothing moves.
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // copy copies one direction to its end. first, if there is one, looks at the first

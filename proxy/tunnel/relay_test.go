@@ -26,7 +26,7 @@ import (
 const patience = 30 * time.Second
 
 // pair is two ends of a TCP connection on this machine.
-func pair(t *testing.T) (near, far *net.TCPConn) {
+func pair(t testing.TB) (near, far *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -75,7 +75,7 @@ func relay(t *testing.T, tunnels func(dial func(context.Context, netip.AddrPort)
 	_ = upper.SetDeadline(time.Time{})
 	_ = lower.SetDeadline(time.Time{})
 	r := &relayed{agent, far, make(chan tunnel.Stats, 1)}
-	go func() { r.ended <- one.Relay(t.Context(), lower) }()
+	go func() { r.ended <- one.Relay(t.Context(), lower, nil) }()
 	return r
 }
 
@@ -176,7 +176,7 @@ func inBubble(t *testing.T, p tunnel.Policy) (all *tunnel.Tunnels, r *relayed) {
 		t.Fatal(err)
 	}
 	r = &relayed{agent, far, make(chan tunnel.Stats, 1)}
-	go func() { r.ended <- one.Relay(t.Context(), lower) }()
+	go func() { r.ended <- one.Relay(t.Context(), lower, nil) }()
 	return all, r
 }
 
@@ -248,7 +248,7 @@ func TestLimits(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			if s := one.Relay(ctx, lower); s.End != tunnel.Stopped || s.Took != time.Second {
+			if s := one.Relay(ctx, lower, nil); s.End != tunnel.Stopped || s.Took != time.Second {
 				t.Errorf("%+v", s)
 			}
 		})
@@ -397,7 +397,7 @@ func TestClose(t *testing.T) {
 			cancel()
 			go all.Close(ctx)
 			synctest.Wait()
-			if s := one.Relay(t.Context(), lower); s.End != tunnel.Stopped {
+			if s := one.Relay(t.Context(), lower, nil); s.End != tunnel.Stopped {
 				t.Errorf("%+v", s)
 			}
 			for _, c := range []net.Conn{far, agent} {
@@ -406,6 +406,26 @@ func TestClose(t *testing.T) {
 				}
 			}
 		})
+	})
+}
+
+// Who has lost the right to a tunnel keeps it for five seconds at most, whatever moves.
+func TestRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		upper, far := net.Pipe()
+		lower, agent := net.Pipe()
+		defer far.Close()
+		defer agent.Close()
+		all := every(func(context.Context, netip.AddrPort) (net.Conn, error) { return upper, nil })
+		one, err := all.Open(t.Context(), "a", "files.example", 443)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		may := func() bool { return time.Since(began) < 31*time.Second }
+		if s := one.Relay(t.Context(), lower, may); s.End != tunnel.Revoked || s.Took < 31*time.Second || s.Took > 36*time.Second {
+			t.Errorf("%+v", s)
+		}
 	})
 }
 
@@ -420,7 +440,7 @@ func TestRelayAfterClose(t *testing.T) {
 			t.Fatal(err)
 		}
 		one.Close()
-		if s := one.Relay(t.Context(), lower); s.End != tunnel.Broken {
+		if s := one.Relay(t.Context(), lower, nil); s.End != tunnel.Broken {
 			t.Errorf("%+v", s)
 		}
 		for _, c := range []net.Conn{far, agent} {
@@ -581,7 +601,7 @@ func TestHandshakeThroughTunnel(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan tunnel.Stats, 1)
-	go func() { done <- one.Relay(t.Context(), lower) }()
+	go func() { done <- one.Relay(t.Context(), lower, nil) }()
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 	secured := tls.Client(agent, &tls.Config{ServerName: "example.com", RootCAs: roots})

@@ -383,6 +383,7 @@ func TestPathsWithoutACredential(t *testing.T) {
 			f(name, "DELETE", path, "free")
 		}
 	}
+	f("anthropic", "GET", "/v1/api/claude_code/x", "free") // telemetry begins at the host
 	f("local-vllm", "POST", "/tokenize", "free")
 	f("local-vllm", "POST", "/chat/completions", "inject")
 	f("local-vllm", "GET", "/models", "free")
@@ -461,6 +462,9 @@ func TestOperatorsRules(t *testing.T) {
 		{"ollama", rules{{Path: "/api/pull", Methods: []string{"POST"}, Action: "free"}}, map[string]string{
 			"POST /api/pull": "free", "GET /api/pull": "forbidden_path", "POST /api/push": "forbidden_path", "POST /api/pull/x": "forbidden_path",
 		}},
+		{"anthropic", rules{{Path: "/v1/**", Action: "free"}, {Path: "/v1/organizations/me", Methods: []string{"GET"}, Action: "inject"}}, map[string]string{
+			"GET /v1/organizations/me": "free", "DELETE /v1/organizations/me": "forbidden_path", "GET /v1/organizations/users": "forbidden_path", "POST /v1/oauth/token": "forbidden_path",
+		}},
 		// Its own path does, with its methods and nothing else.
 		{"openrouter", rules{{Path: "/api/v1/credits", Methods: []string{"GET"}, Action: "inject"}}, map[string]string{
 			"GET /api/v1/credits": "free", "GET /api/v1/Credits/": "free", "POST /api/v1/credits": "forbidden_path", "HEAD /api/v1/credits": "forbidden_path",
@@ -472,6 +476,39 @@ func TestOperatorsRules(t *testing.T) {
 				t.Errorf("%v: %s: got %s, want %s", test.rules, request, got, test.want[request])
 			}
 		}
+	}
+}
+
+// A rule changes what is done with a path, and nothing else that is known of it.
+func TestOperatorsRulesKeepWhatIsKnown(t *testing.T) {
+	r, err := provider.NewRegistry([]provider.Options{{
+		Name: "openrouter", Family: provider.OpenAI, BaseURL: "https://openrouter.ai", Paths: []provider.PathRule{{Path: "/api/v1/**", Action: "free"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func(method, path, body string) provider.Call {
+		t.Helper()
+		c, err := provider.Inspect(&provider.Request{Provider: r.Provider("openrouter"), Method: []byte(method), Rest: []byte(path), Body: []byte(body)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Endpoint.Billable() {
+			t.Errorf("%s %s is counted", method, path)
+		}
+		return c
+	}
+	if c := call("POST", "/api/v1/messages", `{"model":"m","stream":true}`); c.Shape != provider.Anthropic || c.Model != "m" || !c.Stream || c.Session.ID == "" || !c.Patch.Empty() {
+		t.Errorf("got %+v", c)
+	}
+	if c := call("POST", "/api/v1/chat/completions", `{"model":"m","stream":true}`); c.Shape != provider.OpenAI || c.Model != "m" || !c.Stream || !c.Patch.Empty() {
+		t.Errorf("got %+v", c)
+	}
+	if c := call("GET", "/api/v1/files", ""); !c.Endpoint.Lists {
+		t.Error("what all have made is not known for a list any more")
+	}
+	if c := call("GET", "/api/v1/responses/resp_1", ""); c.Model != "" || c.Batch != "" || !slices.Equal(c.Pins.IDs, []string{"resp_1"}) {
+		t.Errorf("got %+v", c)
 	}
 }
 

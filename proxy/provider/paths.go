@@ -148,9 +148,13 @@ func (t *paths) endpoint(p *plainPath, method []byte) (e *Endpoint, named []byte
 	}
 	one := methodOf(method)
 	for _, r := range t.rules {
-		if r.methods.has(one) && r.match(p, 0) {
-			return r.endpoint(t, p, one)
+		if !r.methods.has(one) || !r.match(p, 0) {
+			continue
 		}
+		if r.Action.Sends() && !r.exact() && t.refuses(p) != nil {
+			continue // what is refused is opened by its own path alone
+		}
+		return r.endpoint(t, p, one)
 	}
 	if t.lifts { // else Route has looked
 		if r := t.refuses(p); r != nil {

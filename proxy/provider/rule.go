@@ -3,6 +3,8 @@ package provider
 import (
 	"fmt"
 	"strings"
+
+	"github.com/authpool/authpool/proxy/meter"
 )
 
 // PathRule is an operator's row of a provider's manifest. Rules are asked before the
@@ -121,18 +123,13 @@ func (r *rule) endpoint(t *paths, p *plainPath, method methods) (e *Endpoint, na
 	if !r.Action.Sends() {
 		return &r.Endpoint, nil
 	}
-	if !r.exact() { // what is refused is opened by its own path alone
-		if no := t.refuses(p); no != nil {
-			return &no.Endpoint, nil
-		}
-	}
 	e, named = t.find(p, method)
 	switch {
 	case !e.Action.Sends() && method == post:
 		return &r.posted, nil
 	case !e.Action.Sends():
 		return &r.Endpoint, nil
-	case r.Action == e.Action, r.Action == Inject, e.Lists:
+	case r.Action == e.Action, r.Action == Inject:
 		return e, named
 	}
 	changed := *e
@@ -147,6 +144,6 @@ func (r *rule) endpoint(t *paths, p *plainPath, method methods) (e *Endpoint, na
 	if e.API.Items() {
 		named = nil
 	}
-	changed.API, changed.Creates = 0, false
+	changed.API, changed.Creates = meter.None, false
 	return &changed, named
 }

@@ -131,13 +131,17 @@ func (l *Lease) Verdict(v ratelimit.Verdict) {
 // was ok: a limit counts for the requests to come. Everything else, and what
 // comes without such a Verdict or after Done, does nothing.
 func (l *Lease) Late(v ratelimit.Verdict) {
+	l.late(v, func() ratelimit.Change { return l.pass.Late(time.Now(), v) })
+}
+
+func (l *Lease) late(v ratelimit.Verdict, refuse func() ratelimit.Change) {
 	p, m := l.pool, l.member
 	l.mu.Lock()
 	if l.done || !l.served {
 		l.mu.Unlock()
 		return
 	}
-	change := l.pass.Late(time.Now(), v)
+	change := refuse()
 	l.mu.Unlock()
 	if change.None() {
 		return
@@ -148,6 +152,36 @@ func (l *Lease) Late(v ratelimit.Verdict) {
 		p.keeper.cool(m, change)
 	}
 	verdicts.WithLabelValues(m.conf().ID, v.Signal.String(), string(v.Reason)).Inc()
+}
+
+// Turn tells of one answer among many that the lease is for, as on a WebSocket: its
+// tokens, and whether it is the first, whose request was taken with the lease.
+func (l *Lease) Turn(t usage.Tokens, first bool) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.done {
+		l.pass.More(now, first, t.Prompt()-t.CacheRead, t.Output)
+	}
+	if l.session != nil && t.CacheRead > 0 {
+		l.session.hasRead(now, t.CacheRead)
+	}
+}
+
+// Told tells what the provider says is left of its limits, between a good Verdict and
+// Done. The windows are copied.
+func (l *Lease) Told(windows []ratelimit.Window) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.served && !l.done {
+		l.pass.Told(windows)
+	}
+}
+
+// LateAt is Late for an answer of which the model and the time at which it was asked
+// became known after the lease.
+func (l *Lease) LateAt(model string, at time.Time, v ratelimit.Verdict) {
+	l.late(v, func() ratelimit.Change { return l.pass.LateAt(time.Now(), at, model, v) })
 }
 
 // Done ends the attempt with the tokens that it used; zero where that is not

@@ -170,7 +170,11 @@ func (ex *exchange) try() ratelimit.Verdict {
 	isHead := string(req.head.Method) == http.MethodHead
 	ex.auditUse()
 	ex.sending()
-	err = ex.s.deps.Transport.Do(ex.leave, &ex.call, ex.s.origin(ex.provider), head, req.body[:req.n], isHead)
+	if ex.isSocket() {
+		err = ex.s.deps.Transport.Upgrade(ex.leave, &ex.call, ex.s.origin(ex.provider), head)
+	} else {
+		err = ex.s.deps.Transport.Do(ex.leave, &ex.call, ex.s.origin(ex.provider), head, req.body[:req.n], isHead)
+	}
 	// The head holds the credential, and its buffer outlives the request.
 	clear(ex.headBuf)
 	if err != nil {
@@ -192,6 +196,9 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 	}
 	ex.mask[0] = append(ex.mask[0][:0], secret...)
 	maskHead(h, ex.mask[0])
+	if ex.isSocket() && (good || ex.status == fasthttp.StatusSwitchingProtocols) {
+		return ex.switches()
+	}
 	ex.meter.Reset(ex.info.Endpoint.API, meter.Options{
 		ContentType: h.ContentType(), Model: ex.info.Model, Headers: h, Item: ex.onItem,
 	})

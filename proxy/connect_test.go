@@ -450,3 +450,10 @@ func TestStreamInside(t *testing.T) {
 		t.Errorf("what was used is %+v", e)
 	}
 }
+
+// secured speaks TLS over nc as an agent of the rig.
+func secured(ctx context.Context, nc net.Conn, r *rig) (net.Conn, error) {
+	tc := tls.Client(nc, r.trusted())
+	err := tc.HandshakeContext(ctx)
+	return tc, err
+}

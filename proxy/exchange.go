@@ -82,6 +82,7 @@ type exchange struct {
 	items     int   // requests of a batch that were counted
 	tokens    usage.Tokens
 	estimated bool
+	turns     int // of a WebSocket, that were counted
 
 	story  story
 	bound  *bound // made when it is needed first
@@ -150,7 +151,7 @@ func (ex *exchange) end() {
 	ex.headVerdict = ratelimit.Verdict{}
 	ex.held, ex.tail = ex.held[:0], ex.tail[:0]
 	ex.judgedLate, ex.opened, ex.informed, ex.settled, ex.ended, ex.agentGone, ex.cut = false, false, false, false, false, false, nil
-	ex.items, ex.tokens, ex.estimated, ex.making = 0, usage.Tokens{}, false, false
+	ex.items, ex.turns, ex.tokens, ex.estimated, ex.making = 0, 0, usage.Tokens{}, false, false
 	ex.disguise.reset(nil)
 	ex.story.reset()
 	if !ex.broken {

@@ -186,6 +186,7 @@ func (ex *exchange) log(status int, how, code, cause string) {
 		attrs = append(attrs, slog.Int64("input", t.Input), slog.Int64("output", t.Output),
 			slog.Int64("cache_read", t.CacheRead), slog.Int64("cache_write", t.CacheWrite5m+t.CacheWrite1h), slog.Bool("estimated", ex.estimated))
 	}
+	attrs = append(attrs, ex.socketAttrs()...)
 	if cause != "" {
 		attrs = append(attrs, slog.String("cause", cause))
 	}

@@ -67,6 +67,10 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 		ex.refuse(ctx, no)
 		return
 	}
+	if ex.isSocket() && ex.status == fasthttp.StatusSwitchingProtocols {
+		ex.relaySocket(ctx)
+		return
+	}
 	ex.answer(ctx)
 }
 
@@ -128,15 +132,16 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 		}
 		return no
 	}
-	if headers.Get("upgrade") != nil {
-		return &refusal{status: fasthttp.StatusUpgradeRequired, code: codeUpgrade, message: "WebSocket is not relayed; use plain HTTP with server-sent events"}
+	upgrade, no := ex.upgrades(h, headers)
+	if no != nil {
+		return no
 	}
 
 	body := ctx.Request.Body()
 	req := &ex.request
 	asked := provider.Request{
 		Provider: ex.provider, Agent: ex.agent, Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Body: body,
-		ProxyUser: user,
+		ProxyUser: user, Upgrade: upgrade,
 	}
 	var err error
 	ex.info, err = provider.Inspect(&asked)
@@ -144,8 +149,11 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 		return ex.unsent(err)
 	}
 	ex.family = ex.info.Shape
+	if upgrade && ex.info.Session.ID == "" {
+		ex.info.Session = provider.Session{ID: ex.id, Source: "socket"} // it is a conversation of its own
+	}
 	*req = upstreamRequest{
-		head: provider.Head{Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Length: -1},
+		head: provider.Head{Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Length: -1, Upgrade: upgrade},
 		size: len(body),
 	}
 	if no := ex.permit(); no != nil {

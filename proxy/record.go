@@ -57,7 +57,7 @@ func (ex *exchange) costs() bool {
 
 // sending tells the journal that the request is about to go out.
 func (ex *exchange) sending() {
-	if !ex.costs() {
+	if !ex.costs() || ex.isSocket() { // of which each turn is counted
 		return
 	}
 	e := ex.event()
@@ -91,7 +91,7 @@ func (ex *exchange) open(e usage.Event) {
 // billable tells whether the attempt costs anything as far as is known: it asked
 // for something that does, and it was served, or nobody can say whether it was.
 func (ex *exchange) billable() bool {
-	if !ex.costs() {
+	if !ex.costs() || ex.isSocket() {
 		return false
 	}
 	if !ex.calling {

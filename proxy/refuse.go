@@ -20,7 +20,7 @@ const (
 	codeNoSubscription  = provider.CodeNoSubscription
 	codeTooLarge        = "payload_too_large"
 	codeHeadTooLarge    = "head_too_large"
-	codeUpgrade         = "upgrade_required"
+	codeUpgrade         = provider.CodeUpgrade
 	codeLimited         = "limited"
 	codeBrake           = "brake"
 	codeAgentBudget     = "agent_budget"
@@ -64,6 +64,7 @@ func writeRefusal(ctx *fasthttp.RequestCtx, family provider.Family, id string, r
 		resp.Header.Set("Proxy-Authenticate", `Basic realm="authpool"`)
 	case fasthttp.StatusUpgradeRequired:
 		resp.Header.Set("Upgrade", "HTTP/1.1")
+		resp.Header.Set("Sec-WebSocket-Version", "13") // RFC 6455, section 4.4
 	}
 	if r.wait > 0 {
 		resp.Header.Set("Retry-After", strconv.FormatInt(r.seconds(), 10))

@@ -57,7 +57,7 @@ func (ex *exchange) permit() *refusal {
 		return ex.forbid("what agent %s may use cannot be read", ex.agent)
 	case !e.MayProvider(ex.provider.Name):
 		return ex.forbid("agent %s may not use provider %q", ex.agent, ex.provider.Name)
-	case ex.info.Model == "" && !ex.spends():
+	case ex.info.Model == "" && (!ex.spends() || ex.isSocket()): // where each turn may name one
 		return nil
 	case !e.MayModel(ex.info.Model) && ex.info.Model == "":
 		return ex.forbid("agent %s may use some models only, and this request names none that can be read", ex.agent)

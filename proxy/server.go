@@ -125,6 +125,8 @@ type Server struct {
 	mu        sync.Mutex
 	listeners []*agentconn.Listener
 	h2        *h2.Server // nil: nobody has spoken it yet
+	sockets   []*socket
+	leaving   bool // the agents of sockets are told to go
 }
 
 // settings are what Configure can change. A request keeps those that it began with.
@@ -247,6 +249,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		err = s.finishRequests(ctx)
 	}
 	tunnels.Wait()
+	s.takeLeave()
 	// fasthttp goes on serving a connection that outlived its shutdown, so that
 	// they are closed here, and what still comes from them is not begun.
 	for _, l := range listeners {

@@ -256,6 +256,35 @@ func (p *Pass) Late(now time.Time, v Verdict) Change {
 	return p.gate.refuse(now, p.at, p.model, v)
 }
 
+// LateAt is Late for an answer of another model, or asked for at another time, than the
+// Pass was taken for.
+func (p *Pass) LateAt(now, at time.Time, model string, v Verdict) Change {
+	if v.Signal != Limited && v.Signal != Quota {
+		return Change{}
+	}
+	return p.gate.refuse(now, at, model, v)
+}
+
+// More books one more answer than the Pass was taken for, or with first set the tokens
+// of the one that it was.
+func (p *Pass) More(now time.Time, first bool, input, output int64) {
+	used := needs(input, output)
+	if first {
+		used[0] = 0
+	}
+	for k := range used {
+		used[k] = -used[k]
+	}
+	p.gate.rates.giveBack(now, used)
+	p.gate.told.giveBack(p.told, used)
+}
+
+// Told remembers what the provider tells of its limits after the Verdict.
+func (p *Pass) Told(windows []Window) {
+	p.gate.windows.remember(windows)
+	p.gate.told.hear(p, windows)
+}
+
 // refuse closes what v says is closed, as Cooldowns.refuse.
 func (g *Gate) refuse(now, at time.Time, model string, v Verdict) Change {
 	if v.Scope == ScopeSubscription {

@@ -36,8 +36,16 @@ const (
 	MistralConversation       // Mistral: POST /v1/conversations..., JSON and SSE
 	AnthropicBatchResults     // GET /v1/messages/batches/ID/results, one JSON text a line
 	OpenAIBatchOutput         // GET /v1/files/ID/content of a batch's output, one JSON text a line
+	OpenAIResponsesSocket     // WebSocket /v1/responses, for Socket alone as the next two are
+	OpenAIRealtime            // WebSocket /v1/realtime
+	GeminiLive                // WebSocket of Gemini's and Vertex' Live API
 	OpenAIStoredResponse      // GET /v1/responses/ID, JSON and SSE, and POST /v1/responses/ID/cancel
 )
+
+// Socket tells whether a dialect is one of WebSockets.
+func (a API) Socket() bool {
+	return a == OpenAIResponsesSocket || a == OpenAIRealtime || a == GeminiLive
+}
 
 // Items tells whether an answer is free itself and shows finished requests, which
 // it may show again and again, and each of which is billed once: see Options.Item.

@@ -61,6 +61,9 @@ var dialects = [...]*dialect{
 	AnthropicBatchResults: &anthropicBatchResults,
 	OpenAIBatchOutput:     &openAIBatchOutput,
 	OpenAIStoredResponse:  &openAIStoredResponse,
+	OpenAIResponsesSocket: &openAIResponsesSocket,
+	OpenAIRealtime:        &openAIRealtime,
+	GeminiLive:            &geminiLive,
 }
 
 // slot is what a value at a place means.
@@ -137,6 +140,17 @@ const (
 	failMessage
 	failStatus
 	failResets
+	turnBegun // of a socket: the model works
+	turnEnded
+	sessionModel
+	spokenModel // that writes down what is said
+	spoken      // tokens that are no text, as a number
+	modality    // of some tokens, as a name
+	limitBegin  // one of the limits that are told
+	limitName
+	limitSize
+	limitLeft
+	limitReset
 )
 
 // counts are numbers as told, by slot; -1 where none was.

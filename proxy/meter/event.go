@@ -35,6 +35,7 @@ type event struct {
 	turns    []ModelTokens // of models that may have declined
 	served   string        // the model that did instead
 	response responseName  // which response it shows
+	socket   *socketEvent  // nil: it came on no socket
 }
 
 // name is a short text that is compared, not kept: an event's type.
@@ -65,6 +66,9 @@ func (e *event) reset() {
 	e.images, e.searches = 0, 0
 	e.customID, e.answered = "", 0
 	e.iter.open = false
+	if e.socket != nil {
+		*e.socket = socketEvent{}
+	}
 	e.forgetIterations()
 }
 
@@ -161,6 +165,8 @@ func (m *Meter) Found(v *jsonscan.Value) {
 		e.readWrite(s, v)
 	case iterBegin, iterKind, iterModel:
 		e.readIteration(m, s, v)
+	case turnBegun, turnEnded, sessionModel, spokenModel, spoken, modality, limitBegin, limitName, limitSize, limitLeft, limitReset:
+		e.socket.read(s, v)
 	case failBegin, failKind, failCode, failDetail, failMessage, failStatus, failResets:
 		e.readFailure(s, v)
 	default:

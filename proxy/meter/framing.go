@@ -16,6 +16,7 @@ const (
 	linesFraming           // one JSON text a line
 	arrayFraming           // a JSON array that grows: each element is an event
 	frameFraming           // AWS' event stream
+	messageFraming         // one JSON text in each message of a WebSocket
 	opaqueFraming          // nothing in it can be read
 )
 
@@ -190,8 +191,8 @@ func (m *Meter) complete() {
 		m.dialect.answer(m, &m.event)
 		m.terminal = true
 		m.content = m.content || !m.failed
-	case frameFraming:
-		m.event.whole = true // and counts once the checksum is known
+	case frameFraming, messageFraming:
+		m.event.whole = true // and counts once the checksum is known, or the message has ended
 	default:
 		m.dialect.event(m, &m.event)
 	}

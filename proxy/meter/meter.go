@@ -73,6 +73,8 @@ type Meter struct {
 	model      string
 	others     []ModelTokens
 	extra      usage.Tokens // of iterations that the counts leave out
+	spoken     bool         // some of the tokens are no text
+	begun      bool         // of a socket's turn: the response has, or Gemini's end has come
 }
 
 var _ tap.Sink = (*Meter)(nil)
@@ -117,6 +119,7 @@ func (m *Meter) forgetUsage() {
 	m.images, m.searches = 0, 0
 	m.model = ""
 	m.others, m.extra = nil, usage.Tokens{}
+	m.spoken, m.begun = false, false
 }
 
 // readHeaders takes over usage told in the answer's headers. It is final, but a
@@ -152,6 +155,8 @@ func (m *Meter) Write(p []byte) {
 		m.readLines(p)
 	case frameFraming:
 		m.readFrames(p)
+	case messageFraming:
+		m.scanner.Write(p)
 	case opaqueFraming:
 		m.content = true
 	default: // nothing but white space yet
@@ -263,7 +268,7 @@ func (m *Meter) Result() Result {
 		r.Tokens = m.dialect.normal(&m.counts).Add(m.extra)
 		r.Others = m.others
 	}
-	r.Units = m.unitsTold()
+	r.Units, r.Spoken = m.unitsTold(), m.spoken
 	r.Service = m.service.Service
 	return r
 }

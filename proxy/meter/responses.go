@@ -2,6 +2,7 @@ package meter
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/authpool/authpool/proxy/jsonscan"
 )
@@ -24,26 +25,29 @@ var responsesCounts = []place{
 var openAIResponses = dialect{
 	json: newTable([]place{{"model", model}, {"status", status}, {"service_tier", tier}, {"usage", usageBegin}}, responseAt(""),
 		under("usage", responsesUsage), responsesItems("output[]"), failureAt("error")),
-	events: newTable([]place{
-		{"type", kind},
-		{"response.model", model},
-		{"response.service_tier", tier},
-		{"response.usage", usageBegin},
-		{"delta", generated},
-		{"item.name", called},
-		{"item.encrypted_content", sealed},
-		// An error event is flat by the API's description; Codex' backend wraps
-		// the error and gives a status beside it.
-		{"code", failCode},
-		{"message", failMessage},
-		{"status", failStatus},
-	}, responseAt("response."), under("response.usage", responsesUsage), responsesItems("item"), responsesItems("response.output[]"), failureAt("response.error"), failureAt("error")),
+	events:  newTable(responsesPlaces),
 	event:   responsesEvent,
 	answer:  responsesAnswer,
 	normal:  normalOpenAI,
 	endMark: true, // from OpenRouter
 	rates:   rates{fine: true, call: 10, sealedBase: 750, sealedRate: 143},
 }
+
+// responsesPlaces are those of an event.
+var responsesPlaces = slices.Concat([]place{
+	{"type", kind},
+	{"response.model", model},
+	{"response.service_tier", tier},
+	{"response.usage", usageBegin},
+	{"delta", generated},
+	{"item.name", called},
+	{"item.encrypted_content", sealed},
+	// An error event is flat by the API's description; Codex' backend wraps
+	// the error and gives a status beside it.
+	{"code", failCode},
+	{"message", failMessage},
+	{"status", failStatus},
+}, responseAt("response."), under("response.usage", responsesUsage), responsesItems("item"), responsesItems("response.output[]"), failureAt("response.error"), failureAt("error"))
 
 // responsesItems are the places that tell of a web search, where path is an item
 // of the output. A search is charged, opening a page that it found is not.

@@ -41,6 +41,9 @@ type Result struct {
 	Units usage.Units
 	// Service is how the answer was served, where that has a price of its own.
 	Service usage.Service
+	// Spoken says that some of the tokens are sound or pictures, which have prices of
+	// their own. It is told of sockets only.
+	Spoken bool
 	// Raw is the usage as the provider tells it.
 	Raw Raw
 }

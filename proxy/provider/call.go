@@ -12,6 +12,8 @@ type Request struct {
 	Query    []byte // without its `?`
 	Headers  Headers
 	Body     []byte // as sent, perhaps compressed
+	// Upgrade says that the request asks for a WebSocket.
+	Upgrade bool
 	// ProxyUser names the session of requests that came through HTTP(S)_PROXY, where
 	// nothing in them does; empty: it does not.
 	ProxyUser []byte

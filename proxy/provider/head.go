@@ -20,6 +20,8 @@ type Head struct {
 	// Identity asks the provider not to compress its answer, because bytes of
 	// it will have to be taken out.
 	Identity bool
+	// Upgrade asks for a WebSocket.
+	Upgrade bool
 }
 
 // The names and values that authpool itself puts on a request.
@@ -112,6 +114,9 @@ func (p *Provider) AppendHead(dst []byte, h *Head, cred credential.Credential) (
 		switch classOf(foldName(&buf, name)) {
 		case passed:
 		case dropped:
+			if h.Upgrade {
+				dst = appendSocket(dst, name, value)
+			}
 			continue
 		case versionHeader:
 			hasVersion = true
@@ -139,6 +144,9 @@ func (p *Provider) AppendHead(dst []byte, h *Head, cred credential.Credential) (
 		if form.oauth && !hasBeta {
 			dst = append(dst, "anthropic-beta: "+oauthBeta+"\r\n"...)
 		}
+	}
+	if h.Upgrade {
+		dst = append(dst, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
 	}
 	if h.Identity {
 		dst = append(dst, "Accept-Encoding: identity\r\n"...)

@@ -22,6 +22,16 @@ func Inspect(r *Request) (Call, error) {
 	if no := endpoint.withhold(r.Provider, r.Rest); no != nil {
 		return Call{}, no
 	}
+	if r.Upgrade {
+		if c.Endpoint, named = r.Provider.paths.socket(&path), queryModel(r.Query); c.Endpoint == nil {
+			return Call{}, &Refusal{
+				Status: 426, Code: CodeUpgrade, Family: c.Shape,
+				Message: "what is said on this WebSocket could not be counted, so that it is not relayed; use plain HTTP with server-sent events",
+			}
+		}
+		endpoint = c.Endpoint
+		c.Shape, c.Stream = shape(r.Provider, endpoint), false
+	}
 	switch {
 	case endpoint.API.Items():
 		c.Batch = CleanSession(named) // the form of ids that can stand in a key
@@ -118,6 +128,10 @@ func (e *Endpoint) shape() (Family, bool) {
 	switch e.API {
 	case meter.AnthropicMessages, meter.AnthropicComplete:
 		return Anthropic, true
+	case meter.OpenAIResponsesSocket, meter.OpenAIRealtime:
+		return OpenAI, true
+	case meter.GeminiLive:
+		return Gemini, true
 	case meter.OpenAIChat, meter.OpenAICompletions, meter.OpenAIResponses, meter.OpenAIStoredResponse,
 		meter.OpenAIImages, meter.OpenAITranscriptions, meter.OpenAISpeech, meter.OpenAIEmbeddings:
 		return OpenAI, true

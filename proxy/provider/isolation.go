@@ -33,6 +33,14 @@ type Named struct {
 	long bool
 }
 
+// Begin makes n ready for a JSON text that comes by Write.
+func (n *Named) Begin(f Family) {
+	*n = Named{IDs: n.IDs[:0], text: n.text[:0], family: f, starts: &builtin().starts}
+}
+
+// Write reads the next piece of the text.
+func (n *Named) Write(p []byte) { n.write(p) }
+
 // names reads what the path, the query and the documented places of a request name.
 func (n *Named) names(p *plainPath, query []byte, pins *Pins, f Family) {
 	n.family, n.starts = f, &builtin().starts

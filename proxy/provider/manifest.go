@@ -111,6 +111,7 @@ type row struct {
 	providers []string
 	names     int // the segment that names the model, or what API.Items shows; 0 is none
 	why       why
+	socket    bool
 	Endpoint
 }
 
@@ -209,6 +210,7 @@ type (
 		Conversation bool      `yaml:"conversation"`
 		Streams      bool      `yaml:"streams"`
 		Lists        bool      `yaml:"lists"`
+		Socket       bool      `yaml:"socket"`
 		Where        placeLine `yaml:",inline"`
 	}
 	resourceLine struct {
@@ -238,6 +240,9 @@ var dialects = map[string]meter.API{
 	"ollama-chat":             meter.OllamaChat,
 	"ollama-embed":            meter.OllamaEmbed,
 	"mistral-conversation":    meter.MistralConversation,
+	"openai-responses-socket": meter.OpenAIResponsesSocket,
+	"openai-realtime":         meter.OpenAIRealtime,
+	"gemini-live":             meter.GeminiLive,
 	"unknown":                 meter.OpenAIOther,
 }
 
@@ -307,7 +312,7 @@ func parseManifest(text []byte) (*manifest, error) {
 }
 
 func parseRow(line *rowLine) (*row, error) {
-	r := &row{names: line.Named}
+	r := &row{names: line.Named, socket: line.Socket}
 	var err error
 	if r.pattern, err = parsePattern(line.Path); err != nil {
 		return r, err
@@ -338,6 +343,8 @@ func parseRow(line *rowLine) (*row, error) {
 		return r, errors.New("what is refused is so with all methods, and all that is below")
 	case action == Refuse && r.where != anywhere && !literal:
 		return r, errors.New("what is refused begins with a word")
+	case line.Socket != api.Socket() || line.Socket && (action != Inject || r.methods != methodOf([]byte("GET"))):
+		return r, errors.New("a socket is asked for by GET, and counted by a dialect of sockets")
 	case line.Lists && (action != Bound || api != meter.None):
 		return r, errors.New("lists show what is bound, and cost nothing")
 	case line.Shape != "" && line.Shape != Anthropic.String():
@@ -383,7 +390,7 @@ func (r *row) place(line *placeLine) error {
 
 // repeats tells whether another row says something about the same requests.
 func (r *row) repeats(other *row) bool {
-	return r.text == other.text && (r.methods == 0 || other.methods == 0 || r.methods&other.methods != 0) &&
+	return r.text == other.text && r.socket == other.socket && (r.methods == 0 || other.methods == 0 || r.methods&other.methods != 0) &&
 		(r.families == 0 || other.families == 0 || r.families&other.families != 0) &&
 		(len(r.providers) == 0 || len(other.providers) == 0 || slices.ContainsFunc(r.providers, func(one string) bool { return slices.Contains(other.providers, one) }))
 }

@@ -24,6 +24,8 @@ type paths struct {
 
 	rows  map[string][]*row
 	loose []*row // rows whose first segment is no text
+
+	sockets []*row
 }
 
 // newPaths selects from m what holds at a provider.
@@ -40,6 +42,8 @@ func newPaths(m *manifest, f Family, provider string) *paths {
 		}
 		head, literal := r.head()
 		switch {
+		case r.socket:
+			t.sockets = append(t.sockets, r)
 		case r.Action == Refuse && r.where == anywhere && literal && len(r.segments) == 1:
 			t.words[head] = r
 		case r.Action == Refuse && r.where == anywhere:

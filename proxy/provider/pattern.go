@@ -59,7 +59,7 @@ func parsePattern(text string) (p pattern, err error) {
 		switch {
 		case part == "":
 			return p, errors.New("it has an empty segment")
-		case len(part) > maxName:
+		case len(part) > maxName && !star:
 			return p, errors.New("it has a segment that is too long to be looked for")
 		case part == "*":
 			s = segment{kind: anySegment}

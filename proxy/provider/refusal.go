@@ -23,6 +23,7 @@ const (
 	CodeUnknownPath    = "unknown_path"     // the host's path is none of the provider's API
 	CodeLocal          = "answered_locally" // a path whose calls authpool answers itself
 	CodeDuplicateField = "duplicate_field"  // the body names a field twice
+	CodeUpgrade        = "upgrade_required" // no WebSocket that is relayed
 	CodeBadCredential  = "bad_credential"   //nolint:gosec // a code: the credential cannot stand in a header
 )
 

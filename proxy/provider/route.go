@@ -92,6 +92,8 @@ func byPath(p *plainPath, headers Headers) string {
 	switch {
 	case foldedEqual(version, "v1beta"), foldedEqual(version, "v1alpha"):
 		return "gemini"
+	case foldedEqual(version, liveMount) && foldedPrefix(head, liveService):
+		return "gemini"
 	case !foldedEqual(version, "v1"):
 		return ""
 	}
@@ -147,7 +149,7 @@ func familyByHeaders(headers Headers) Family {
 func describeRoutes(names []string) string {
 	return "routes: /v1/messages, /v1/complete (anthropic); " +
 		"/v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /v1/moderations, /v1/images, /v1/audio, /v1/realtime (openai); " +
-		"/v1beta, /v1alpha, /v1/models/MODEL:METHOD (gemini); " +
+		"/v1beta, /v1alpha, /v1/models/MODEL:METHOD, /ws/" + liveService + "… (gemini); " +
 		"/v1/models, /v1/files and the like by your headers; " +
 		"/PROVIDER/… for any of " + strings.Join(names, ", ")
 }

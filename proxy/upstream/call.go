@@ -32,6 +32,8 @@ type Call struct {
 	body body
 	head bool // a HEAD request: no body follows
 
+	upgrade bool // the answer may be that another protocol is spoken from here on
+
 	parts  [][]byte // what is sent in one system call; kept for its capacity
 	vec    net.Buffers
 	record []byte      // what is sent in one TLS record; kept for its capacity
@@ -70,7 +72,7 @@ func (c *Call) Cancel() {
 // breaks later than staleWithin may have been working on the request, so that
 // the failure is the caller's to judge.
 func (t *Transport) Do(ctx context.Context, c *Call, o Origin, head []byte, body [][]byte, isHead bool) error {
-	c.t, c.head = t, isHead
+	c.t, c.head, c.upgrade = t, isHead, false
 	for fresh := false; ; fresh = true {
 		reused, err := c.open(ctx, o, fresh)
 		if err != nil {
@@ -90,6 +92,35 @@ func (t *Transport) Do(ctx context.Context, c *Call, o Origin, head []byte, body
 		}
 		return err
 	}
+}
+
+// Upgrade sends a request that asks to speak another protocol from here on (RFC 9110,
+// section 7.8), on a connection that nothing was said on before and nothing will be
+// behind it. Header.StatusCode is 101 after Do if the provider agrees: then Switched
+// returns the connection. Any other answer is read as that of Do. It is never sent
+// twice.
+func (t *Transport) Upgrade(ctx context.Context, c *Call, o Origin, head []byte) error {
+	c.t, c.head, c.upgrade = t, false, true
+	if _, err := c.open(ctx, o, true); err != nil {
+		return err
+	}
+	err := c.exchange(head, nil)
+	if err == nil {
+		c.body.spoiled = true
+		return nil
+	}
+	c.drop()
+	if c.isCancelled() {
+		return &Error{Op: "finish the call to", Addr: o.Addr, Sent: true, Err: ErrCancelled}
+	}
+	return err
+}
+
+// Switched returns the connection on which another protocol is spoken, and what is to be
+// read of it. Both are the Call's until Close, and Cancel closes the connection.
+func (c *Call) Switched() (nc net.Conn, r io.Reader) {
+	_ = c.c.nc.SetDeadline(time.Time{})
+	return c.c.nc, c.br
 }
 
 // staleWithin is how soon a connection that died while idle shows it: a round
@@ -269,6 +300,8 @@ func (c *Call) parseHead() error {
 		switch code := c.Header.StatusCode(); {
 		case code >= 200:
 			return nil
+		case code == fasthttp.StatusSwitchingProtocols && c.upgrade:
+			return nil
 		case code == fasthttp.StatusSwitchingProtocols:
 			return &Error{Op: "read the answer of", Addr: c.c.origin.Addr, Sent: true, Err: errSwitched}
 		}
@@ -306,6 +339,8 @@ func (c *Call) answer(spoiled bool) {
 	code := c.Header.StatusCode()
 	length := int64(c.Header.ContentLength())
 	switch {
+	case code == fasthttp.StatusSwitchingProtocols:
+		length = untilEOF
 	case c.head || code == fasthttp.StatusNoContent || code == fasthttp.StatusNotModified:
 		length = 0
 	case length < -1: // neither length nor chunks: until the connection closes

@@ -28,9 +28,8 @@ type Changes struct{ Added, Changed, Removed []string }
 
 // Apply makes subs what the pool consists of, in their order; their ids must differ.
 // Requests that come after it has returned are served by nothing else. What is known
-// of a subscription stays with its id: cooldowns, the organisation, who has a place,
-// and unless its limits or budgets change, breaker, latency and what is spent, too. A
-// change of provider makes it another subscription.
+// of a subscription stays with its id: cooldowns, breaker, latency, the organisation, who
+// has a place, and what is spent. A change of provider makes it another subscription.
 //
 // Leases of those that are gone stay valid and are settled as ever; their sessions
 // move with their next request. Who waits looks again at once. Credentials that are
@@ -189,7 +188,10 @@ func (p *Pool) newMember(conf *Subscription, groups map[string]*group) *member {
 
 // inherit takes over what does not depend on limits and budgets.
 func (m *member) inherit(former *member, now time.Time) *member {
-	m.gate.Own().Join(now, former.gate.Own())
+	m.gate.Inherit(now, former.gate)
+	m.latency.inherit(&former.latency)
+	m.answered.Store(former.answered.Load())
+	m.budgets.inherit(former.budgets)
 	m.organisation.Store(former.organisation.Load())
 	m.domain.Store(former.domain.Load())
 	m.count.Store(former.count.Load())

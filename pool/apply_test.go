@@ -339,3 +339,45 @@ func TestApplyTakesBackWhoWasRemoved(t *testing.T) {
 		}
 	})
 }
+
+// Another limit forgets neither the breaker, nor how fast answers came, nor what the
+// provider told of its windows, nor what is spent of a budget.
+func TestAnotherLimitForgetsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one := sub("one", budget(pool.Budget{Period: usage.PeriodDay, CostNanoUSD: 100}))
+		p := start(pool.Options{}, one)
+		defer p.Close()
+		for range 10 {
+			l, err := p.Acquire(context.Background(), ask("s"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.FirstByte(time.Second)
+			l.Verdict(ratelimit.Verdict{Windows: []ratelimit.Window{{Name: "5h", Kind: "provider", Utilization: 0.5, Reset: time.Now().Add(time.Hour), Seen: time.Now()}}})
+			l.Done(usage.Tokens{})
+		}
+		for range 20 {
+			if l, err := p.Acquire(context.Background(), ask("s")); err == nil {
+				l.Verdict(failed())
+				l.Done(usage.Tokens{})
+			}
+		}
+		spend(p, "one", 60, usage.Tokens{Input: 1})
+		before := statusOf(t, p, "one")
+		if before.Breaker != "open" || before.FirstByte == 0 || len(before.Windows) == 0 {
+			t.Fatalf("%+v", before)
+		}
+		apply(t, p, pool.Changes{Changed: []string{"one"}}, with(one, limits(pool.Limits{Concurrent: 7, RequestsPerMinute: 1000}), budget(
+			pool.Budget{Period: usage.PeriodDay, CostNanoUSD: 50})))
+		after := statusOf(t, p, "one")
+		if after.Breaker != before.Breaker || after.FirstByte != before.FirstByte {
+			t.Errorf("breaker %s, first byte in %s; want %s, %s", after.Breaker, after.FirstByte, before.Breaker, before.FirstByte)
+		}
+		if diff := cmp.Diff(before.Windows, after.Windows); diff != "" {
+			t.Error(diff)
+		}
+		if after.Reason != pool.ReasonBudget {
+			t.Errorf("60 are spent of 50, and the reason is %q", after.Reason)
+		}
+	})
+}

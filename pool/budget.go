@@ -101,6 +101,20 @@ func newBudgets(limits []Budget) *budgets {
 	return b
 }
 
+// inherit has b, which nobody uses yet, go on with what is spent in the periods that both
+// have: while Redis is away nobody else knows.
+func (b *budgets) inherit(from *budgets) {
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	for i := range b.accounts {
+		for j := range from.accounts {
+			if a, was := &b.accounts[i], &from.accounts[j]; a.limit.Period == was.limit.Period {
+				a.start, a.end, a.told, a.own = was.start, was.end, was.told, was.own
+			}
+		}
+	}
+}
+
 // count adds what this process has spent. A block that has not begun begins with
 // it; should another process know better, the ledger will tell.
 func (b *budgets) count(now time.Time, s spending) {

@@ -48,6 +48,13 @@ func (l *latency) learn(now time.Time, took time.Duration, over int64) {
 	l.last.Store(now.UnixNano())
 }
 
+// inherit has l, which nobody uses yet, go on from another.
+func (l *latency) inherit(from *latency) {
+	l.count.Store(from.count.Load())
+	l.mean.Store(from.mean.Load())
+	l.last.Store(from.last.Load())
+}
+
 func (l *latency) stale(now time.Time) bool {
 	return now.UnixNano()-l.last.Load() > int64(latencyLife)
 }

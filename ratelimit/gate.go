@@ -71,9 +71,9 @@ type Gate struct {
 	own     *Cooldowns // of the subscription alone
 	shared  atomic.Pointer[Cooldowns]
 	breaker *breaker
-	windows windows
+	windows *windows
 	rates   *rates
-	told    told
+	told    *told
 	dared   atomic.Bool // one that dares is without an answer
 }
 
@@ -84,9 +84,20 @@ func NewGate(id string, rates Rates, cooldowns *Cooldowns) *Gate {
 		own:     NewCooldowns(),
 		breaker: newBreaker(id),
 		rates:   newRates(rates),
+		windows: new(windows),
+		told:    new(told),
 	}
 	g.shared.Store(cooldowns)
 	return g
+}
+
+// Inherit has the gate go on with what from knows of the same subscription, but for its
+// configured rates: the breaker, and what answers said of the provider's limits. It is
+// to be called before the gate is used. Who was let through by from is settled with
+// both.
+func (g *Gate) Inherit(now time.Time, from *Gate) {
+	g.own.Join(now, from.own)
+	g.breaker, g.windows, g.told = from.breaker, from.windows, from.told
 }
 
 // Own returns what closes the subscription alone.

@@ -47,7 +47,7 @@ func tunnelRulesFromConfig(c *config.Config) (*tunnel.Rules, error) {
 // resource.
 var regional = []string{
 	"*-aiplatform.googleapis.com", "aiplatform.googleapis.com", "aiplatform.*.rep.googleapis.com",
-	"bedrock-runtime.*.amazonaws.com", "bedrock-runtime-fips.*.amazonaws.com", "bedrock-mantle.*.api.aws",
+	"bedrock-runtime.*.amazonaws.com", "bedrock-runtime-fips.*.amazonaws.com", "*.bedrock-runtime.*.vpce.amazonaws.com", "bedrock-mantle.*.api.aws",
 	"*.openai.azure.com", "*.services.ai.azure.com", "*.cognitiveservices.azure.com",
 }
 

@@ -7,9 +7,9 @@
 // first TLS message (hello.go).
 //
 // What it cannot see: what is inside TLS, so that on a content network a permitted
-// name may lead to another site of it by the Host header alone; and an encrypted
-// server name (ECH), of which it sees the outer one. Where that matters, permit few
-// hosts, and none that anybody can put a site on.
+// name may lead to another site of it by the Host header alone, as it may with plain
+// HTTP; and an encrypted server name (ECH), of which it sees the outer one. Where that
+// matters, permit few hosts, and none that anybody can put a site on.
 package tunnel
 
 import (

@@ -132,7 +132,7 @@ var nextPort = func() *atomic.Int32 {
 	return &port
 }()
 
-// addresses finds free loopback addresses.
+// addresses finds free loopback addresses, and tells their ports as NAME_PORT.
 func addresses(ts *testscript.TestScript, neg bool, names []string) {
 	if neg || len(names) == 0 {
 		ts.Fatalf("usage: addresses NAME...")
@@ -144,6 +144,7 @@ func addresses(ts *testscript.TestScript, neg bool, names []string) {
 			if err == nil {
 				ts.Check(l.Close())
 				ts.Setenv(name, address)
+				ts.Setenv(name+"_PORT", strings.TrimPrefix(address, "127.0.0.1:"))
 				break
 			}
 			if !errors.Is(err, syscall.EADDRINUSE) {

@@ -50,12 +50,12 @@ lint: $(GOLANGCI_LINT) ## vet, lint and check the import floors (builds the lint
 
 .PHONY: test
 test: ## run all tests; installs redis-server and the npm SDKs, or says what to install
-	.ci/need redis-server node npm && .ci/clients
+	.ci/need redis-server node npm curl && .ci/clients
 	AUTHPOOL_REQUIRE_REDIS=1 go test -count=1 ./... # bench/e2e builds the program itself, which the test cache cannot see
 
 .PHONY: race
 race: ## run all tests under the race detector
-	.ci/need redis-server node npm && .ci/clients
+	.ci/need redis-server node npm curl && .ci/clients
 	AUTHPOOL_REQUIRE_REDIS=1 go test -race -timeout 18m ./...
 
 .PHONY: fuzz
@@ -64,7 +64,7 @@ fuzz: ## run every fuzz test for FUZZTIME (default 30s) each
 
 .PHONY: e2e
 e2e: ## run the real program alone: stories, clients, stops, outages against the simulator
-	.ci/need redis-server node npm && .ci/clients
+	.ci/need redis-server node npm curl && .ci/clients
 	AUTHPOOL_REQUIRE_REDIS=1 go test -count=1 ./cmd/... ./bench/e2e
 
 .PHONY: crash
@@ -109,7 +109,7 @@ ccusage: ## compare the blocks with the real ccusage (npm) on the same events
 
 .PHONY: cover
 cover: ## measure what the tests reach; writes cover.out
-	.ci/need redis-server node npm && .ci/clients
+	.ci/need redis-server node npm curl && .ci/clients
 	AUTHPOOL_REQUIRE_REDIS=1 go test -coverpkg ./... -coverprofile cover.out ./...
 	go tool cover -func cover.out | tail -n 1
 
@@ -122,12 +122,14 @@ image: ## build the container image IMAGE (default authpool:dev)
 	docker build -f deploy/Dockerfile -t $(IMAGE) .
 
 .PHONY: clients
-clients: ## install the npm SDKs that the client tests drive
-	.ci/need node npm
+clients: ## drive every known client as base URL and as proxy: curl, the SDKs, and the real agents (npm, some 1.2 GB in .cache)
+	.ci/need node npm curl
 	.ci/clients
+	.ci/agents $(AGENTS)
+	AUTHPOOL_REQUIRE_REDIS=1 AUTHPOOL_REQUIRE_AGENTS=1 go test -count=1 -v -run '^Test(SDKs|AgentsRun)$$' ./bench/e2e
 
 .PHONY: agents
-agents: ## drive the real Claude Code and Codex (npm, some 800 MB in .cache) through every fault
+agents: ## drive the real Claude Code and Codex (npm, some 1.2 GB in .cache) through every fault
 	.ci/need node npm
 	.ci/agents $(AGENTS)
 	AUTHPOOL_REQUIRE_AGENTS=1 go test -count=1 -run Agents ./bench/e2e

@@ -145,12 +145,7 @@ wire_api = "responses"
 // authpool's URL put in.
 func startDesk(t *testing.T, g agent, config string) *desk {
 	t.Helper()
-	if _, err := os.Stat(filepath.Join(agentFolder, "installed.json")); err != nil {
-		if os.Getenv("AUTHPOOL_REQUIRE_AGENTS") != "" {
-			t.Fatal("the agents are missing: make agents")
-		}
-		t.Skip("the agents are missing: make agents")
-	}
+	needAgents(t)
 	d := &desk{agent: g, home: t.TempDir(), newThread: true, limit: time.Minute}
 	d.p = startProvider(t, simulator.Options{Keys: keysOf(pairs), Watch: []string{"apa_"}})
 	var front string
@@ -184,6 +179,17 @@ func startDesk(t *testing.T, g agent, config string) *desk {
 	}
 	t.Cleanup(func() { d.expectNoCredential(t) })
 	return d
+}
+
+// needAgents skips a test where the agents are not installed, or fails it where they must be.
+func needAgents(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(agentFolder, "installed.json")); err != nil {
+		if os.Getenv("AUTHPOOL_REQUIRE_AGENTS") != "" {
+			t.Fatal("the agents are missing: make agents")
+		}
+		t.Skip("the agents are missing: make agents")
+	}
 }
 
 // agentFolder is where .ci/agents installs.

@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -20,9 +21,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -356,4 +359,131 @@ func goClient(ctx context.Context, provider string) error {
 		answers = []string{whole.Choices[0].Message.Content, streamed.text}
 	}
 	return json.NewEncoder(os.Stdout).Encode(map[string][]string{"answers": answers})
+}
+
+// agentsRun are the agents as a person starts them, behind `authpool run --`.
+var agentsRun = []struct {
+	name     string
+	provider string
+	program  string // below node_modules, since the links that npm makes want what its scripts install
+	args     []string
+	env      []string          // to keep it from what is no turn
+	home     map[string]string // files there
+}{
+	{
+		name: "claude", provider: simulator.Anthropic, program: "@anthropic-ai/claude-code/cli-wrapper.cjs",
+		args: []string{"-p", "Say something short."},
+		env:  []string{"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1", "DISABLE_AUTOUPDATER=1", "DISABLE_TELEMETRY=1"},
+	},
+	{
+		name: "codex", provider: simulator.OpenAI, program: "@openai/codex/bin/codex.js",
+		args: []string{"exec", "--skip-git-repo-check", "Say something short."},
+	},
+	{
+		// A model that is named needs no other one to choose it.
+		name: "gemini", provider: simulator.Gemini, program: "@google/gemini-cli/bundle/gemini.js",
+		args: []string{"-m", "gemini-2.5-flash", "-p", "Say something short."}, env: []string{"GEMINI_CLI_TRUST_WORKSPACE=true"},
+		home: map[string]string{".gemini/settings.json": `{"security": {"auth": {"selectedType": "gemini-api-key"}}}`},
+	},
+	{
+		name: "opencode", provider: simulator.Anthropic, program: "opencode-" + runtime.GOOS + "-" + strings.Replace(runtime.GOARCH, "amd64", "x64", 1) + "/bin/opencode",
+		args: []string{"run", "-m", "anthropic/claude-haiku-4-5", "Say something short."},
+	},
+}
+
+// programs are a folder in which the agents have their names.
+func programs(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, g := range agentsRun {
+		path, err := filepath.Abs(filepath.Join(agentFolder, "node_modules", filepath.FromSlash(g.program)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(path, "js") {
+			path = "node " + path
+		}
+		if err := os.WriteFile(filepath.Join(dir, g.name), []byte("#!/bin/sh\nexec "+path+` "$@"`+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestAgentsRun: `authpool run` alone is enough for every agent in both modes.
+func TestAgentsRun(t *testing.T) {
+	needAgents(t)
+	w := startWorld(t)
+	bin := programs(t)
+	for _, mode := range []string{"base-url", "proxy"} {
+		for _, g := range agentsRun {
+			t.Run(mode+"/"+g.name, func(t *testing.T) {
+				before, home := len(w.p.Ledger()), t.TempDir()
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+				defer cancel()
+				argv := append([]string{"run", "--mode", mode, "-c", w.config, "--session", g.name + "." + mode, "--", g.name}, g.args...)
+				cmd := exec.CommandContext(ctx, binary, argv...)
+				cmd.Dir = filepath.Join(home, "work")
+				if err := os.Mkdir(cmd.Dir, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				for name, text := range g.home {
+					if err := os.MkdirAll(filepath.Dir(filepath.Join(home, name)), 0o700); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(filepath.Join(home, name), []byte(text), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				cmd.Env = append([]string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + home}, g.env...)
+				for i, s := range four {
+					cmd.Env = append(cmd.Env, fmt.Sprintf("E2E_KEY_%d=%s", i, s.key)) // as serve's config names them
+				}
+				cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+				cmd.WaitDelay = 10 * time.Second
+				var stdout, stderr bytes.Buffer
+				cmd.Stdout, cmd.Stderr = &stdout, &stderr
+				if err := cmd.Run(); err != nil {
+					t.Fatalf("%v\n%s%s", err, stdout.Bytes(), stderr.Bytes())
+				}
+				if len(bytes.TrimSpace(stdout.Bytes())) == 0 {
+					t.Errorf("it said nothing: %s", stderr.Bytes())
+				}
+				billed := w.p.Ledger()[before:]
+				if !slices.ContainsFunc(billed, func(e simulator.Entry) bool { return e.Key == keyAt(g.provider) && e.Finished }) {
+					t.Errorf("the provider was asked for %+v", billed)
+				}
+				t.Logf("%s: %s\n%s", g.name, bytes.TrimSpace(stdout.Bytes()), lastLine(stderr.Bytes()))
+				w.expectLedger(t, w.p, four)
+				w.expectSession(t, "default/"+g.name+"."+mode, billed)
+			})
+		}
+	}
+}
+
+// expectSession checks that all that was billed was counted for one session.
+func (w *world) expectSession(t *testing.T, session string, list []simulator.Entry) {
+	t.Helper()
+	var sum counts
+	for _, e := range list {
+		sum = sum.plus(billed(e))
+	}
+	rows, err := w.usage(t, "session")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rows[session].counts(); got != sum {
+		t.Errorf("%s has %+v, the provider billed %+v; there are %v", session, got, sum, slices.Collect(maps.Keys(rows)))
+	}
+}
+
+// keyAt is the credential of a provider's one subscription.
+func keyAt(provider string) string {
+	i := slices.IndexFunc(four, func(s subscription) bool { return s.provider == provider })
+	return four[i].key
+}
+
+func lastLine(text []byte) []byte {
+	text = bytes.TrimSpace(text)
+	return text[bytes.LastIndexByte(text, '\n')+1:]
 }

@@ -170,9 +170,9 @@ func (s *stage) tryNode(t *testing.T, script string) (u used, err error) {
 	_, noSDKs := os.Stat(filepath.Join(folder, "node_modules", ".package-lock.json"))
 	if noNode != nil || noSDKs != nil {
 		if os.Getenv("AUTHPOOL_REQUIRE_REDIS") == "1" {
-			t.Fatal("node or the npm SDKs are missing: make clients")
+			t.Fatal("node or the npm SDKs are missing: .ci/clients")
 		}
-		t.Skip("node or the npm SDKs are missing: make clients")
+		t.Skip("node or the npm SDKs are missing: .ci/clients")
 	}
 	w, err := newWay(&program{}, s.service.cfg, s.service.dir.Path(), modeBaseURL, "http://"+s.service.agentAddress())
 	if err != nil {

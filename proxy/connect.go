@@ -207,10 +207,7 @@ func (s *Server) intercept(outer *agentconn.Conn, r io.Reader, v *via) {
 		cancel()
 		if err != nil {
 			handshakesTotal.WithLabelValues("failed").Inc()
-			// An agent that only goes away may have opened the connection in advance.
-			if _, told := errors.AsType[*net.OpError](err); told || errors.Is(err, errOtherName) {
-				s.distrusted(v, err)
-			}
+			s.handshakeFailed(v, err)
 			return
 		}
 		handshakesTotal.WithLabelValues("ok").Inc()
@@ -226,7 +223,7 @@ func (s *Server) intercept(outer *agentconn.Conn, r io.Reader, v *via) {
 		s.distrust.trusts(v.agent)
 	case !s.distrust.trusting(v.agent):
 		// Node looks at a certificate when the handshake is over, and leaves.
-		s.distrusted(v, errLeftAtOnce)
+		s.sayOf(v, distrusts, errLeftAtOnce)
 	}
 }
 
@@ -267,21 +264,34 @@ func (s *Server) newInsideTLS() *tls.Config {
 // errLeftAtOnce is told of an agent that made a handshake and sent nothing.
 var errLeftAtOnce = errors.New("it left without a request")
 
-// distrusted says why an agent's handshake came to nothing: nearly always it does not
-// trust the authority, and its own message says little. It is said once a minute for
-// each agent, since agents try again and again.
-func (s *Server) distrusted(v *via, err error) {
-	if !s.distrust.first(v.agent, time.Now()) {
-		return
+// distrusts is what nearly always is behind an agent that ends its handshake, and whose
+// own message says little.
+const distrusts = "an agent closes its TLS: most likely it does not trust authpool's authority, which \"authpool run\" and \"authpool env --mode proxy\" have it do and \"authpool doctor\" looks into"
+
+// handshakeFailed says why an agent's handshake came to nothing.
+func (s *Server) handshakeFailed(v *via, err error) {
+	switch _, isTold := errors.AsType[*net.OpError](err); {
+	case isTold: // by the agent, or by its network
+		s.sayOf(v, distrusts, err)
+	case errors.Is(err, io.EOF):
+		// An agent that only goes away may have opened the connection in advance.
+	default:
+		s.sayOf(v, "the TLS of an agent is refused", err)
 	}
-	s.log.Warn("an agent closes its TLS: most likely it does not trust authpool's authority, which \"authpool run\" and \"authpool env --mode proxy\" have it do and \"authpool doctor\" looks into",
-		"agent", v.agent, "host", v.Host, "error", err)
+}
+
+// sayOf logs what is wrong with an agent's TLS, once a minute for each agent, since they
+// try again and again.
+func (s *Server) sayOf(v *via, what string, err error) {
+	if s.distrust.first(v.agent+" "+what, time.Now()) {
+		s.log.Warn(what, "agent", v.agent, "host", v.Host, "error", err)
+	}
 }
 
 // sayEvery is how often the same is said of one agent.
 const sayEvery = time.Minute
 
-// said is when something was last said of each agent, and which have made requests. It
+// said is what was last said of agents, and when, and which have made requests. It
 // is safe for concurrent use.
 type said struct {
 	mu   sync.Mutex
@@ -312,18 +322,18 @@ func (s *said) trusting(agent string) bool {
 	return s.well[agent]
 }
 
-// first tells whether nothing was said of an agent for a minute.
-func (s *said) first(agent string, now time.Time) bool {
+// first tells whether this was not said for a minute.
+func (s *said) first(what string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.last, func(_ string, at time.Time) bool { return now.Sub(at) >= sayEvery })
-	if _, is := s.last[agent]; is {
+	if _, is := s.last[what]; is {
 		return false
 	}
 	if s.last == nil {
 		s.last = make(map[string]time.Time)
 	}
-	s.last[agent] = now
+	s.last[what] = now
 	return true
 }
 

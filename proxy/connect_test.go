@@ -357,8 +357,9 @@ func TestHandshake(t *testing.T) {
 			_ = c.Close()
 		}
 	}
-	if text := r.log.text(); strings.Count(text, "authpool doctor") != 1 {
-		t.Errorf("an agent that does not trust the authority is told of in the log as %s", text)
+	text := r.log.text()
+	if strings.Count(text, "authpool doctor") != 1 || strings.Count(text, "the TLS of an agent is refused") != 1 {
+		t.Errorf("an agent that does not trust the authority, and what is refused here, is told of in the log as %s", text)
 	}
 }
 

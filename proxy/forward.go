@@ -36,9 +36,8 @@ func (ex *exchange) tunnel(to provider.Authority) (*tunnel.Tunnel, *refusal) {
 	if err == nil {
 		return t, nil
 	}
-	no := &refusal{status: fasthttp.StatusBadGateway, code: codeUnreachable, message: err.Error()}
+	no := &refusal{status: fasthttp.StatusBadGateway, code: codeUnreachable, message: strings.TrimPrefix(err.Error(), "authpool: ")}
 	if refused, ok := errors.AsType[*tunnel.RefusedError](err); ok {
-		no.message = strings.TrimPrefix(no.message, "authpool: ")
 		switch refused.Reason {
 		case tunnel.TooMany:
 			no.status, no.code = fasthttp.StatusTooManyRequests, codeLimited

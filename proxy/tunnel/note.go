@@ -35,7 +35,7 @@ func (t *Tunnels) noteRefusal(agent string, err error) {
 	r, ok := errors.AsType[*RefusedError](err)
 	if !ok {
 		tunnelsFailed.Inc()
-		t.opts.Log.Debug("tunnel failed", "agent", agent, "error", err)
+		t.opts.Log.Debug("tunnel failed", "agent", agent, "error", errors.Unwrap(err))
 		return
 	}
 	t.refused(agent, r.Reason, net.JoinHostPort(strings.Trim(r.Host[:min(len(r.Host), maxShown)], "[]"), strconv.Itoa(int(r.Port))))

@@ -409,6 +409,62 @@ func TestClose(t *testing.T) {
 	})
 }
 
+// Many tunnels at once, some of which are still in use at the end: every place is given
+// back, and nothing is left.
+func TestManyTunnels(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var echoes, agents sync.WaitGroup
+	echoes.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			echoes.Go(func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			})
+		}
+	})
+	defer echoes.Wait()
+	defer ln.Close()
+	const many = 40
+	all := newTunnels(t, tunnel.Policy{All: true}, func(o *tunnel.Options) {
+		o.PerAgent, o.Most = many/4, many
+		o.Dial = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", ln.Addr().String())
+		}
+	})
+	text := bytes.Repeat([]byte("back and forth. "), 10_000)
+	for round := range 2 * many { // twice as many as there are places
+		lower, agent := pair(t)
+		_ = lower.SetDeadline(time.Time{})
+		one, err := all.Open(t.Context(), fmt.Sprint("agent-", round%4), "1.1.1.1", 443)
+		if round >= many {
+			if reason(t, err) != tunnel.TooMany {
+				t.Errorf("tunnel %d: %v", round, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		agents.Go(func() { one.Relay(t.Context(), lower, nil) })
+		agents.Go(func() { _, _ = agent.Write(text) })
+		got := make([]byte, len(text))
+		if _, err := io.ReadFull(agent, got); err != nil || !bytes.Equal(got, text) {
+			t.Errorf("tunnel %d gives back %d bytes, %v", round, len(got), err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	all.Close(ctx)
+	agents.Wait()
+}
+
 // Who has lost the right to a tunnel keeps it for five seconds at most, whatever moves.
 func TestRevoked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -316,6 +316,30 @@ func TestNamesOfOneAddress(t *testing.T) {
 	}
 }
 
+// Who cannot be reached is told without a word of where that was looked up.
+func TestUnreachable(t *testing.T) {
+	tunnels := newTunnels(t, tunnel.Policy{All: true}, func(o *tunnel.Options) {
+		o.Lookup = func(_ context.Context, host string) ([]netip.Addr, error) {
+			if host == "nobody.example" {
+				return nil, &net.DNSError{Err: "no such host", Name: host, Server: "10.0.0.53:53", IsNotFound: true}
+			}
+			return []netip.Addr{netip.MustParseAddr("93.184.216.34"), netip.MustParseAddr("93.184.216.35")}, nil
+		}
+		o.Dial = func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(a), Err: errors.New("connection refused")}
+		}
+	})
+	for host, want := range map[string]string{
+		"nobody.example": `authpool: cannot connect to "nobody.example" port 443: no such host`,
+		"closed.example": `authpool: cannot connect to "closed.example" port 443: connection refused`,
+	} {
+		err := open(t, tunnels, host, 443)
+		if unreachable, ok := errors.AsType[*tunnel.UnreachableError](err); !ok || unreachable.Error() != want {
+			t.Errorf("%T %v, want %s", err, err, want)
+		}
+	}
+}
+
 // Authpool's own listeners are reached by no name of theirs, whatever is allowed.
 func TestOwnAddresses(t *testing.T) {
 	everywhere := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}

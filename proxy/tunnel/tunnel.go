@@ -14,6 +14,7 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -111,6 +112,30 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("authpool: no tunnel to %+q port %d: %s", e.Host[:min(len(e.Host), maxShown)], e.Port, e.text)
 }
 
+// UnreachableError says that a host was permitted and not connected to. Its text is for
+// the agent, and tells nothing of the network here that the agent has not said; what it
+// wraps does.
+type UnreachableError struct {
+	Host string
+	Port uint16
+
+	err error
+}
+
+// Error implements error.
+func (e *UnreachableError) Error() string {
+	text := e.err.Error()
+	if dns, ok := errors.AsType[*net.DNSError](e.err); ok {
+		text = dns.Err
+	} else if op, ok := errors.AsType[*net.OpError](e.err); ok {
+		text = op.Err.Error()
+	}
+	return fmt.Sprintf("authpool: cannot connect to %+q port %d: %s", e.Host[:min(len(e.Host), maxShown)], e.Port, text)
+}
+
+// Unwrap is for errors.As.
+func (e *UnreachableError) Unwrap() error { return e.err }
+
 // maxShown is how much of what an agent sent as a host is repeated.
 const maxShown = 255
 
@@ -123,7 +148,7 @@ func (t *Tunnels) Permit(host string, port uint16) error {
 }
 
 // Open connects an agent to host and port. The error is a *RefusedError where that is
-// not permitted (403; 429 for TooMany, 503 for Stopping), else the connection failed
+// not permitted (403; 429 for TooMany, 503 for Stopping), else an *UnreachableError
 // (502). Refusals are counted and written into the audit log here. Whoever gets a
 // Tunnel calls Relay or Close.
 func (t *Tunnels) Open(ctx context.Context, agent, host string, port uint16) (*Tunnel, error) {
@@ -150,6 +175,9 @@ func (t *Tunnels) connect(ctx context.Context, agent, host string, port uint16) 
 	conn, kind, err := t.dial(ctx, r, h, host, port)
 	if err != nil {
 		t.give(agent)
+		if _, refused := errors.AsType[*RefusedError](err); !refused {
+			err = &UnreachableError{host, port, err}
+		}
 		return nil, err
 	}
 	return t.begin(r, agent, h, port, conn, kind), nil

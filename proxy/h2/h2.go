@@ -180,7 +180,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 // appendHead writes a request's head as HTTP/1.1 has it; ok is false when it holds what
 // would be read there as something else (RFC 9113, section 10.3).
 func appendHead(dst []byte, r *http.Request) (_ []byte, ok bool) {
-	if !isTarget(r.RequestURI) || !isText(r.Host) || r.Host == "" || r.Method == http.MethodConnect {
+	if !isTarget(r.RequestURI) || !isText(r.Host) || r.Host == "" || r.Method == http.MethodConnect || len(r.Header["Content-Length"]) > 1 {
 		return dst, false
 	}
 	dst = fmt.Appendf(dst, "%s %s HTTP/1.1\r\nHost: %s\r\n", r.Method, r.RequestURI, r.Host)
@@ -224,7 +224,9 @@ func send(stream net.Conn, head []byte, r *http.Request) {
 		return
 	}
 	if r.ContentLength >= 0 {
-		_, _ = io.Copy(stream, r.Body)
+		if n, _ := io.Copy(stream, r.Body); n < r.ContentLength {
+			_ = stream.Close() // nobody is to wait for the rest
+		}
 		return
 	}
 	buf := make([]byte, 16<<10)

@@ -79,12 +79,17 @@ var openAIRealtime = dialect{
 
 // realtimeMessage takes over a message. A response tells its usage in its last event,
 // response.done, also when it has failed or was cancelled. An error is no end of
-// anything ("most errors are recoverable and the session will stay open").
+// anything ("most errors are recoverable and the session will stay open") but of a turn
+// that was asked for and has not begun.
 func realtimeMessage(m *Meter, e *event) {
 	switch kind := e.kind.bytes(); string(kind) {
 	case "error":
 		e.fails()
+		if e.socket.ends = !m.begun; e.socket.ends {
+			m.fail(e)
+		}
 	case "response.created":
+		m.begun = true
 		e.socket.begins = true
 	case "response.done":
 		e.socket.begins, e.socket.ends = true, true
@@ -96,14 +101,16 @@ func realtimeMessage(m *Meter, e *event) {
 			return
 		}
 		m.content, m.terminal = true, true
-	case "conversation.item.input_audio_transcription.completed":
-		e.socket.beside = e.told && e.counts.some()
 	default:
-		if bytes.HasPrefix(kind, []byte("response.")) {
-			e.socket.begins = true
-			m.content = true
-			m.shown.plus(realtimeShown(kind, &e.shown))
+		if !bytes.HasPrefix(kind, []byte("response.")) {
+			// conversation.item.input_audio_transcription.completed; nothing else that is
+			// no response's has a usage.
+			e.socket.beside = e.told && e.counts.some()
+			return
 		}
+		e.socket.begins = true
+		m.content = true
+		m.shown.plus(realtimeShown(kind, &e.shown))
 	}
 }
 

@@ -145,7 +145,9 @@ func (s *Socket) AgentEnd() Asked {
 	switch s.api {
 	case GeminiLive:
 		asked.Begins = a.turn
-		asked.Ends = a.tools && s.open && s.meter.told
+		if asked.Ends = a.tools && s.open && s.meter.told; asked.Ends {
+			s.meter.final = true
+		}
 	default:
 		asked.Begins = a.kind.is("response.create")
 	}

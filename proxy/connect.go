@@ -223,7 +223,7 @@ func (s *Server) intercept(outer *agentconn.Conn, r io.Reader, v *via) {
 		s.distrust.trusts(v.agent)
 	case !s.distrust.trusting(v.agent):
 		// Node looks at a certificate when the handshake is over, and leaves.
-		s.sayOf(v, distrusts, errLeftAtOnce)
+		s.distrusted(v, errLeftAtOnce)
 	}
 }
 
@@ -264,28 +264,27 @@ func (s *Server) newInsideTLS() *tls.Config {
 // errLeftAtOnce is told of an agent that made a handshake and sent nothing.
 var errLeftAtOnce = errors.New("it left without a request")
 
-// distrusts is what nearly always is behind an agent that ends its handshake, and whose
-// own message says little.
-const distrusts = "an agent closes its TLS: most likely it does not trust authpool's authority, which \"authpool run\" and \"authpool env --mode proxy\" have it do and \"authpool doctor\" looks into"
-
 // handshakeFailed says why an agent's handshake came to nothing.
 func (s *Server) handshakeFailed(v *via, err error) {
 	switch _, isTold := errors.AsType[*net.OpError](err); {
 	case isTold: // by the agent, or by its network
-		s.sayOf(v, distrusts, err)
+		s.distrusted(v, err)
 	case errors.Is(err, io.EOF):
 		// An agent that only goes away may have opened the connection in advance.
-	default:
-		s.sayOf(v, "the TLS of an agent is refused", err)
+	case s.distrust.first("refused "+v.agent, time.Now()):
+		s.log.Warn("the TLS of an agent is refused", "agent", v.agent, "host", v.Host, "error", err)
 	}
 }
 
-// sayOf logs what is wrong with an agent's TLS, once a minute for each agent, since they
-// try again and again.
-func (s *Server) sayOf(v *via, what string, err error) {
-	if s.distrust.first(v.agent+" "+what, time.Now()) {
-		s.log.Warn(what, "agent", v.agent, "host", v.Host, "error", err)
+// distrusted says what nearly always is behind an agent that ends its handshake, since
+// its own message says little. It is said once a minute for each agent: they try again
+// and again.
+func (s *Server) distrusted(v *via, err error) {
+	if !s.distrust.first("distrusted "+v.agent, time.Now()) {
+		return
 	}
+	s.log.Warn("an agent closes its TLS: most likely it does not trust authpool's authority, which \"authpool run\" and \"authpool env --mode proxy\" have it do and \"authpool doctor\" looks into",
+		"agent", v.agent, "host", v.Host, "error", err)
 }
 
 // sayEvery is how often the same is said of one agent.

@@ -91,6 +91,7 @@ func (p *Pool) Move(ctx context.Context, m Move) (from string, err error) {
 		from, err = p.moveShared(ctx, m, s, to, now)
 	}
 	if err == nil && from != m.To {
+		p.freed(from)
 		p.tellMoved(m.Session, from, m.To, m.Why)
 	}
 	return from, err
@@ -270,6 +271,7 @@ func (p *Pool) ReleaseSession(ctx context.Context, key SessionKey) (from string,
 	if s != nil {
 		p.unbind(s)
 	}
+	p.freed(from)
 	e := event.Event{Kind: event.SessionReleased, Provider: key.Provider, Agent: key.Agent, Session: key.Session, Subscription: from}
 	e.Text = fmt.Sprintf("session %s is released from subscription %s", key, from)
 	p.opts().Events.Emit(e)
@@ -291,7 +293,19 @@ func (p *Pool) unbind(s *session) {
 	if held && score != 0 {
 		p.keeper.release(former, s.name, score)
 	}
-	p.group(s.key.provider).queue.event()
+	p.freed(former.conf().ID)
+}
+
+// freed has those look again who wait for a place on a subscription: one was given back.
+func (p *Pool) freed(id string) {
+	m := p.member(id)
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	m.retry = time.Time{}
+	m.mu.Unlock()
+	p.group(m.conf().Provider).queue.event()
 }
 
 // tellMoved tells that a session sticks to another subscription from now on.

@@ -56,6 +56,36 @@ func refusedMove(t *testing.T, p *pool.Pool, m pool.Move, reason, words string) 
 	}
 }
 
+// A place that a move gives back is for who waits for it, at once.
+func TestMoveLetsWaitersIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(pool.Options{Wait: 2 * time.Minute, IdleTimeout: time.Minute}, sub("one", limits(pool.Limits{Sessions: 1})), sub("two", priority(1)))
+		defer p.Close()
+		if id := servedBy(t, p, "s1"); id != "one" {
+			t.Fatalf("s1 is on %s", id)
+		}
+		for _, one := range []struct {
+			waits string
+			free  func()
+		}{
+			{"s2", func() { move(t, p, "s1", "two") }},
+			{"s3", func() { _, _ = p.ReleaseSession(context.Background(), named("s2")) }},
+		} {
+			req := ask(one.waits)
+			req.Allowed = []string{"one"}
+			served, wait := queued(context.Background(), p, req)
+			if got := served(); len(got) > 0 {
+				t.Fatalf("%q did not wait", got)
+			}
+			one.free()
+			if got := served(); len(got) != 1 || got[0] != one.waits {
+				t.Errorf("%s, after the place was free: %q", one.waits, got)
+			}
+			wait()
+		}
+	})
+}
+
 func TestMoveWithoutAFleet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var bus event.Bus

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -94,7 +95,7 @@ func (p *Pool) Rebalance(ctx context.Context, force bool) (done []Rebalanced, wa
 		plan = planMoves(desks, seats, p.evens(), turn.Moves)
 	}
 	for _, one := range plan[:min(len(plan), turn.Moves)] {
-		err := p.rebalanceOne(ctx, one, turn.Fence)
+		err := p.rebalanceOne(ctx, one, turn.Fence, now)
 		result := "moved"
 		if err != nil {
 			result = "failed"
@@ -107,7 +108,7 @@ func (p *Pool) Rebalance(ctx context.Context, force bool) (done []Rebalanced, wa
 	return done, wait, nil
 }
 
-func (p *Pool) rebalanceOne(ctx context.Context, one PlannedMove, fence int64) error {
+func (p *Pool) rebalanceOne(ctx context.Context, one PlannedMove, fence int64, now time.Time) (err error) {
 	m := Move{Session: one.Session, From: one.From, To: one.To, Fence: fence, Why: whyRebalanced}
 	s := p.sessions.find(one.Session.key())
 	if s == nil {
@@ -116,6 +117,13 @@ func (p *Pool) rebalanceOne(ctx context.Context, one PlannedMove, fence int64) e
 	s.mu.Lock()
 	m.Allowed = s.allowed
 	s.mu.Unlock()
+	defer func() {
+		if err != nil {
+			s.mu.Lock()
+			s.unmoved = now
+			s.mu.Unlock()
+		}
+	}()
 	if one.Why == WhyUneven && p.bindings != nil && !p.opts().Whole {
 		// Others tell of a session's use after a part of the idle time-out only.
 		place, err := p.bindings.Place(ctx, one.From, one.Session.key().name())
@@ -127,7 +135,7 @@ func (p *Pool) rebalanceOne(ctx context.Context, one PlannedMove, fence int64) e
 			return &MoveError{Move: m, Reason: ReasonWarm, text: "another sidecar may have used it a moment ago"}
 		}
 	}
-	_, err := p.Move(ctx, m)
+	_, err = p.Move(ctx, m)
 	return err
 }
 
@@ -199,6 +207,7 @@ func (p *Pool) seating(now time.Time) ([]desk, []seat) {
 		index[m] = i
 	}
 	var seats []seat
+	known := make(map[fitting][]int8) // 1 yes, -1 no, by desk: sessions are of few kinds
 	p.sessions.each(func(s *session, last time.Time) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -217,13 +226,29 @@ func (p *Pool) seating(now time.Time) ([]desk, []seat) {
 		if s.sealed {
 			pin = home.domainName()
 		}
+		kind := fitting{req.Provider, req.Model, strings.Join(req.Allowed, " "), pin}
+		if known[kind] == nil {
+			known[kind] = make([]int8, len(desks))
+		}
+		same := known[kind]
 		seats = append(seats, seat{
-			key: s.key.exported(), on: on, cold: cold, cache: s.cacheRead(now), model: s.model,
-			fits: func(desk int) bool { return p.offers(members[desk], req, pin, now).obstacle == none },
+			key: s.key.exported(), on: on, cold: cold, cache: s.cacheRead(now), model: s.model, failed: s.unmoved,
+			fits: func(desk int) bool {
+				if same[desk] == 0 {
+					same[desk] = -1
+					if p.offers(members[desk], req, pin, now).obstacle == none {
+						same[desk] = 1
+					}
+				}
+				return same[desk] == 1
+			},
 		})
 	})
 	return desks, seats
 }
+
+// fitting is all of a session that says where it fits: ids and labels have no spaces.
+type fitting struct{ provider, model, allowed, pin string }
 
 // watchBalance rebalances until ctx ends.
 func (p *Pool) watchBalance(ctx context.Context) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // The reasons of a PlannedMove.
@@ -52,13 +53,16 @@ type seat struct {
 	cold  bool
 	cache int64
 	model string
+	// failed is when it could not be moved the last time; zero: it could, or was not tried.
+	failed time.Time
 	fits  func(desk int) bool // whether it may be there; asked only about its provider's
 }
 
 // planMoves says who is to move, in the order of importance and at most so many. It is
 // a pure function, apart from counting the moves in desks.
 //
-// First come those whose subscription cannot serve, the cheapest first; then, when even
+// First come those whose subscription cannot serve, the cheapest first, and who could not
+// be moved behind those who may be; then, when even
 // is true, cold ones from who has the most sessions for its weight to who has the
 // least, within a tier. Such a move is made only where the former still has no fewer
 // for it than the latter then: each makes the loads strictly more even, so that plans
@@ -74,7 +78,7 @@ func planMoves(desks []desk, seats []seat, even bool, most int) (plan []PlannedM
 		order[i] = &seats[i]
 	}
 	slices.SortFunc(order, func(a, b *seat) int {
-		return cmp.Or(cmp.Compare(a.cache, b.cache), strings.Compare(a.key.String(), b.key.String()))
+		return cmp.Or(a.failed.Compare(b.failed), cmp.Compare(a.cache, b.cache), strings.Compare(a.key.String(), b.key.String()))
 	})
 	cold := make([][]*seat, len(desks))
 	for _, s := range order {

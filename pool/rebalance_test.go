@@ -137,7 +137,7 @@ func TestRebalanceInAFleet(t *testing.T) {
 		opts := pool.Options{CacheWarm: time.Nanosecond, Whole: true}
 		p := crowded(t, broken{s, "anthropic/a/s1"}, opts)
 		ctx := context.Background()
-		other := store.Balancing{Process: "other", Hold: time.Minute, Moves: 0, Most: 20, Window: time.Minute}
+		other := store.Balancing{Process: "other", Hold: time.Minute, Moves: 1, Most: 20, Window: time.Minute}
 		lease, err := s.Balance(ctx, other)
 		if err != nil {
 			t.Fatal(err)
@@ -168,6 +168,10 @@ func TestRebalanceInAFleet(t *testing.T) {
 			if id := servedBy(t, p, name); id != want {
 				t.Errorf("%s is served by %s, want %s", name, id, want)
 			}
+		}
+		// It does not stand in the others' way the next time.
+		if again, _, err := p.Rebalance(ctx, true); err != nil || len(again) != 1 || again[0].Err != nil {
+			t.Errorf("the next time: %+v, %v", again, err)
 		}
 		// Who had the lease before is shut out, wherever it moves one to.
 		for _, one := range done {

@@ -49,6 +49,7 @@ type session struct {
 	allowed []string // likewise, as in Request
 	sealed  bool     // one carried or made state that only its domain understands
 	reads   reads
+	unmoved time.Time // when rebalancing could not move it the last time
 
 	// Guarded by the lock of sessions.
 	room         *crowd // of its agent on its subscription; nil: it was forgotten

@@ -18,7 +18,7 @@ var (
 // Balancing is the wish to move sessions without being asked to.
 type Balancing struct {
 	Process string
-	Hold    time.Duration // nobody else moves any for so long
+	Hold    time.Duration // nobody else moves any for so long; another call does not prolong it
 	Moves   int           // wanted
 	Most    int           // moves of the fleet within Window
 	Window  time.Duration
@@ -27,7 +27,7 @@ type Balancing struct {
 
 // Balance is the answer to it.
 type Balance struct {
-	Fence int64         // for ReserveMoved and Fence; 0: another process moves sessions now
+	Fence int64         // for ReserveMoved and Fence; 0: there are no moves
 	Moves int           // that may be made
 	Wait  time.Duration // until there can be more
 }

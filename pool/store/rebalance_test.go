@@ -36,8 +36,11 @@ func TestOneBalancesAtATime(t *testing.T) {
 		if _, err := s.ReserveMoved(ctx, "one", "x", 0, time.Minute, a.Fence); !errors.Is(err, store.ErrFenced) {
 			t.Errorf("a move of the former one: %v", err)
 		}
-		if a := ask("a", 1, true); a.Moves != 0 || a.Fence <= b.Fence {
+		if a := ask("a", 1, true); a.Moves != 0 || a.Fence != 0 || a.Wait <= 0 {
 			t.Errorf("beyond the fleet's bound: %+v", a)
+		}
+		if err := s.Fence(ctx, []string{"one"}, b.Fence); err != nil {
+			t.Errorf("who got no moves has shut out who has: %v", err)
 		}
 	})
 }
@@ -76,5 +79,30 @@ func TestBalanceBoundsEveryMinute(t *testing.T) {
 	pass(40 * time.Second)
 	if n := ask(10); n != 10 {
 		t.Errorf("%d moves a minute later", n)
+	}
+}
+
+// Who asks again and again does not keep the others from their turn.
+func TestBalanceIsNotProlonged(t *testing.T) {
+	s, pass := timed(t)
+	ask := func(process string, moves int) store.Balance {
+		t.Helper()
+		return first(s.Balance(ctx, store.Balancing{Process: process, Hold: time.Minute, Moves: moves, Most: 10, Window: time.Minute}))
+	}
+	for _, moves := range []int{1, 10} { // the second time, none are left
+		if b := ask("a", moves); b.Moves == 0 {
+			t.Fatalf("the first: %+v", b)
+		}
+		pass(40 * time.Second)
+		ask("a", 10)
+		if b := ask("b", 1); b.Moves != 0 {
+			t.Errorf("while another has the lease: %+v", b)
+		}
+		pass(20 * time.Second)
+		b := ask("b", 1)
+		if b.Fence == 0 && b.Wait == 0 {
+			t.Errorf("after the lease: %+v", b)
+		}
+		pass(time.Minute)
 	}
 }

@@ -11,6 +11,7 @@
 //	POST /v1/messages, /v1/messages/count_tokens                              Anthropic
 //	POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings OpenAI
 //	POST /v1beta/models/MODEL:generateContent, :streamGenerateContent, :countTokens   Gemini, also under /v1 and /v1alpha
+//	WebSocket /v1/responses, /v1/realtime?model=MODEL, /ws/…GenerativeService.BidiGenerateContent   text turns, as of the streams
 //	POST /model/MODEL/converse, converse-stream, invoke, invoke-with-response-stream  Bedrock with API keys; Messages are invoked
 //	GET  /v1/models                                                           Anthropic or OpenAI, by the request's headers
 //	GET  /ledger, DELETE /ledger      what was billed, oldest first ([Entry]); forget it

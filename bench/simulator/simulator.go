@@ -159,6 +159,19 @@ func (s *Simulator) Handler() http.Handler {
 	for _, version := range []string{"v1", "v1beta", "v1alpha"} {
 		mux.HandleFunc("POST /"+version+"/models/{call...}", func(w http.ResponseWriter, r *http.Request) { s.provider(w, r, Gemini, s.gemini) })
 	}
+	for path, of := range map[string]struct {
+		provider, endpoint string
+		dialect            *socketDialect
+	}{
+		"/v1/responses": {OpenAI, "/v1/responses", &responsesSocket},
+		"/v1/realtime":  {OpenAI, "/v1/responses", &realtimeSocket},
+		"/ws/{service}": {Gemini, geminiStream, &liveSocket},
+	} {
+		serve := func(w http.ResponseWriter, r *http.Request, q *request) {
+			s.serveSocket(w, r, q, of.endpoint, of.dialect)
+		}
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) { s.provider(w, r, of.provider, serve) })
+	}
 	mux.HandleFunc("POST /model/{model}/{method}", func(w http.ResponseWriter, r *http.Request) { s.provider(w, r, Bedrock, s.bedrock) })
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, r *http.Request) { s.provider(w, r, guess(r), s.models) })
 	mux.HandleFunc("GET /ledger", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, http.StatusOK, s.Ledger()) })

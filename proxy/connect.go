@@ -56,12 +56,9 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 		ctx.SetConnectionClose()
 		return no
 	}
-	who, no := ex.s.identify(headers, nil, nil, ctx.RemoteAddr())
+	who, no := ex.s.identify(headers, nil, nil, ctx.RemoteAddr(), asProxyUser)
 	if no != nil {
-		if no.status == fasthttp.StatusUnauthorized {
-			// git asks without a token first, and repeats on the same connection.
-			no.status = fasthttp.StatusProxyAuthRequired
-		} else {
+		if no.status != fasthttp.StatusProxyAuthRequired { // git repeats on the same connection
 			ctx.SetConnectionClose()
 		}
 		return no

@@ -103,16 +103,14 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	if ex.via != nil {
 		shown, user = ex.via.token, ex.via.user
 	}
+	place := asKey
 	if ex.forwards() {
-		query = nil // it is for somebody else
+		query, place = nil, asProxyUser // it is for somebody else
 	}
-	who, no := ex.s.identify(headers, query, shown, ctx.RemoteAddr())
+	who, no := ex.s.identify(headers, query, shown, ctx.RemoteAddr(), place)
 	if no != nil {
 		if no.code == codeGuessing {
 			ctx.SetConnectionClose() // the next guess costs a connection
-		}
-		if no.status == fasthttp.StatusUnauthorized && ex.forwards() {
-			no.status = fasthttp.StatusProxyAuthRequired
 		}
 		return no
 	}
@@ -252,11 +250,6 @@ func (ex *exchange) route(path []byte, headers provider.Headers) (provider.Targe
 	return ex.settings.providers.Route(path, headers)
 }
 
-// tokenHelp says how to get past a 401.
-func tokenHelp(err error) string {
-	return err.Error() + "; send the agent token (`authpool env` prints it, the state folder's agent.token holds it) as API key or bearer token"
-}
-
 // familyOf is the family in whose shape errors are told, by what Route said.
 func familyOf(route provider.Target, err error) provider.Family {
 	if err == nil {
@@ -360,7 +353,7 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	// Of a body sent in chunks the head is forgotten by now, and with it whether
 	// it was an agent's. Inside of a connection CONNECT has shown that.
 	if r.code == codeTooLarge && len(headers) > 0 && (c == nil || !c.Nested()) {
-		if _, no := s.identify(headers, query, nil, ctx.RemoteAddr()); no != nil {
+		if _, no := s.identify(headers, query, nil, ctx.RemoteAddr(), asKey); no != nil {
 			r = no
 		}
 	}

@@ -14,9 +14,27 @@ import (
 	"github.com/authpool/authpool/proxy/provider"
 )
 
+// tokenPlace is where a request has its token, and so how one without is refused.
+type tokenPlace struct {
+	status int
+	help   string // how to get past that
+}
+
+// The places.
+var (
+	asKey = tokenPlace{
+		fasthttp.StatusUnauthorized,
+		"; send the agent token (`authpool env` prints it, the state folder's agent.token holds it) as API key or bearer token",
+	}
+	asProxyUser = tokenPlace{
+		fasthttp.StatusProxyAuthRequired,
+		"; put the agent token into the proxy's URL as its password, as `authpool env --mode proxy` does: http://SESSION:TOKEN@HOST:PORT",
+	}
+)
+
 // identify finds whose request it is, or refuses it. shown is the token that opened the
 // connection, if any.
-func (s *Server) identify(headers provider.Headers, query, shown []byte, from net.Addr) (identity, *refusal) {
+func (s *Server) identify(headers provider.Headers, query, shown []byte, from net.Addr, place tokenPlace) (identity, *refusal) {
 	who, err := s.deps.Agents.identify(headers, query, shown)
 	switch {
 	case err == nil:
@@ -27,11 +45,15 @@ func (s *Server) identify(headers provider.Headers, query, shown []byte, from ne
 		if wait := s.deps.Agents.guesses.wrong(time.Now(), from); wait > 0 {
 			return identity{}, &refusal{
 				status: fasthttp.StatusTooManyRequests, code: codeGuessing, wait: wait, final: true,
-				message: "too many wrong agent tokens from this address; " + tokenHelp(err),
+				message: "too many wrong agent tokens from this address; " + err.Error() + place.help,
 			}
 		}
 	}
-	return identity{}, &refusal{status: fasthttp.StatusUnauthorized, code: codeUnauthorized, message: tokenHelp(err)}
+	no := &refusal{status: place.status, code: codeUnauthorized, message: err.Error() + place.help}
+	if errors.Is(err, errTwoAgents) { // who is asked again would send both again
+		no.status = fasthttp.StatusUnauthorized
+	}
+	return identity{}, no
 }
 
 // greet notes whose request it is, which makes the connection that agent's.

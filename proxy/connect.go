@@ -118,7 +118,7 @@ func (ex *exchange) checkConnect(ctx *fasthttp.RequestCtx, headers provider.Head
 	} else {
 		host, named = provider.ParseAuthority(string(name), to.Port)
 	}
-	fault := checkHead(headers, h.Method())
+	_, fault := checkHead(headers, h.Method())
 	switch {
 	case fault != "":
 		return bad(string(fault))

@@ -17,14 +17,15 @@ type headFault string
 // requests in one (request smuggling), so that everything ambiguous is refused:
 // RFC 9112, sections 2.2, 3.2, 5.1, 5.2, 6.1 and 6.3.
 //
-// raw holds the header lines with their line ends, and the empty line.
-func checkHead(raw []byte, method []byte) headFault {
+// raw holds the header lines with their line ends, and the empty line. closes tells that
+// the connection is to end with the answer.
+func checkHead(raw []byte, method []byte) (closes bool, fault headFault) {
 	hosts, lengths, encodings := 0, 0, 0
 	var length, encoding []byte
 	for len(raw) > 0 {
 		i := bytes.IndexByte(raw, '\n')
 		if i < 0 || i == 0 || raw[i-1] != '\r' {
-			return "a header line ends without CR LF"
+			return true, "a header line ends without CR LF"
 		}
 		line := raw[:i-1]
 		raw = raw[i+1:]
@@ -32,20 +33,24 @@ func checkHead(raw []byte, method []byte) headFault {
 			break
 		}
 		if line[0] == ' ' || line[0] == '\t' {
-			return "a header is folded over two lines"
+			return true, "a header is folded over two lines"
 		}
 		colon := bytes.IndexByte(line, ':')
 		if colon <= 0 || !isToken(line[:colon]) {
-			return "a header name is not valid"
+			return true, "a header name is not valid"
 		}
 		value := bytes.Trim(line[colon+1:], " \t")
 		if !isFieldValue(value) {
-			return "a header value has a control character"
+			return true, "a header value has a control character"
 		}
 		switch name := line[:colon]; len(name) {
 		case len("host"):
 			if equalFold(name, "host") {
 				hosts++
+			}
+		case len("connection"):
+			if equalFold(name, "connection") {
+				closes = closes || hasClose(value)
 			}
 		case len("content-length"):
 			if equalFold(name, "content-length") {
@@ -61,18 +66,32 @@ func checkHead(raw []byte, method []byte) headFault {
 	}
 	switch {
 	case hosts != 1:
-		return "there must be exactly one Host header"
+		return true, "there must be exactly one Host header"
 	case lengths > 1 || lengths == 1 && !isDigits(length):
-		return "Content-Length must be one number"
+		return true, "Content-Length must be one number"
 	case encodings > 0 && lengths > 0:
-		return "Content-Length and Transfer-Encoding exclude each other"
+		return true, "Content-Length and Transfer-Encoding exclude each other"
 	case encodings > 1 || encodings == 1 && !equalFold(encoding, "chunked"):
-		return "the only Transfer-Encoding taken is chunked"
+		return true, "the only Transfer-Encoding taken is chunked"
 	case (string(method) == fasthttp.MethodGet || string(method) == fasthttp.MethodHead) &&
 		(encodings > 0 || lengths == 1 && string(length) != "0"):
-		return "a GET or HEAD request has no body here"
+		return true, "a GET or HEAD request has no body here"
 	}
-	return ""
+	return closes, ""
+}
+
+// hasClose tells whether a Connection header has the option close, whose case is any
+// and which may be one of several (RFC 9110, section 7.6.1). fasthttp knows it alone and
+// in lower case.
+func hasClose(value []byte) bool {
+	for len(value) > 0 {
+		var option []byte
+		option, value, _ = bytes.Cut(value, []byte{','})
+		if equalFold(bytes.Trim(option, " \t"), "close") {
+			return true
+		}
+	}
+	return false
 }
 
 // isMethod tells whether a method is one that providers serve. Methods are

@@ -47,7 +47,7 @@ func TestCheckHead(t *testing.T) {
 		{"HEAD", host + "Transfer-Encoding: chunked\r\n\r\n", false},
 	}
 	for _, tt := range tests {
-		if fault := checkHead([]byte(tt.raw), []byte(tt.method)); (fault == "") != tt.ok {
+		if _, fault := checkHead([]byte(tt.raw), []byte(tt.method)); (fault == "") != tt.ok {
 			t.Errorf("%s %q: fault %q, want ok %v", tt.method, tt.raw, fault, tt.ok)
 		}
 	}
@@ -63,7 +63,7 @@ func FuzzCheckHead(f *testing.F) {
 		if !strings.HasSuffix(raw, "\r\n\r\n") || strings.Index(raw, "\r\n\r\n") != len(raw)-4 || strings.HasPrefix(raw, "\r\n") {
 			return
 		}
-		if checkHead([]byte(raw), []byte("POST")) != "" {
+		if _, fault := checkHead([]byte(raw), []byte("POST")); fault != "" {
 			return
 		}
 		req, err := http.ReadRequest(bufio.NewReader(strings.NewReader("POST / HTTP/1.1\r\n" + raw)))

@@ -193,7 +193,11 @@ func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers, ta
 	if !isMethod(h.Method()) {
 		return &refusal{status: fasthttp.StatusMethodNotAllowed, code: codeBadRequest, message: "this method is not served"}
 	}
-	if fault := checkHead(headers, h.Method()); fault != "" {
+	closes, fault := checkHead(headers, h.Method())
+	if closes {
+		ctx.SetConnectionClose()
+	}
+	if fault != "" {
 		return bad(string(fault))
 	}
 	if !direct {

@@ -41,6 +41,8 @@ type fakeUpstream struct {
 	once sync.Once
 	serv func(c *upstreamConn)
 
+	whole func(c net.Conn, br *bufio.Reader) // serves connections instead of serv; set before any comes
+
 	mu    sync.Mutex
 	heads []string
 	conns map[net.Conn]bool
@@ -100,6 +102,10 @@ func (u *fakeUpstream) serveConn(c net.Conn) {
 		_ = c.Close()
 	}()
 	br := bufio.NewReader(c)
+	if u.whole != nil {
+		u.whole(c, br)
+		return
+	}
 	var head strings.Builder
 	for {
 		line, err := br.ReadString('\n')

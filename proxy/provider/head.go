@@ -107,7 +107,7 @@ func (p *Provider) AppendHead(dst []byte, h *Head, cred credential.Credential) (
 			break
 		}
 		rest = next
-		if !isToken(name) || !isFieldValue(value) || named.has(name) {
+		if !isToken(name) || !isFieldValue(value) || named.has(name) || holdsAgentToken(value) {
 			continue
 		}
 		var buf [maxName]byte
@@ -160,6 +160,40 @@ func (p *Provider) AppendHead(dst []byte, h *Head, cred credential.Credential) (
 		dst = append(dst, "\r\n"...)
 	}
 	return append(dst, "\r\n"...), nil
+}
+
+// What agents' tokens look like; the shortest is shorter than any that is made.
+const (
+	agentTokenPrefix = "apa_"
+	agentTokenLeast  = 20
+)
+
+// holdsAgentToken tells whether a header that is no carrier of tokens has one all the
+// same, be it an agent's of ours or another's: it stays here.
+func holdsAgentToken(value []byte) bool {
+	for at := 0; ; {
+		i := bytes.Index(value[at:], []byte(agentTokenPrefix))
+		if i < 0 {
+			return false
+		}
+		begin := at + i
+		at = begin + len(agentTokenPrefix)
+		if begin > 0 && isTokenText(value[begin-1]) {
+			continue
+		}
+		end := at
+		for end < len(value) && isTokenText(value[end]) {
+			end++
+		}
+		if end-at >= agentTokenLeast {
+			return true
+		}
+	}
+}
+
+// isTokenText tells whether c can be part of an agent's token (RFC 4648, section 5).
+func isTokenText(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-'
 }
 
 func appendHeader(dst, name, value []byte) []byte {

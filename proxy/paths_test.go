@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"runtime"
 	"strings"
 	"testing"
@@ -129,5 +132,37 @@ func TestOperatorsRulesWhileServing(t *testing.T) {
 	}
 	if events := r.recorder.all(); len(events) > 0 {
 		t.Errorf("what is free was counted: %+v", events)
+	}
+}
+
+// Behind CONNECT a path means what it means by base URL.
+func TestPathsInside(t *testing.T) {
+	up := newUpstream(t, func(c *upstreamConn) { c.json(200, "", answer) })
+	r := newRig(t, up.url(), 1, intercepted(t, up))
+	agent := http.Client{Transport: &http.Transport{
+		Proxy:           http.ProxyURL(&url.URL{Scheme: "http", Host: r.addr, User: url.UserPassword("my-session", testToken)}),
+		TLSClientConfig: r.trusted(),
+	}}
+	defer agent.CloseIdleConnections()
+	for path, want := range map[string]string{
+		"/api/claude_code/policy_limits": "404 answered_locally", "/api/event_logging/v2/batch": "404 answered_locally", "/login": "404 unknown_path",
+		"/anthropic/settings": "404 unknown_path", "/v1/%6frganizations/users": "403 forbidden_path", "/api/oauth/profile": "403 forbidden_path", "/v1/messages": "200 ",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://llm.example.test"+path, strings.NewReader(message))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := agent.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if got := fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("X-Authpool-Error")); got != want {
+			t.Errorf("%s: got %s, want %s", path, got, want)
+		}
+	}
+	if sent := up.requests(); len(sent) != 1 {
+		t.Errorf("the provider was asked: %q", sent)
 	}
 }

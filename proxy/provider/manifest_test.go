@@ -113,6 +113,7 @@ var refused = map[string][]string{
 
 // refusedEverywhere are refused at every provider.
 var refusedEverywhere = []string{
+	"/v1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/api_keys", // as deep as is looked
 	"/v1/organizations", "/v1/organization/x", "/v1/admin", "/v1/billing/x", "/v1/oauth/token", "/v1/keys", "/v1/auth/keys", "/v1/x/client_secrets", "/v1/x/y/api_keys", "/organizations",
 }
 
@@ -146,6 +147,7 @@ func TestRefusedHoweverItIsSpelled(t *testing.T) {
 	spellings := map[string]func(path string) string{
 		"as it is":               func(p string) string { return p },
 		"below":                  func(p string) string { return p + "/x/y" },
+		"far below":              func(p string) string { return p + strings.Repeat("/x", 20) },
 		"upper case":             strings.ToUpper,
 		"an escape":              func(p string) string { return each(p, func(s string) string { return escape(s, 0) }) },
 		"escapes alone":          func(p string) string { return each(p, func(s string) string { return strings.ToUpper(escape(s, -1)) }) },
@@ -275,7 +277,7 @@ func FuzzRefused(f *testing.F) {
 		}
 	}
 	for _, path := range []string{
-		"/v1/%6frganizations;x/.", "/v1//x;/../keys", "/v1/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/api_keys", "/openai/v1%252fprojects", "/v1/messages/..;/oauth",
+		"/v1/%6frganizations;x/.", "/v1//x;/../keys", "/v1/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/api_keys", "/openai/v1%252fprojects", "/v1/messages/..;/oauth", "/0/0/0/0/0/0/0/0/0/0/0/0/0/0/0/ApikeYs",
 	} {
 		f.Add(path)
 	}

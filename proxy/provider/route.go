@@ -29,6 +29,9 @@ func (r *Registry) Route(path []byte, headers Headers) (Target, error) {
 	}
 	if p, rest, ok := r.named(path); ok {
 		tail := plain.tail()
+		if plain.deep { // its last segment may be one that is looked at without the name
+			tail, _ = parsePath(buf[:0], rest) // a part of what is a path
+		}
 		if no := p.paths.forbids(&tail); no != nil {
 			return Target{Provider: p}, forbidden(p.Family, &no.Endpoint)
 		}

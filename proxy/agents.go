@@ -66,6 +66,9 @@ var (
 type identity struct {
 	agent string
 	entry *agents.Entry // nil: the agent has no limits
+	// session is what stands behind the token and a dot (apa_….my-task), by which an agent
+	// names its session that can send nothing but a key; empty: nothing does.
+	session string
 }
 
 // identify returns the agent to whom the valid ones among the tokens of a request
@@ -110,6 +113,10 @@ type asserted struct {
 
 // look takes one token in.
 func (a *Agents) look(c *asserted, token []byte) {
+	token, session, _ := bytes.Cut(token, []byte{'.'})
+	if a.open && string(token) == AnonymousAgent {
+		c.session = string(session)
+	}
 	if a.open || len(token) == 0 {
 		return
 	}
@@ -117,7 +124,7 @@ func (a *Agents) look(c *asserted, token []byte) {
 	hash := sha256.Sum256(token)
 	for i := range a.tokens {
 		if subtle.ConstantTimeCompare(hash[:], a.tokens[i].hash[:]) == 1 {
-			c.is(a.known(a.tokens[i].agent))
+			c.is(a.known(a.tokens[i].agent), session)
 		}
 	}
 	if a.book == nil {
@@ -128,12 +135,15 @@ func (a *Agents) look(c *asserted, token []byte) {
 	case e.Expired(time.Now()):
 		c.expired = true
 	default:
-		c.is(identity{e.ID, e})
+		c.is(identity{agent: e.ID, entry: e}, session)
 	}
 }
 
-func (c *asserted) is(who identity) {
+func (c *asserted) is(who identity, session []byte) {
 	c.two = c.two || c.agent != "" && c.agent != who.agent
+	if who.session = string(session); who.session == "" {
+		who.session = c.session
+	}
 	c.identity = who
 }
 
@@ -141,7 +151,9 @@ func (c *asserted) is(who identity) {
 func (a *Agents) judge(c *asserted) (identity, error) {
 	switch {
 	case a.open:
-		return a.known(AnonymousAgent), nil
+		who := a.known(AnonymousAgent)
+		who.session = c.session
+		return who, nil
 	case c.two:
 		return identity{}, errTwoAgents
 	case c.agent != "":

@@ -300,3 +300,32 @@ func BenchmarkIdentify(b *testing.B) {
 		}
 	}
 }
+
+// A token may name the session of an agent that can send nothing but a key: what the
+// request says itself counts more.
+func TestSessionBehindTheToken(t *testing.T) {
+	u := newUpstream(t, func(c *upstreamConn) { c.json(200, "", answer) })
+	r := newRig(t, u.url(), 1)
+	for _, tt := range []struct{ token, more, session string }{
+		{testToken + ".my-task", "", "my-task"},
+		{testToken + ".v1.2", "", "v1.2"},
+		{testToken + ".my-task", "X-Authpool-Session: said\r\n", "said"},
+		{testToken + ".with space", "", "h-b1b8dc5d65e4ff5b9c6ea4ed6f3ec57d"},
+	} {
+		resp := r.sendAs(tt.token, "POST", "/v1/messages", tt.more, message)
+		got := resp.Header.Get("X-Authpool-Session")
+		if hashed := strings.HasPrefix(tt.session, "h-"); resp.StatusCode != 200 || hashed != strings.HasPrefix(got, "h-") || !hashed && got != tt.session {
+			t.Errorf("%q %q: %d, session %q", tt.token, tt.more, resp.StatusCode, got)
+		}
+	}
+	if resp := r.sendAs("apa_wrong.my-task", "POST", "/v1/messages", "", message); resp.StatusCode != 401 {
+		t.Errorf("a wrong token with a session: %d", resp.StatusCode)
+	}
+	if text := strings.Join(u.requests(), ""); strings.Contains(text, "my-task") {
+		t.Errorf("the provider got %s", text)
+	}
+	open := newRig(t, u.url(), 1, func(o *rigOptions) { o.agents = NoAgents() })
+	if resp := open.sendAs("anonymous.my-task", "POST", "/v1/messages", "", message); resp.Header.Get("X-Authpool-Session") != "my-task" {
+		t.Errorf("without tokens: %d %v", resp.StatusCode, resp.Header)
+	}
+}

@@ -139,7 +139,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	req := &ex.request
 	asked := provider.Request{
 		Provider: ex.provider, Agent: ex.agent, Method: h.Method(), Rest: route.Rest, Query: query, Headers: headers, Body: body,
-		ProxyUser: user, Upgrade: upgrade,
+		ProxyUser: user, TokenSession: who.session, Upgrade: upgrade,
 	}
 	var err error
 	ex.info, err = provider.Inspect(&asked)

@@ -132,7 +132,7 @@ func (w way) variables(p *program) []variable {
 			vars = append(vars, variable{name: c.base, value: w.base + c.path})
 		}
 		for _, name := range c.keys {
-			vars = append(vars, variable{name: name, value: w.token})
+			vars = append(vars, variable{name: name, value: w.key()})
 		}
 	}
 	if w.mode == modeProxy {
@@ -143,6 +143,15 @@ func (w way) variables(p *program) []variable {
 		vars = append(vars, noProxy(p)...)
 	}
 	return append(vars, w.unset(p, vars)...)
+}
+
+// key is what clients take for a provider's: the token, and where it has to say so the
+// session behind it. In proxy mode the proxy's user name does.
+func (w way) key() string {
+	if w.mode == modeBaseURL && w.session != "" {
+		return w.token + "." + w.session
+	}
+	return w.token
 }
 
 // proxyVariables name authpool as the proxy. Clients read either case; ALL_PROXY is for

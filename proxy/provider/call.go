@@ -17,6 +17,9 @@ type Request struct {
 	// ProxyUser names the session of requests that came through HTTP(S)_PROXY, where
 	// nothing in them does; empty: it does not.
 	ProxyUser []byte
+	// TokenSession is the session that stands behind the agent token, which counts after
+	// all others; empty: none does.
+	TokenSession string
 }
 
 // Call is what a request says about itself, as far as authpool acts on it.

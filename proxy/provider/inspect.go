@@ -42,6 +42,7 @@ func Inspect(r *Request) (Call, error) {
 
 	var id identity
 	id.found[fromProxyUser] = r.ProxyUser
+	id.found[fromToken] = []byte(r.TokenSession)
 	var content contentHeaders
 	for rest := r.Headers; ; {
 		name, value, next, ok := rest.cut()

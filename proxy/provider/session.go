@@ -24,6 +24,7 @@ const (
 	fromPromptCacheKey                // OpenAI: whatever shares a prompt cache
 	fromConversation                  // OpenAI: a conversation kept at the provider
 	fromProxyUser                     // any agent behind HTTP(S)_PROXY: the user name in it
+	fromToken                         // any agent: behind its token and a dot
 	fromHash                          // nothing names it: how it began
 	sources
 )
@@ -43,6 +44,7 @@ var sourceNames = [sources]string{
 	"prompt_cache_key",
 	"conversation",
 	"proxy-authorization",
+	"token",
 	"hash",
 }
 

@@ -189,7 +189,7 @@ func (w way) trustVariables() []variable {
 	}
 	for _, name := range []string{
 		"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO", "PIP_CERT",
-		"AWS_CA_BUNDLE", "CODEX_CA_CERTIFICATE", "NIX_SSL_CERT_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+		"AWS_CA_BUNDLE", "CODEX_CA_CERTIFICATE", "NIX_SSL_CERT_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "npm_config_cafile",
 	} {
 		vars = append(vars, variable{name: name, value: w.trust.whole})
 	}

@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 		"fetch":    fetch,
 		"webhook":  webhook,
 		"agent":    agent,
+		"claude":   fakeClaude,
 	})
 }
 
@@ -47,7 +48,8 @@ func TestMain(m *testing.M) {
 //	signal NAME LOG        sends HUP or TERM to the serve that wrote LOG, or to
 //	                       the run of the agent that wrote it
 //	fill FILE...           puts the values of variables in the place of $NAME
-//	agent HOW...           is run as agents are (see agent)
+//	agent HOW...           is run as agents are (see agent); claude is another
+//	                       such (see fakeClaude). Both are in the folder $BIN
 //	exits N CMD...         runs a program that must exit with N
 //	webhook ADDRESS FILE   receives notifications (see webhook)
 //	awaitusage REGEXP      waits until `authpool usage --json` matches
@@ -68,6 +70,8 @@ func TestStories(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir+"/home")
 			env.Setenv("AUTHPOOL_STATE_DIR", env.WorkDir+"/state")
+			bin, _, _ := strings.Cut(os.Getenv("PATH"), string(os.PathListSeparator))
+			env.Setenv("BIN", bin)                    // the folder of these programs
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // under -race every program would sleep a second at its end
 			return os.Mkdir(env.WorkDir+"/home", 0o700)
 		},

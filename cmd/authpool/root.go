@@ -66,6 +66,7 @@ AUTHPOOL_STATE_DIR. A flag rules over the variable, the variable over the file.`
 		newNotificationsCommand(p),
 		newRunCommand(p),
 		newEnvCommand(p),
+		newDoctorCommand(p),
 		newCACommand(p),
 		newExplainCommand(p),
 		newExplainResponseCommand(p),

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -64,6 +67,49 @@ func runAgent(what string, args []string) (int, error) {
 	default:
 		return 0, errors.New("no such way to be run")
 	}
+}
+
+// fakeClaude is a program called claude, for the doctor to look at. FAKE says what is wrong
+// with it: it goes past the proxy, trusts no authority of ours, or asks for no stream.
+func fakeClaude() {
+	if slices.Contains(os.Args, "--version") {
+		fmt.Println("1.2.3 (no Claude Code)") //nolint:forbidigo // a program of its own
+		return
+	}
+	base, stream, transport := os.Getenv("ANTHROPIC_BASE_URL"), true, &http.Transport{Proxy: http.ProxyFromEnvironment}
+	switch os.Getenv("FAKE") {
+	case "direct":
+		transport.Proxy = nil
+		transport.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no way out") }
+	case "distrust":
+		transport.TLSClientConfig = &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
+	case "whole":
+		stream = false
+	}
+	if base == "" {
+		base = "https://api.anthropic.com"
+	}
+	if err := fakeTurn(&http.Client{Transport: transport}, base, stream); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "fake:", err)
+		os.Exit(1)
+	}
+}
+
+func fakeTurn(client *http.Client, base string, stream bool) error {
+	body := fmt.Sprintf(`{"model":"claude-sonnet-4-5","max_tokens":20,"stream":%t,"messages":[{"role":"user","content":"hello"}]}`, stream)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, base+"/v1/messages", strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Anthropic-Version", "2023-06-01")
+	req.Header.Set("Authorization", "Bearer "+os.Getenv("ANTHROPIC_AUTH_TOKEN"))
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
 }
 
 func takeTurn(args []string) error {
@@ -173,5 +219,36 @@ func TestSetup(t *testing.T) {
 	gemini(`{"security":{"auth":{"selectedType":"oauth-personal"}}}`, modeProxy, `choose "Use Gemini API Key" at its /auth`)
 	if _, err := newSetup(&program{environ: []string{"OPENCODE_CONFIG_CONTENT=[]"}}, w, []string{"opencode"}); err == nil {
 		t.Error("a config that cannot be read is thrown away")
+	}
+}
+
+// In proxy mode the session stands in the proxy's URL, for clients that send no header.
+func TestProxySession(t *testing.T) {
+	c, err := openClinic(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	p := &program{environ: os.Environ()}
+	w, err := c.way(p, modeProxy, "story-9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newSetup(p, w, []string{"agent", "turn", "https://api.anthropic.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, code, err := runBounded(t.Context(), patient{}, s, t.TempDir())
+	if want := "200 by anthropic in session story-9\n"; code != 0 || string(out) != want {
+		t.Errorf("got %q, exit %d, %v; want %q", out, code, err, want)
+	}
+	for _, a := range c.sim.Arrivals() {
+		if a.Key != clinicKey || len(a.Foreign) > 0 {
+			t.Errorf("%s arrived with the key %q and %q", a.Path, a.Key, a.Foreign)
+		}
 	}
 }

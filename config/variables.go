@@ -26,9 +26,9 @@ func (c *Config) SecretVariables() []string {
 // eachRef finds the references in v. It looks at the types, so that no key can be
 // forgotten.
 func eachRef(v reflect.Value, found func(Ref)) {
-	switch v.Kind() {
+	switch v.Kind() { //nolint:exhaustive // others hold none
 	case reflect.String:
-		if r, ok := v.Interface().(Ref); ok {
+		if r, ok := reflect.TypeAssert[Ref](v); ok {
 			found(r)
 		}
 	case reflect.Struct:

@@ -59,7 +59,7 @@ func (d *doctor) serve(ctx context.Context, cfg *config.Config, dir string) (bas
 			ready++
 			continue
 		}
-		not = append(not, strings.TrimSpace(s.ID+" is "+string(s.State)+" "+s.Reason))
+		not = append(not, strings.TrimSpace(s.ID+" is "+s.State+" "+s.Reason))
 	}
 	f.Level, f.Says = fine, fmt.Sprintf("runs at %s, %d of %s ready", cfg.Admin.Listen, ready, plural(int64(len(status.Subscriptions)), "subscription"))
 	switch {

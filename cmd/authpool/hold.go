@@ -106,7 +106,7 @@ func stateHolder(dir string) int {
 	if err != nil {
 		return 0
 	}
-	defer f.Close()
+	defer f.Close() // read only
 	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
 		return 0
 	}

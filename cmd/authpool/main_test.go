@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 		"authpool": main,
 		"fetch":    fetch,
 		"webhook":  webhook,
-		"agent":    agent,
-		"claude":   fakeClaude,
+		"agent":    func() { os.Exit(agent()) },
+		"claude":   func() { os.Exit(fakeClaude()) },
 	})
 }
 

@@ -225,7 +225,7 @@ func fromTerminal(sig os.Signal) bool {
 	if err != nil {
 		return false
 	}
-	defer tty.Close()
+	defer tty.Close() // read only
 	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
 	return err == nil && group == unix.Getpgrp()
 }

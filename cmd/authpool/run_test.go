@@ -27,13 +27,13 @@ import (
 //	agent exit N          exits with N
 //	agent kill            is killed
 //	agent wait FILE       makes FILE, waits for a signal and exits with 3
-func agent() {
+func agent() int {
 	code, err := runAgent(os.Args[1], os.Args[2:])
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
-		code = 1
+		return exitFailed
 	}
-	os.Exit(code)
+	return code
 }
 
 func runAgent(what string, args []string) (int, error) {
@@ -71,10 +71,10 @@ func runAgent(what string, args []string) (int, error) {
 
 // fakeClaude is a program called claude, for the doctor to look at. FAKE says what is wrong
 // with it: it goes past the proxy, trusts no authority of ours, or asks for no stream.
-func fakeClaude() {
+func fakeClaude() int {
 	if slices.Contains(os.Args, "--version") {
 		fmt.Println("1.2.3 (no Claude Code)") //nolint:forbidigo // a program of its own
-		return
+		return exitDone
 	}
 	base, stream, transport := os.Getenv("ANTHROPIC_BASE_URL"), true, &http.Transport{Proxy: http.ProxyFromEnvironment}
 	switch os.Getenv("FAKE") {
@@ -91,8 +91,9 @@ func fakeClaude() {
 	}
 	if err := fakeTurn(&http.Client{Transport: transport}, base, stream); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "fake:", err)
-		os.Exit(1)
+		return exitFailed
 	}
+	return exitDone
 }
 
 func fakeTurn(client *http.Client, base string, stream bool) error {

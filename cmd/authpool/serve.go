@@ -53,7 +53,7 @@ when its file changes, at SIGHUP and at "authpool reload".`,
 
 // serve runs until it is told to stop or a listener breaks. load reads the
 // config again. whileUsed has it end with the last run that uses it, too.
-func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), file string, whileUsed bool) error {
+func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), file string, whileUsed bool) (err error) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -81,11 +81,11 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 	s.auditStart(file)
 	var unused <-chan struct{}
 	if whileUsed {
-		h, none, err := s.whileUsed()
-		if err != nil {
-			return errors.Join(err, s.shutdown(ctx))
+		h, none, fault := s.whileUsed()
+		if fault != nil {
+			return errors.Join(fault, s.shutdown(ctx))
 		}
-		defer h.f.Close()
+		defer func() { err = errors.Join(err, h.f.Close()) }()
 		unused = none
 	}
 	if err := s.ready(); err != nil {

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/authpool/authpool/proxy/provider"
 )
 
 // rigMaker is newRig, or what stands for it.
@@ -144,5 +146,45 @@ func TestConnectInside(t *testing.T) {
 		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 400 {
 			t.Errorf("CONNECT inside of %s: %v, %v", to, resp, err)
 		}
+	}
+}
+
+// Of several providers at one host the path decides, the longest base URL first; what is
+// none's goes nowhere, and neither does what a provider has no subscription for.
+func TestProvidersAtOneHost(t *testing.T) {
+	u := newUpstream(t, func(c *upstreamConn) { c.json(200, "", answer) })
+	r := newRig(t, u.url(), 1, intercepted(t, u), func(o *rigOptions) {
+		o.providers[0].BaseURL, o.providers[1].BaseURL = "http://llm.example.test:443/team", "http://llm.example.test:443/team/open"
+		o.providers = append(o.providers, provider.Options{Name: "idle", Family: provider.Gemini, BaseURL: "http://llm.example.test:443/idle", AllowPlaintext: true})
+	})
+	chat := `{"model":"gpt-5-mini","messages":[{"role":"user","content":"hi"}]}`
+	c := r.secured(r.dial(), "llm.example.test")
+	br := bufio.NewReader(c)
+	for _, tt := range []struct {
+		path, body   string
+		status       int
+		served, says string
+	}{
+		{"/team/v1/messages", message, 200, "anthropic-1", answer},
+		{"/team/open/v1/chat/completions", chat, 200, "openai-1", answer},
+		{"/teams/v1/messages", message, 403, "", `"forbidden_path"`},
+		{"/v1/messages", message, 403, "", "outside of every provider's base_url"},
+		{"/team", message, 403, "", "outside of every provider's base_url"},
+		{"/anthropic/v1/messages", message, 403, "", "outside of every provider's base_url"},
+		{"/idle/v1beta/models/gemini-2.5-pro:generateContent", `{"contents":[]}`, 404, "", `"NOT_FOUND"`},
+		{"/team/open/../v1/messages", message, 400, "", "dot segments"},
+	} {
+		_, _ = fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: llm.example.test\r\nContent-Length: %d\r\n\r\n%s", tt.path, len(tt.body), tt.body)
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(tt.path, err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode != tt.status || resp.Header.Get("X-Authpool-Subscription") != tt.served || !strings.Contains(string(text), tt.says) {
+			t.Errorf("%s: %d by %q: %s", tt.path, resp.StatusCode, resp.Header.Get("X-Authpool-Subscription"), text)
+		}
+	}
+	if heads := strings.Join(u.requests(), ""); len(u.requests()) != 2 || !strings.Contains(heads, "POST /team/v1/messages ") || !strings.Contains(heads, "POST /team/open/v1/chat/completions ") {
+		t.Errorf("the provider got %s", heads)
 	}
 }

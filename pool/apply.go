@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/authpool/authpool/ratelimit"
 )
 
@@ -118,10 +120,20 @@ func (p *Pool) swap(subs []Subscription, now time.Time) (changes Changes, look [
 			m.share.retire()
 			if there == nil {
 				p.leave(m)
+				forgetMetrics(m.conf().ID)
 			}
 		}
 	}
 	return changes, look
+}
+
+// forgetMetrics drops the series of a subscription that there is no more: who comes and
+// goes at run time would leave them for good.
+func forgetMetrics(id string) {
+	of := prometheus.Labels{"subscription": id}
+	for _, vec := range []*prometheus.CounterVec{verdicts, breakerOpened, acquired, budgetLevels, budgetBurns, windowLevels, windowBurns} {
+		vec.DeletePartialMatch(of)
+	}
 }
 
 // departedMost bounds how many that have gone are remembered.

@@ -381,3 +381,29 @@ func TestAnotherLimitForgetsNothing(t *testing.T) {
 		}
 	})
 }
+
+// The series of who is gone are gone, too; those of the others stay.
+func TestRemovedSubscriptionHasNoMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gone, stays := sub("metrics-gone"), sub("metrics-stays", priority(2))
+		p := start(pool.Options{}, gone, stays)
+		defer p.Close()
+		serve(t, p, ask("s"), limited(time.Hour))
+		served(t, p, ask("s"), "metrics-stays")
+		names := []string{"authpool_subscription_leases_total", "authpool_subscription_verdicts_total"}
+		for _, name := range names {
+			if metric(t, name, "subscription", "metrics-gone") == 0 {
+				t.Fatalf("%s has nothing of it", name)
+			}
+		}
+		apply(t, p, pool.Changes{Removed: []string{"metrics-gone"}}, stays)
+		for _, name := range names {
+			if n := metric(t, name, "subscription", "metrics-gone"); n != 0 {
+				t.Errorf("%s is %v", name, n)
+			}
+			if metric(t, name, "subscription", "metrics-stays") == 0 {
+				t.Errorf("%s is gone for the one that stays", name)
+			}
+		}
+	})
+}

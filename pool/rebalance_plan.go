@@ -55,7 +55,7 @@ type seat struct {
 	model string
 	// failed is when it could not be moved the last time; zero: it could, or was not tried.
 	failed time.Time
-	fits  func(desk int) bool // whether it may be there; asked only about its provider's
+	fits   func(desk int) bool // whether it may be there; asked only about its provider's
 }
 
 // planMoves says who is to move, in the order of importance and at most so many. It is

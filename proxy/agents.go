@@ -193,8 +193,9 @@ type guesses struct {
 	swept time.Time
 }
 
-// wrong counts a wrong token from the address; it returns how long no other will be
-// looked at, 0 while some are left.
+// wrong counts a wrong token from the address; it returns how long whoever guesses there
+// is told to wait, 0 while some are left. Tokens are looked at meanwhile, too: a good one
+// is let in.
 func (g *guesses) wrong(now time.Time, from net.Addr) time.Duration {
 	key := network(from)
 	g.mu.Lock()

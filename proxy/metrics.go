@@ -148,3 +148,18 @@ func countSpent(e *usage.Event) {
 		s.cost.Add(float64(e.CostNanoUSD) / 1e9)
 	}
 }
+
+// ForgetMetrics drops the series of a subscription that there is no more.
+func ForgetMetrics(subscription string) {
+	spendersMu.Lock()
+	defer spendersMu.Unlock()
+	if known := spenders.Load(); known != nil {
+		rest := maps.Clone(*known)
+		maps.DeleteFunc(rest, func(who spender, _ *spent) bool { return who.subscription == subscription })
+		spenders.Store(&rest) // else one that comes back would be counted where nobody looks
+	}
+	of := prometheus.Labels{"subscription": subscription}
+	for _, vec := range []*prometheus.CounterVec{requestsTotal, attemptsTotal, tokensTotal, costTotal, socketTurns} {
+		vec.DeletePartialMatch(of)
+	}
+}

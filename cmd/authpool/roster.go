@@ -14,6 +14,7 @@ import (
 	"github.com/authpool/authpool/pool/audit"
 	"github.com/authpool/authpool/pool/managed"
 	"github.com/authpool/authpool/pool/store"
+	"github.com/authpool/authpool/proxy"
 	"github.com/authpool/authpool/proxy/admin"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
@@ -182,6 +183,9 @@ func (r *roster) apply() pool.Changes {
 		}
 	}
 	changes := r.pool.Apply(subs)
+	for _, id := range changes.Removed {
+		proxy.ForgetMetrics(id)
+	}
 	if len(changes.Added)+len(changes.Changed)+len(changes.Removed) > 0 {
 		r.log.Info("subscriptions", "added", changes.Added, "changed", changes.Changed, "removed", changes.Removed)
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -187,6 +188,9 @@ type NotPermittedError struct{ Host, bundle string }
 
 // Error implements error.
 func (e *NotPermittedError) Error() string {
+	if net.ParseIP(e.Host) != nil {
+		return "no local certificate authority signs for addresses, such as " + e.Host + ": name the host in the provider's base_url, or use authpool's address as base URL"
+	}
 	return "no local certificate authority may sign for " + e.Host + ": run \"authpool ca rotate --overlap 0\" and have agents trust " + e.bundle + " anew"
 }
 

@@ -75,14 +75,15 @@ func agentBaseURL(cfg *config.Config) (string, error) {
 // listed in the README).
 var clientVariables = []struct {
 	provider string
+	usual    bool // it is one of those that serve finds subscriptions of in the environment
 	keys     []string
 	base     string // variable of the base URL; empty: there is none that most clients know
 	path     string // what stands behind authpool's address in it
 }{
 	// Both of Anthropic's are set, so that neither can hold a key of the operator.
-	{provider: "anthropic", keys: []string{"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"}, base: "ANTHROPIC_BASE_URL"},
-	{provider: "openai", keys: []string{"OPENAI_API_KEY", "CODEX_API_KEY"}, base: "OPENAI_BASE_URL", path: "/v1"},
-	{provider: "gemini", keys: []string{"GEMINI_API_KEY"}, base: "GOOGLE_GEMINI_BASE_URL"},
+	{provider: "anthropic", usual: true, keys: []string{"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"}, base: "ANTHROPIC_BASE_URL"},
+	{provider: "openai", usual: true, keys: []string{"OPENAI_API_KEY", "CODEX_API_KEY"}, base: "OPENAI_BASE_URL", path: "/v1"},
+	{provider: "gemini", usual: true, keys: []string{"GEMINI_API_KEY"}, base: "GOOGLE_GEMINI_BASE_URL"},
 	{provider: "azure", keys: []string{"AZURE_OPENAI_API_KEY"}},
 	{provider: "bedrock", keys: []string{"AWS_BEARER_TOKEN_BEDROCK"}, base: "AWS_ENDPOINT_URL_BEDROCK_RUNTIME", path: "/bedrock"},
 	{provider: "cerebras", keys: []string{"CEREBRAS_API_KEY"}},
@@ -122,10 +123,10 @@ var credentialVariable = regexp.MustCompile(`^(` +
 // variables are what an agent needs in its environment, and what must not be in it.
 func (w way) variables(p *program) []variable {
 	var vars []variable
-	for i, c := range clientVariables {
+	for _, c := range clientVariables {
 		// Whoever is sent elsewhere by no base URL gets a key only when authpool has one
 		// for it, and is there to put it in.
-		if i > 2 && (w.mode == modeBaseURL && c.base == "" || !slices.Contains(w.uses, c.provider)) {
+		if !c.usual && (w.mode == modeBaseURL && c.base == "" || !slices.Contains(w.uses, c.provider)) {
 			continue
 		}
 		if c.base != "" && w.mode == modeBaseURL {

@@ -64,10 +64,13 @@ func (s *usedServe) find(ctx context.Context, p *program, cmd *cobra.Command, fl
 		return reachable(s.base)
 	case stateHolder(s.hold.dir) == 0 && !answers(cfg.Admin.Listen):
 		b, err := startBackground(ctx, p, cmd, flags, s.hold)
+		if err == nil {
+			err = s.use(p, b)
+		}
 		if err != nil {
 			return err
 		}
-		return s.use(p, b)
+		return s.useful(ctx)
 	default:
 		return err
 	}
@@ -77,6 +80,15 @@ func (s *usedServe) find(ctx context.Context, p *program, cmd *cobra.Command, fl
 func (s *usedServe) use(p *program, b background) (err error) {
 	s.base = b.Base
 	s.asked, err = newClient(p, clientFlags{admin: b.Admin, stateDir: s.hold.dir})
+	return err
+}
+
+// useful refuses a serve that has just been started and can serve nobody.
+func (s *usedServe) useful(ctx context.Context) error {
+	status, err := s.asked.status(ctx)
+	if err == nil && len(status.Subscriptions) == 0 {
+		err = errNoSubscription
+	}
 	return err
 }
 

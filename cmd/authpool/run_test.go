@@ -176,10 +176,10 @@ func TestSetup(t *testing.T) {
 	}
 	f(nil, modeBaseURL, []string{"node", "x.mjs"}, []string{"node", "x.mjs"},
 		"ANTHROPIC_CUSTOM_HEADERS=X-Authpool-Session: s1", "OPENAI_CUSTOM_HEADERS=X-Authpool-Session: s1",
-		"ANTHROPIC_API_KEY="+token, "OPENAI_BASE_URL=http://127.0.0.1:1/v1")
+		"ANTHROPIC_API_KEY="+token+".s1", "OPENAI_BASE_URL=http://127.0.0.1:1/v1")
 	f([]string{"ANTHROPIC_CUSTOM_HEADERS=X-Team: a\nX-Authpool-Session: old\n", "ANTHROPIC_API_KEY=sk-ant-own", "ANTHROPIC_API_KEY_2=sk-ant-two", "PATH=/bin"},
 		modeBaseURL, []string{"/opt/bin/claude", "-p", "hi"}, []string{"/opt/bin/claude", "-p", "hi"},
-		"ANTHROPIC_CUSTOM_HEADERS=X-Authpool-Session: s1\nX-Team: a", "ANTHROPIC_AUTH_TOKEN="+token, "PATH=/bin",
+		"ANTHROPIC_CUSTOM_HEADERS=X-Authpool-Session: s1\nX-Team: a", "ANTHROPIC_AUTH_TOKEN="+token+".s1", "PATH=/bin",
 		"no ANTHROPIC_API_KEY", "no ANTHROPIC_API_KEY_2")
 	codex := func(base string) []string {
 		return []string{

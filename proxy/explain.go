@@ -64,7 +64,7 @@ func (ex *exchange) remember(status int, how, code, cause string) {
 		Stream: ex.info.Stream, Bytes: int64(ex.request.size), Tries: int64(ex.info.RetryCount), Damped: ex.story.damped,
 		Status: int64(status), End: how, Error: code, Message: cause,
 		Tokens:    explain.Tokens{Input: t.Input, Output: t.Output, CacheRead: t.CacheRead, CacheWrite5m: t.CacheWrite5m, CacheWrite1h: t.CacheWrite1h},
-		Estimated: ex.estimated, Took: explain.Seconds(time.Since(ex.start)),
+		Estimated: ex.estimated, Turns: int64(ex.turns), Took: explain.Seconds(time.Since(ex.start)),
 	}
 	if ex.provider != nil {
 		r.Provider = ex.provider.Name

@@ -305,8 +305,8 @@ func (sk *socket) relayProvider() error {
 		if n > 0 {
 			sk.progress()
 			out, rerr = sk.hear((*bp)[:n])
-		} else if errors.Is(err, os.ErrDeadlineExceeded) {
-			out, rerr = sk.hear(nil)
+		} else if err != nil {
+			out, rerr = sk.hear(nil) // perhaps authpool closes the socket
 		}
 		if len(out) > 0 {
 			if werr := sk.write(out); werr != nil {
@@ -349,19 +349,19 @@ func (sk *socket) write(p []byte) error {
 	return err
 }
 
-// relayAgent carries what the agent says.
+// relayAgent carries what the agent says, until the agent leaves or must not go on.
 func (sk *socket) relayAgent() {
-	defer sk.ex.call.Cancel()
 	defer func() {
 		if p := recover(); p != nil {
 			sk.ex.s.log.Error("BUG: a WebSocket failed", "request", sk.ex.id, "panic", p, "stack", string(debug.Stack()))
+			sk.ex.call.Cancel()
 		}
 	}()
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
 	for {
 		if err := sk.agent.SetReadDeadline(time.Now().Add(sk.ex.settings.Idle)); err != nil {
-			return
+			break
 		}
 		n, err := sk.from.Read(*bp)
 		if n > 0 {
@@ -369,18 +369,20 @@ func (sk *socket) relayAgent() {
 			if !sk.listen((*bp)[:n]) {
 				return
 			}
-			if werr := sk.up.SetWriteDeadline(time.Now().Add(sk.ex.settings.Idle)); werr != nil {
-				return
+			werr := sk.up.SetWriteDeadline(time.Now().Add(sk.ex.settings.Idle))
+			if werr == nil {
+				_, werr = sk.up.Write((*bp)[:n])
 			}
-			if _, werr := sk.up.Write((*bp)[:n]); werr != nil {
+			if werr != nil {
+				sk.ex.call.Cancel()
 				return
 			}
 		}
-		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || sk.idle() <= 0) {
-			sk.gone.Store(true)
-			return
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
 		}
 	}
+	sk.left(false)
 }
 
 // listen reads along what the agent says. false: it must not go on.

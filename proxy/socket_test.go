@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha1" //nolint:gosec // RFC 6455
 	"encoding/base64"
@@ -16,8 +17,10 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"pgregory.net/rapid"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/agents"
 	"github.com/authpool/authpool/proxy/provider"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
@@ -488,4 +491,239 @@ func TestInterceptedSocket(t *testing.T) {
 			t.Errorf("event %+v", e)
 		}
 	}
+}
+
+// A socket over its agent's budget is closed at the turn's end, with the turn.
+func TestSocketBudget(t *testing.T) {
+	u := newUpstream(t, answerTurns(t))
+	book := newBook(t)
+	r := newRig(t, u.url(), 1, knowing(book), func(o *rigOptions) {
+		o.deps = func(d *Deps) { d.Recorder = counting{d.Recorder, book} }
+	})
+	bob := create(t, book, agents.Agent{ID: "bob", Budgets: []agents.Budget{{Period: usage.PeriodMonth, Requests: 2}}})
+	bearer := http.Header{"Authorization": {"Bearer " + bob}}
+	c, _, err := r.socket("/v1/responses", bearer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		say(t, c, askTurn)
+		readUntil(t, c, "response.completed")
+	}
+	refusedFor(t, c, "authpool: this agent has used up its budget of requests")
+	if n := len(r.waitEvents(2)); n != 2 {
+		t.Errorf("%d events", n)
+	}
+	if _, resp, err := r.socket("/v1/responses", bearer); err == nil || resp.StatusCode != 429 {
+		t.Errorf("another socket: %v, %v", resp, err)
+	}
+}
+
+// refusedFor wants the socket closed by authpool for what its agent may not do.
+func refusedFor(t testing.TB, c *websocket.Conn, reason string) {
+	t.Helper()
+	for {
+		_, err := listenFor(t, c)
+		if err == nil {
+			continue
+		}
+		var closed websocket.CloseError
+		if !errors.As(err, &closed) || closed.Code != websocket.StatusPolicyViolation || !strings.HasPrefix(closed.Reason, reason) {
+			t.Errorf("the agent got %v, want %q", err, reason)
+		}
+		return
+	}
+}
+
+// What an agent may not use it does not reach by a message either, nor what another has made.
+func TestSocketRights(t *testing.T) {
+	var mu sync.Mutex
+	var got []string
+	u := newUpstream(t, func(c *upstreamConn) {
+		p := c.accept(t, "")
+		for {
+			m := p.receive()
+			if m == "" {
+				return
+			}
+			mu.Lock()
+			got = append(got, m)
+			mu.Unlock()
+			p.send(created, delta, completed)
+		}
+	})
+	book := newBook(t)
+	r := newRig(t, u.url(), 1, isolated, knowing(book))
+	carol := create(t, book, agents.Agent{ID: "carol", Rights: agents.Rights{Models: []string{"gpt-5.1*"}}})
+	as := func(token string) *websocket.Conn {
+		t.Helper()
+		c, _, err := r.socket("/v1/responses", http.Header{"Authorization": {"Bearer " + token}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	mine := as(testToken)
+	say(t, mine, askTurn)
+	readUntil(t, mine, "response.completed")
+	limited := as(carol)
+	say(t, limited, strings.Replace(askTurn, "gpt-5.1", "gpt-5.1-mini", 1))
+	readUntil(t, limited, "response.completed")
+	say(t, limited, strings.Replace(askTurn, "gpt-5.1", "o9-pro", 1))
+	refusedFor(t, limited, `authpool: agent carol may not use model "o9-pro"`)
+	foreign := as(otherToken)
+	say(t, foreign, `{"type":"response.create","model":"gpt-5.1","previous_response_id":"resp_1","input":[]}`)
+	refusedFor(t, foreign, "authpool: there is no resp_1 for agent other")
+	say(t, mine, `{"type":"response.create","model":"gpt-5.1","previous_response_id":"resp_1","input":[]}`)
+	readUntil(t, mine, "response.completed")
+	mu.Lock()
+	defer mu.Unlock()
+	for _, m := range got {
+		if strings.Contains(m, "o9-pro") {
+			t.Errorf("the provider got %s", m)
+		}
+	}
+	if len(got) != 3 {
+		t.Errorf("the provider got %d messages", len(got))
+	}
+}
+
+// A Close with which a provider says that a limit was reached sends the next socket elsewhere.
+func TestSocketCloseForLimit(t *testing.T) {
+	u := newUpstream(t, func(c *upstreamConn) {
+		p := c.accept(t, "")
+		if c.header("x-goog-api-key") == key("gemini", 1) {
+			_, _ = io.WriteString(p, frame(0x88, "\x03\xf3You exceeded your current quota, please check your plan"))
+		}
+		p.receive()
+	})
+	r := newRig(t, u.url(), 1, func(o *rigOptions) {
+		o.providers = append(o.providers, provider.Options{Name: "gemini", Family: provider.Gemini, BaseURL: u.url(), AllowPlaintext: true})
+		for n := 1; n <= 2; n++ {
+			o.subs = append(o.subs, pool.Subscription{ID: fmt.Sprintf("gemini-%d", n), Provider: "gemini", Priority: n, Credential: fixedKey(key("gemini", n))})
+		}
+	})
+	const path = "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
+	c := r.mustSocket(path)
+	if _, err := listenFor(t, c); websocket.CloseStatus(err) != websocket.StatusInternalError {
+		t.Errorf("the agent got %v", err)
+	}
+	_, resp, err := r.socket(path, nil)
+	if err != nil || resp.Header.Get("X-Authpool-Subscription") != "gemini-2" {
+		t.Errorf("%v, %v", resp, err)
+	}
+}
+
+// What a Realtime session tells of its limits is known of the subscription, and what another model has written down is
+// counted beside the turns.
+func TestSocketRealtime(t *testing.T) {
+	u := newUpstream(t, func(c *upstreamConn) {
+		p := c.accept(t, "")
+		p.send(
+			`{"type":"session.created","session":{"model":"gpt-realtime","audio":{"input":{"transcription":{"model":"whisper-1"}}}}}`,
+			`{"type":"conversation.item.input_audio_transcription.completed","usage":{"type":"tokens","input_tokens":13,"output_tokens":9}}`,
+			`{"type":"response.created","response":{"id":"resp_1"}}`,
+			`{"type":"rate_limits.updated","rate_limits":[{"name":"tokens","limit":50000,"remaining":1950,"reset_seconds":57.7}]}`,
+			`{"type":"response.done","response":{"id":"resp_1","status":"completed","usage":{"input_tokens":20,"output_tokens":5,"input_token_details":{"audio_tokens":12,"cached_tokens":4}}}}`,
+		)
+		p.receive()
+	})
+	r := newRig(t, u.url(), 1)
+	c := r.mustSocket("/v1/realtime?model=gpt-realtime")
+	readUntil(t, c, "response.done")
+	events := r.recorder.all()
+	if len(events) != 2 || events[0].Model != "whisper-1" || !events[0].Further || events[0].Tokens.Output != 9 ||
+		events[1].Model != "gpt-realtime" || events[1].Further || !events[1].Unpriced || events[1].Tokens != (usage.Tokens{Input: 16, CacheRead: 4, Output: 5}) {
+		t.Errorf("events %+v", events)
+	}
+	status := r.pool.Status()
+	found := false
+	for _, s := range status {
+		for _, w := range s.Windows {
+			found = found || s.ID == "openai-1" && w.Name == "tokens" && w.Left == 1950
+		}
+	}
+	if !found {
+		t.Errorf("the limit is not known: %+v", status)
+	}
+}
+
+// Whatever is said, in whatever frames and pieces, arrives as it was sent.
+func TestSocketBytes(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		draw := func(masked bool) (wire []byte) {
+			for range rapid.IntRange(1, 8).Draw(rt, "messages") {
+				parts := rapid.IntRange(1, 3).Draw(rt, "frames")
+				for i := range parts {
+					opcode := byte(rapid.IntRange(1, 2).Draw(rt, "opcode"))
+					if i > 0 {
+						opcode = 0
+					}
+					if i == parts-1 {
+						opcode |= 0x80
+					}
+					text := frame(opcode, string(rapid.SliceOfN(rapid.Byte(), 0, 70_000).Draw(rt, "payload")))
+					if masked {
+						text = mask(text)
+					}
+					wire = append(wire, text...)
+				}
+				ping := frame(0x89, "ping")
+				if masked {
+					ping = mask(ping)
+				}
+				wire = append(wire, ping...)
+			}
+			return wire
+		}
+		up, down := draw(true), draw(false)
+		cut := rapid.IntRange(1, 5000).Draw(rt, "cut")
+		arrived := make(chan []byte, 1)
+		u := newUpstream(t, func(c *upstreamConn) {
+			p := c.accept(t, "")
+			go func() {
+				for rest := down; len(rest) > 0; {
+					n := min(cut, len(rest))
+					if _, err := p.Write(rest[:n]); err != nil {
+						return
+					}
+					rest = rest[n:]
+				}
+			}()
+			got := make([]byte, len(up))
+			_, _ = io.ReadFull(p.br, got)
+			arrived <- got
+			p.receive()
+		})
+		defer u.close()
+		r := newRig(t, u.url(), 1, func(o *rigOptions) { o.quiet = true })
+		c := r.dial()
+		defer func() { _ = c.Close() }()
+		_, _ = fmt.Fprintf(c, "GET /v1/responses HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", r.addr, testToken)
+		br := bufio.NewReader(c)
+		if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != 101 {
+			rt.Fatalf("%v, %v", resp, err)
+		}
+		go func() { _, _ = c.Write(up) }()
+		got := make([]byte, len(down))
+		if _, err := io.ReadFull(br, got); err != nil || !bytes.Equal(got, down) {
+			rt.Fatalf("the agent got something else: %v", err)
+		}
+		if !bytes.Equal(<-arrived, up) {
+			rt.Fatal("the provider got something else")
+		}
+	})
+}
+
+// mask makes a client's frame of a server's.
+func mask(text string) string {
+	b := []byte(text)
+	size := map[byte]int{126: 2, 127: 8}[b[1]]
+	key := []byte{1, 2, 3, 4}
+	masked := append(bytes.Clone(b[:2+size]), key...)
+	masked[1] |= 0x80
+	for i, c := range b[2+size:] {
+		masked = append(masked, c^key[i%4])
+	}
+	return string(masked)
 }

@@ -198,8 +198,11 @@ func sessionPhrases(r *explain.Request) []string {
 		return nil
 	}
 	by := "named by " + r.SessionSource
-	if r.SessionSource == "hash" {
+	switch r.SessionSource {
+	case "hash":
 		by = "known by how it began"
+	case "socket":
+		by = "of this WebSocket alone"
 	}
 	return nonEmpty(r.Session, by, word(r.Parent != "", "child of "+r.Parent))
 }
@@ -212,7 +215,7 @@ func tokenPhrases(r *explain.Request) []string {
 	written := t.CacheWrite5m + t.CacheWrite1h
 	return nonEmpty(grouped(t.Input)+" in", grouped(t.Output)+" out",
 		word(t.CacheRead > 0, grouped(t.CacheRead)+" from cache"), word(written > 0, grouped(written)+" into cache"),
-		word(r.Estimated, "estimated, as the answer was cut"))
+		word(r.Turns > 0, "in "+plural(r.Turns, "turn")), word(r.Estimated, "estimated, as the answer was cut"))
 }
 
 // choiceText tells of one choice and its attempt.

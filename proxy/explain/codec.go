@@ -118,6 +118,7 @@ func (c *codec) request(r *Request) {
 	c.number(&r.Tokens.CacheWrite5m)
 	c.number(&r.Tokens.CacheWrite1h)
 	c.flag(&r.Estimated)
+	c.number(&r.Turns)
 	c.seconds(&r.Took)
 }
 

@@ -24,7 +24,7 @@ type Request struct {
 	Action        string    `json:"action"`   // what the manifest says of the path: `inject`, `free`, `bound`, `local`, `refuse`, `unknown`
 	Model         string    `json:"model"`
 	Session       string    `json:"session"`
-	SessionSource string    `json:"session_source"` // the header or field that named it, or `hash`
+	SessionSource string    `json:"session_source"` // the header or field that named it, `hash`, or `socket`
 	Parent        string    `json:"parent"`         // the session that started this one
 	Stream        bool      `json:"stream"`
 	Bytes         int64     `json:"bytes"` // of its body
@@ -40,12 +40,13 @@ type Request struct {
 	Subscription string `json:"subscription"` // whose answer the agent got; empty: authpool's own
 	Status       int64  `json:"status"`
 	// End is how the answer ended: `whole`, `cut`, `agent left`, `refused` (by
-	// authpool), `answered locally`, or `failed` (a fault of authpool's).
+	// authpool), `closed` (a WebSocket, by authpool), `answered locally`, or `failed` (a fault of authpool's).
 	End       string  `json:"end"`
 	Error     string  `json:"error"`   // code of an error of authpool's own
 	Message   string  `json:"message"` // its text, or why an answer was cut
 	Tokens    Tokens  `json:"tokens"`
 	Estimated bool    `json:"estimated"` // Tokens are, because the answer was cut
+	Turns     int64   `json:"turns"`     // of a WebSocket, that were counted
 	Took      Seconds `json:"took_s"`    // until the answer's last byte
 }
 

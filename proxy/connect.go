@@ -63,7 +63,7 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 		}
 		return no
 	}
-	if no := ex.greet(who); no != nil {
+	if no := ex.greet(ctx, who); no != nil {
 		return no
 	}
 	v := &via{

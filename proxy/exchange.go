@@ -31,6 +31,7 @@ type exchange struct {
 	other    provider.Authority // of a request in absolute form that is for a host which is no provider's
 	agent    string
 	limits   *agents.Entry // of the agent; nil: it has none
+	entered  *agents.Entry // the same, once the request was counted as under way
 	budgeted *agents.Entry // the agent that the request was counted for, until it ends
 	provider *provider.Provider
 	family   provider.Family // in whose shape errors are told
@@ -135,6 +136,9 @@ func (ex *exchange) end() {
 	if ex.budgeted != nil {
 		ex.budgeted.End()
 	}
+	if ex.entered != nil {
+		ex.entered.Leave()
+	}
 	s := ex.s
 	if cap(ex.held) > 2*holdLimit {
 		ex.held = nil
@@ -142,7 +146,7 @@ func (ex *exchange) end() {
 	clear(ex.mask[0])
 	// What is reused is kept by name; everything else begins anew.
 	ex.id, ex.conn, ex.via, ex.agent, ex.provider, ex.family = "", nil, nil, "", nil, 0
-	ex.limits, ex.budgeted = nil, nil
+	ex.limits, ex.entered, ex.budgeted = nil, nil, nil
 	ex.other = provider.Authority{}
 	ex.info, ex.request = provider.Call{}, upstreamRequest{}
 	ex.attempts, ex.executed, ex.refused, ex.kept, ex.foreign = 0, 0, 0, nil, ""

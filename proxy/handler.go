@@ -114,7 +114,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 		}
 		return no
 	}
-	if no := ex.greet(who); no != nil {
+	if no := ex.greet(ctx, who); no != nil {
 		return no
 	}
 	if ex.forwards() {

@@ -24,6 +24,7 @@ const (
 	codeLimited         = "limited"
 	codeBrake           = "brake"
 	codeAgentBudget     = "agent_budget"
+	codeAgentLimit      = "agent_limit"     // it does too much at a time
 	codeNotAllowed      = "not_allowed"     // what the agent may not use
 	codeGuessing        = "too_many_tokens" // wrong ones
 	codeUpstream        = "upstream_failed"

@@ -56,16 +56,37 @@ func (s *Server) identify(headers provider.Headers, query, shown []byte, from ne
 	return identity{}, no
 }
 
-// greet notes whose request it is, which makes the connection that agent's.
-func (ex *exchange) greet(who identity) *refusal {
+// greet notes whose request it is, which makes the connection that agent's, and refuses
+// what is more than the agent may do at a time.
+func (ex *exchange) greet(ctx *fasthttp.RequestCtx, who identity) *refusal {
 	ex.agent, ex.limits = who.agent, who.entry
-	if ex.conn != nil {
-		ex.conn.Known()
+	first := ex.conn != nil && ex.conn.Known()
+	e := ex.limits
+	if e == nil {
+		return nil
 	}
-	if ex.limits != nil {
-		ex.limits.Seen(ex.start)
+	e.Seen(ex.start)
+	if first {
+		if err := e.Connect(); err != nil {
+			ctx.SetConnectionClose()
+			return tooMuch(err)
+		}
+		ex.conn.OnClose(e.Disconnect)
 	}
+	if err := e.Enter(ex.start); err != nil {
+		return tooMuch(err)
+	}
+	ex.entered = e
 	return nil
+}
+
+// tooMuch refuses what an agent may not do at a time.
+func tooMuch(err error) *refusal {
+	no := &refusal{status: fasthttp.StatusTooManyRequests, code: codeAgentLimit, message: err.Error()}
+	if b, ok := errors.AsType[*agents.BusyError](err); ok {
+		no.wait = b.Wait
+	}
+	return no
 }
 
 // permit refuses what the agent may not use; ex.info is known.

@@ -48,6 +48,7 @@ func shownAgent(u *agents.Used) admin.Agent {
 		Models:        append([]string{}, u.Models...),
 		Subscriptions: append([]string{}, u.Subscriptions...),
 		Budgets:       []admin.AgentBudgetState{},
+		AgentRates:    admin.AgentRates(u.Rates),
 		Last:          moment(u.Last.UTC().Truncate(time.Millisecond)),
 	}
 	for i, b := range u.Budgets {
@@ -166,6 +167,13 @@ func (b agentBook) apply(a *agents.Agent, change admin.AgentChange) error {
 			*list.to = slices.Clone(*list.from)
 		}
 	}
+	for _, limit := range []struct{ from, to *int }{
+		{change.RequestsPerMinute, &a.RequestsPerMinute}, {change.Concurrent, &a.Concurrent}, {change.Connections, &a.Connections},
+	} {
+		if limit.from != nil {
+			*limit.to = *limit.from
+		}
+	}
 	if change.Budgets != nil {
 		a.Budgets = nil
 		for _, budget := range *change.Budgets {
@@ -211,6 +219,7 @@ both can be limited like any other.`,
 type agentFlags struct {
 	providers, models, subscriptions, budgets []string
 	expires                                   string
+	requests, concurrent, connections         int
 }
 
 func (f *agentFlags) register(flags *pflag.FlagSet) {
@@ -218,6 +227,9 @@ func (f *agentFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.models, "model", nil, "glob of models that it may use; more than one allowed, \"\" for all")
 	flags.StringArrayVar(&f.subscriptions, "subscription", nil, "id or label of subscriptions that it may use; more than one allowed, \"\" for all")
 	flags.StringArrayVar(&f.budgets, "budget", nil, "WINDOW:KIND=AMOUNT[,KIND=AMOUNT...]; WINDOW: day, week or month; KIND: cost_usd, tokens or requests (repeatable), \"\" for none")
+	flags.IntVar(&f.requests, "requests-per-minute", 0, "requests that it may send to each sidecar in a minute, 0 for no limit")
+	flags.IntVar(&f.concurrent, "concurrent", 0, "requests that it may have under way at each sidecar, 0 for no limit")
+	flags.IntVar(&f.connections, "connections", 0, "connections that it may have open to each sidecar, 0 for no limit")
 	flags.StringVar(&f.expires, "expires", "", "when its token ends: RFC 3339, a duration from now (30d, 12h), or never")
 }
 
@@ -243,6 +255,17 @@ func (f *agentFlags) change(flags *pflag.FlagSet, now time.Time) (c admin.AgentC
 			budgets[i] = admin.AgentBudget{Window: b.Window, CostUSD: orZero(b.CostUSD), Tokens: orZero(b.Tokens), Requests: orZero(b.Requests)}
 		}
 		c.Budgets = &budgets
+	}
+	for _, limit := range []struct {
+		name  string
+		given *int
+		to    **int
+	}{
+		{"requests-per-minute", &f.requests, &c.RequestsPerMinute}, {"concurrent", &f.concurrent, &c.Concurrent}, {"connections", &f.connections, &c.Connections},
+	} {
+		if flags.Changed(limit.name) {
+			*limit.to = limit.given
+		}
 	}
 	if flags.Changed("expires") {
 		end, err := expiry(f.expires, now)
@@ -329,7 +352,7 @@ func agentsTable(list []admin.Agent, now time.Time) string {
 	}
 	var out strings.Builder
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "AGENT\tEXPIRES\tPROVIDERS\tMODELS\tSUBSCRIPTIONS\tBUDGETS\tLAST USED\t")
+	_, _ = fmt.Fprintln(w, "AGENT\tEXPIRES\tPROVIDERS\tMODELS\tSUBSCRIPTIONS\tBUDGETS\tLIMITS\tLAST USED\t")
 	for _, a := range list {
 		last, expires := "-", "never"
 		if a.Last != nil {
@@ -349,8 +372,8 @@ func agentsTable(list []admin.Agent, now time.Time) string {
 		for _, b := range a.Budgets {
 			budgets = append(budgets, budgetCell(b))
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", a.Name, expires, orAll(a.Providers), orAll(a.Models), orAll(a.Subscriptions),
-			orDash(strings.Join(budgets, "; ")), last)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", a.Name, expires, orAll(a.Providers), orAll(a.Models), orAll(a.Subscriptions),
+			orDash(strings.Join(budgets, "; ")), orDash(ratesCell(a.AgentRates)), last)
 	}
 	_ = w.Flush() // a strings.Builder takes all
 	return out.String()
@@ -361,6 +384,20 @@ func orAll(list []string) string {
 		return "all"
 	}
 	return strings.Join(list, ",")
+}
+
+// ratesCell is how much of a sidecar an agent may have at a time.
+func ratesCell(r admin.AgentRates) string {
+	var parts []string
+	for _, limit := range []struct {
+		most int
+		of   string
+	}{{r.RequestsPerMinute, "a minute"}, {r.Concurrent, "at once"}, {r.Connections, "connections"}} {
+		if limit.most > 0 {
+			parts = append(parts, grouped(int64(limit.most))+" "+limit.of)
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // budgetCell is what was used of a budget.
@@ -437,7 +474,7 @@ can be given more than once stands for the whole list, and "" takes the limit aw
 				return err
 			}
 			if change == (admin.AgentChange{}) {
-				return wrongf("%q changes nothing without --provider, --model, --subscription, --budget or --expires", cmd.CommandPath())
+				return wrongf("%q changes nothing without --provider, --model, --subscription, --budget, --requests-per-minute, --concurrent, --connections or --expires", cmd.CommandPath())
 			}
 			c, err := newClient(p, find)
 			if err != nil {

@@ -61,6 +61,8 @@ type account struct {
 	sums [len(periods)]sum // in their order
 	busy int64             // requests under way in this process
 	last time.Time
+
+	gate gate
 }
 
 // turn begins the periods whose former one is over.

@@ -32,6 +32,7 @@ type Agent struct {
 	// Unreadable says that nothing else is known of it, so that it is refused.
 	Unreadable bool
 	Rights
+	Rates
 	Budgets []Budget // all of them are kept; one for each period at most
 
 	hash []byte // SHA-256 of the token; empty without one
@@ -58,6 +59,7 @@ type Budget struct {
 const (
 	maxList = 64
 	maxText = 128
+	maxRate = 1_000_000
 )
 
 var (
@@ -100,6 +102,14 @@ func (a *Agent) Check(now time.Time) error {
 			return fmt.Errorf("models: %s is no glob, and would fit no model: want a model name with *, ? or [a-z], such as \"claude-*\"", short(glob))
 		}
 	}
+	for _, limit := range []struct {
+		name string
+		most int
+	}{{"requests_per_minute", a.RequestsPerMinute}, {"concurrent", a.Concurrent}, {"connections", a.Connections}} {
+		if limit.most < 0 || limit.most > maxRate {
+			return fmt.Errorf("%s: %d is out of range: want 1 to %d, or 0 for no limit", limit.name, limit.most, maxRate)
+		}
+	}
 	for i, b := range a.Budgets {
 		switch {
 		case !slices.Contains(periods[:], b.Period):
@@ -138,6 +148,10 @@ type text struct {
 	Models        []string     `json:"models,omitempty"`
 	Subscriptions []string     `json:"subscriptions,omitempty"`
 	Budgets       []textBudget `json:"budgets,omitempty"`
+
+	RequestsPerMinute int `json:"requests_per_minute,omitempty"`
+	Concurrent        int `json:"concurrent,omitempty"`
+	Connections       int `json:"connections,omitempty"`
 }
 
 type textBudget struct {
@@ -151,6 +165,7 @@ func (a *Agent) record() store.AgentRecord {
 	t := text{
 		Hash: a.hash, Created: a.Created.UnixMilli(),
 		Providers: a.Providers, Models: a.Models, Subscriptions: a.Subscriptions,
+		RequestsPerMinute: a.RequestsPerMinute, Concurrent: a.Concurrent, Connections: a.Connections,
 	}
 	if !a.Expires.IsZero() {
 		t.Expires = a.Expires.UnixMilli()
@@ -180,6 +195,7 @@ func parseRecord(r store.AgentRecord) (*Agent, error) {
 	a := &Agent{
 		ID: r.ID, Version: r.Version, Created: time.UnixMilli(t.Created).UTC(), Token: len(t.Hash) > 0, hash: t.Hash,
 		Rights: Rights{Providers: t.Providers, Models: t.Models, Subscriptions: t.Subscriptions},
+		Rates:  Rates{t.RequestsPerMinute, t.Concurrent, t.Connections},
 	}
 	if t.Expires != 0 {
 		a.Expires = time.UnixMilli(t.Expires).UTC()

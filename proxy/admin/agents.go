@@ -26,12 +26,20 @@ type Agent struct {
 	Models        []string           `json:"models"`        // globs
 	Subscriptions []string           `json:"subscriptions"` // ids or labels
 	Budgets       []AgentBudgetState `json:"budgets"`
-	Last          *time.Time         `json:"last"`   // its last request to the sidecar that was asked; null: there was none
-	Broken        bool               `json:"broken"` // its record cannot be read: it is refused
+	AgentRates
+	Last   *time.Time `json:"last"`   // its last request to the sidecar that was asked; null: there was none
+	Broken bool       `json:"broken"` // its record cannot be read: it is refused
 }
 
 // RecordVersion implements Versioned.
 func (a Agent) RecordVersion() int64 { return a.Version }
+
+// AgentRates are how much of each sidecar an agent may have at a time; 0: no limit.
+type AgentRates struct {
+	RequestsPerMinute int `json:"requests_per_minute"`
+	Concurrent        int `json:"concurrent"`
+	Connections       int `json:"connections"`
+}
 
 // AgentBudget is what an agent may use within a window; what is 0 or left out is not
 // limited.
@@ -58,6 +66,10 @@ type AgentChange struct {
 	Models        *[]string      `json:"models,omitempty"`        // globs; empty: all
 	Subscriptions *[]string      `json:"subscriptions,omitempty"` // ids or labels; empty: all
 	Budgets       *[]AgentBudget `json:"budgets,omitempty"`       // one for each window; empty: none
+
+	RequestsPerMinute *int `json:"requests_per_minute,omitempty"` // at each sidecar, as the next two; 0: no limit
+	Concurrent        *int `json:"concurrent,omitempty"`
+	Connections       *int `json:"connections,omitempty"`
 }
 
 // NewAgent is what is posted to have an agent made.

@@ -229,14 +229,15 @@ func (c *Conn) root() *Conn {
 }
 
 // Known says that an agent has shown itself on the connection, which is no stranger's
-// from then on.
-func (c *Conn) Known() {
-	if !c.known.CompareAndSwap(false, true) {
-		return
+// from then on. It returns true the first time.
+func (c *Conn) Known() bool {
+	if c.known.Load() || !c.known.CompareAndSwap(false, true) {
+		return false
 	}
 	if r := c.root(); r.l.opts.Places != nil {
 		r.l.opts.Places.known(r)
 	}
+	return true
 }
 
 // Peer is the user whose process is at the other end; ok is false where that is not

@@ -584,8 +584,8 @@ func TestOverloadOfAllBehindAgents(t *testing.T) {
 	}
 }
 
-// TestWebSocketOfAgents: Codex's own provider opens a WebSocket, is told that there is none, and goes on without in
-// the same turn.
+// TestWebSocketOfAgents: Codex's own provider speaks over a WebSocket, each turn of which is counted. A limit that it is
+// told there has it come again on another socket, in the same turn.
 func TestWebSocketOfAgents(t *testing.T) {
 	t.Parallel()
 	d := startDesk(t, codex, "openai_base_url = \"%s/v1\"\n")
@@ -594,6 +594,25 @@ func TestWebSocketOfAgents(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := d.turn(t, "What is a pool?")
-	d.expect(t, s, 1, 1, 2)
-	d.expectCounted(t, s.session, 0)
+	if s.err != nil || s.text == "" {
+		t.Fatalf("codex says %q, %v", s.text, s.err)
+	}
+	sockets := 0
+	for _, a := range d.p.Arrivals() {
+		if a.Path != d.path || a.Method != http.MethodGet {
+			t.Errorf("%s %s reached the provider", a.Method, a.Path)
+		}
+		sockets++
+	}
+	if n := len(d.p.Ledger()); n != 1 || sockets != 2 {
+		t.Errorf("%d turns on %d sockets, want 1 on 2", n, sockets)
+	}
+	d.expectLedger(t, d.p, pairs)
+	rows, err := d.usage(t, "session")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := rows["default/"+s.session]; r.Requests != 1 || r.Estimated+r.Unknown > 0 {
+		t.Errorf("the session of codex used %+v of %+v", r, rows)
+	}
 }

@@ -260,8 +260,13 @@ func (c *call) total() (n int64) {
 	return n
 }
 
-// seed is the number that the answer is drawn from.
+// seed is the number that the answer is drawn from. The prompt may be empty: Codex warms a
+// socket up with one.
 func (c *call) seed(seed int64) uint64 {
-	sum := digest("answer", strconv.FormatInt(seed, 10), string(c.prefixes[len(c.prefixes)-1][:]))
+	var whole string
+	if n := len(c.prefixes); n > 0 {
+		whole = string(c.prefixes[n-1][:])
+	}
+	sum := digest("answer", strconv.FormatInt(seed, 10), whole)
 	return binary.LittleEndian.Uint64(sum[:])
 }

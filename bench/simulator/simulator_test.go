@@ -295,6 +295,14 @@ func TestRequestsMayBeEncoded(t *testing.T) {
 	}
 }
 
+// Codex asks with an empty prompt to warm a socket up.
+func TestAnEmptyPromptIsAnswered(t *testing.T) {
+	s := run(t, simulator.Options{Keys: []simulator.Key{{Key: "k1", Provider: simulator.OpenAI}}})
+	if resp := s.post(t, "/v1/responses", `{"model":"gpt-5","input":[]}`); resp.StatusCode != http.StatusOK {
+		t.Errorf("got %s", resp.Status)
+	}
+}
+
 func TestAnswersDependOnTheSeedAndThePromptOnly(t *testing.T) {
 	t.Parallel()
 	answer := func(seed int64, key, body string) string {

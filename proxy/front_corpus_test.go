@@ -249,8 +249,12 @@ func (w *witness) take() []witnessed {
 // listen has the witness be a provider until the test ends.
 func (w *witness) listen(t testing.TB) *fakeUpstream {
 	t.Helper()
-	u := newUpstream(t, nil)
-	u.whole = w.serve
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &fakeUpstream{t: t, ln: ln, whole: w.serve}
+	u.start()
 	return u
 }
 

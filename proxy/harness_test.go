@@ -41,7 +41,7 @@ type fakeUpstream struct {
 	once sync.Once
 	serv func(c *upstreamConn)
 
-	whole func(c net.Conn, br *bufio.Reader) // serves connections instead of serv; set before any comes
+	whole func(c net.Conn, br *bufio.Reader) // serves connections instead of serv, if there is one
 
 	mu    sync.Mutex
 	heads []string
@@ -69,11 +69,17 @@ func newUpstream(t testing.TB, serve func(c *upstreamConn)) *fakeUpstream {
 // newUpstreamAt is newUpstream that listens at ln.
 func newUpstreamAt(t testing.TB, ln net.Listener, serve func(c *upstreamConn)) *fakeUpstream {
 	t.Helper()
-	u := &fakeUpstream{t: t, ln: ln, serv: serve, conns: map[net.Conn]bool{}, stop: make(chan struct{})}
+	u := &fakeUpstream{t: t, ln: ln, serv: serve}
+	u.start()
+	return u
+}
+
+// start has u serve until the test ends.
+func (u *fakeUpstream) start() {
+	u.conns, u.stop = map[net.Conn]bool{}, make(chan struct{})
 	u.wg.Add(1)
 	go u.run()
-	t.Cleanup(u.close)
-	return u
+	u.t.Cleanup(u.close)
 }
 
 func (u *fakeUpstream) url() string { return "http://" + u.ln.Addr().String() }

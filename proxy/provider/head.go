@@ -107,11 +107,15 @@ func (p *Provider) AppendHead(dst []byte, h *Head, cred credential.Credential) (
 			break
 		}
 		rest = next
-		if !isToken(name) || !isFieldValue(value) || named.has(name) || holdsAgentToken(value) {
+		if !isToken(name) || !isFieldValue(value) || named.has(name) {
 			continue
 		}
 		var buf [maxName]byte
-		switch classOf(foldName(&buf, name)) {
+		class := classOf(foldName(&buf, name))
+		if class != dropped && holdsAgentToken(value) {
+			continue
+		}
+		switch class {
 		case passed:
 		case dropped:
 			if h.Upgrade {

@@ -66,7 +66,7 @@ func isPlainProtocol(protocol []byte) bool {
 			return false
 		}
 	}
-	return true
+	return !holdsAgentToken(protocol)
 }
 
 // OffersProtocol tells whether an upgrade that goes upstream offers a subprotocol.
@@ -90,6 +90,9 @@ func OffersProtocol(headers Headers, protocol []byte) bool {
 func appendSocket(dst, name, value []byte) []byte {
 	switch {
 	case foldedEqual(name, "sec-websocket-key"), foldedEqual(name, "sec-websocket-version"):
+		if holdsAgentToken(value) {
+			return dst
+		}
 		return appendHeader(dst, name, value)
 	case foldedEqual(name, "sec-websocket-protocol"):
 		return appendList(dst, name, value, isPlainProtocol)

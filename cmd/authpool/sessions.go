@@ -206,6 +206,16 @@ func sessionArgs(more ...string) cobra.PositionalArgs {
 	}
 }
 
+// findSession asks the running serve for the session that is meant by name.
+func (p *program) findSession(ctx context.Context, find clientFlags, name string) (*client, admin.Session, error) {
+	c, err := newClient(p, find)
+	if err != nil {
+		return nil, admin.Session{}, err
+	}
+	s, err := c.session(ctx, name)
+	return c, s, err
+}
+
 // session finds the one session that is meant by SESSION, AGENT/SESSION or
 // PROVIDER/AGENT/SESSION.
 func (c *client) session(ctx context.Context, name string) (admin.Session, error) {
@@ -257,11 +267,7 @@ func newSessionsShowCommand(p *program) *cobra.Command {
 		Example: "  authpool sessions show claude-42\n  authpool sessions show default/claude-42 --json",
 		Args:    sessionArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := newClient(p, find)
-			if err != nil {
-				return err
-			}
-			s, err := c.session(cmd.Context(), args[0])
+			_, s, err := p.findSession(cmd.Context(), find, args[0])
 			if err != nil {
 				return err
 			}
@@ -298,11 +304,7 @@ A move to who could not serve the session is refused.`,
 		Example: "  authpool sessions move claude-42 team-b\n  authpool sessions move default/claude-42 team-b",
 		Args:    sessionArgs("a subscription"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := newClient(p, find)
-			if err != nil {
-				return err
-			}
-			s, err := c.session(cmd.Context(), args[0])
+			c, s, err := p.findSession(cmd.Context(), find, args[0])
 			if err != nil {
 				return err
 			}
@@ -331,11 +333,7 @@ are; the next one goes where that of a new session would.`,
 		Example: "  authpool sessions release claude-42",
 		Args:    sessionArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := newClient(p, find)
-			if err != nil {
-				return err
-			}
-			s, err := c.session(cmd.Context(), args[0])
+			c, s, err := p.findSession(cmd.Context(), find, args[0])
 			if err != nil {
 				return err
 			}

@@ -56,6 +56,13 @@ func TestDescriptionIsOpenAPI(t *testing.T) {
 			t.Errorf("%s %s: another one is %s too", o.Method, o.Path, id)
 		}
 		ids[id] = true
+		responses := o.Fields["responses"].(map[string]any)
+		if strings.Contains(o.Path, "{") != (responses["404"] != nil) {
+			t.Errorf("%s %s: 404 is described: %v", o.Method, o.Path, responses["404"] != nil)
+		}
+		if o.Needs("operator") && o.Method != http.MethodGet && responses["409"] == nil {
+			t.Errorf("%s %s: no 409 is described", o.Method, o.Path)
+		}
 		var braces, named []string
 		for _, found := range regexp.MustCompile(`\{([^}]*)\}`).FindAllStringSubmatch(o.Path, -1) {
 			braces = append(braces, found[1])

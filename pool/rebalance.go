@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
@@ -207,7 +206,6 @@ func (p *Pool) seating(now time.Time) ([]desk, []seat) {
 		index[m] = i
 	}
 	var seats []seat
-	known := make(map[fitting][]int8) // 1 yes, -1 no, by desk: sessions are of few kinds
 	p.sessions.each(func(s *session, last time.Time) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -226,29 +224,13 @@ func (p *Pool) seating(now time.Time) ([]desk, []seat) {
 		if s.sealed {
 			pin = home.domainName()
 		}
-		kind := fitting{req.Provider, req.Model, strings.Join(req.Allowed, " "), pin}
-		if known[kind] == nil {
-			known[kind] = make([]int8, len(desks))
-		}
-		same := known[kind]
 		seats = append(seats, seat{
 			key: s.key.exported(), on: on, cold: cold, cache: s.cacheRead(now), model: s.model, failed: s.unmoved,
-			fits: func(desk int) bool {
-				if same[desk] == 0 {
-					same[desk] = -1
-					if p.offers(members[desk], req, pin, now).obstacle == none {
-						same[desk] = 1
-					}
-				}
-				return same[desk] == 1
-			},
+			fits: func(desk int) bool { return p.offers(members[desk], req, pin, now).obstacle == none },
 		})
 	})
 	return desks, seats
 }
-
-// fitting is all of a session that says where it fits: ids and labels have no spaces.
-type fitting struct{ provider, model, allowed, pin string }
 
 // watchBalance rebalances until ctx ends.
 func (p *Pool) watchBalance(ctx context.Context) {

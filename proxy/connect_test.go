@@ -425,19 +425,7 @@ func TestStreamInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	events := bufio.NewReader(resp.Body)
-	hello := func() {
-		t.Helper()
-		for {
-			line, err := events.ReadString('\n')
-			if err != nil {
-				t.Fatal(err)
-			}
-			if strings.Contains(line, "text_delta") {
-				return
-			}
-		}
-	}
+	hello := hellos(t, resp.Body)
 	hello()
 	close(next)
 	hello()
@@ -457,4 +445,21 @@ func secured(ctx context.Context, nc net.Conn, r *rig) (net.Conn, error) {
 	tc := tls.Client(nc, r.trusted())
 	err := tc.HandshakeContext(ctx)
 	return tc, err
+}
+
+// hellos returns what waits for the next piece of text of a stream.
+func hellos(t *testing.T, body io.Reader) func() {
+	events := bufio.NewReader(body)
+	return func() {
+		t.Helper()
+		for {
+			line, err := events.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(line, "text_delta") {
+				return
+			}
+		}
+	}
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"io"
@@ -97,19 +96,7 @@ func TestHTTP2Stream(t *testing.T) {
 		t.Fatal(resp, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	events := bufio.NewReader(resp.Body)
-	hello := func() {
-		t.Helper()
-		for {
-			line, err := events.ReadString('\n')
-			if err != nil {
-				t.Fatal(err)
-			}
-			if strings.Contains(line, "text_delta") {
-				return
-			}
-		}
-	}
+	hello := hellos(t, resp.Body)
 	hello()
 	close(next)
 	hello()

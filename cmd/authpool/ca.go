@@ -145,13 +145,9 @@ An authority whose key may be stolen is trusted until its folder, beside the fil
 			if overlap < 0 {
 				return wrongf("--overlap %s: want 0 or more", overlap)
 			}
-			cfg, err := file.load(cmd, p)
+			cfg, dir, err := file.loadWithState(cmd, p)
 			if err != nil {
 				return err
-			}
-			dir, err := statedir.Path(cfg.StateDir, p.getenv)
-			if err != nil {
-				return wrongUseError{err}
 			}
 			if _, err := os.Stat(dir); err != nil {
 				return noAuthority(dir)

@@ -5,6 +5,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/config/statedir"
 )
 
 // configFlags are the config file and the flags that rule over it.
@@ -44,6 +45,17 @@ func (f *configFlags) load(cmd *cobra.Command, p *program) (*config.Config, erro
 		return nil, wrongUseError{err}
 	}
 	return cfg, nil
+}
+
+// loadWithState is load, and finds the state folder.
+func (f *configFlags) loadWithState(cmd *cobra.Command, p *program) (cfg *config.Config, dir string, err error) {
+	if cfg, err = f.load(cmd, p); err != nil {
+		return nil, "", err
+	}
+	if dir, err = statedir.Path(cfg.StateDir, p.getenv); err != nil {
+		return nil, "", wrongUseError{err}
+	}
+	return cfg, dir, nil
 }
 
 // read is the file, or what the environment says when none is named. A file

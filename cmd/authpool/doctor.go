@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/authpool/authpool/config/statedir"
 )
 
 // level is how bad a finding is.
@@ -68,13 +66,9 @@ With a command it runs that one instead, and tells what it did.`,
 			defer stop()
 			d := &doctor{program: p, asJSON: asJSON, diagnosis: diagnosis{OK: true, Checks: []finding{}, Clients: []visit{}}}
 			if len(args) == 0 {
-				cfg, err := file.load(cmd, p)
+				cfg, dir, err := file.loadWithState(cmd, p)
 				if err != nil {
 					return err
-				}
-				dir, err := statedir.Path(cfg.StateDir, p.getenv)
-				if err != nil {
-					return wrongUseError{err}
 				}
 				for _, f := range d.examine(ctx, cfg, dir) {
 					d.tell(f)

@@ -41,13 +41,9 @@ password of the embedded Redis.`,
 			if !ok {
 				return wrongf("--shell %q: want bash, fish, powershell or json", shell)
 			}
-			cfg, err := file.load(cmd, p)
+			cfg, dir, err := file.loadWithState(cmd, p)
 			if err != nil {
 				return err
-			}
-			dir, err := statedir.Path(cfg.StateDir, p.getenv)
-			if err != nil {
-				return wrongUseError{err}
 			}
 			if operator {
 				vars, err := operatorVariables(dir)

@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/authpool/authpool/config"
-	"github.com/authpool/authpool/config/statedir"
 )
 
 func newRunCommand(p *program) *cobra.Command {
@@ -60,13 +59,9 @@ ended it, 127 when there is no such command and 126 when it cannot be run.`,
 			if session != "" && !sessionName.MatchString(session) {
 				return wrongf("--session %q: want 1 to 128 letters, digits, dots, dashes and underscores", session)
 			}
-			cfg, err := file.load(cmd, p)
+			cfg, dir, err := file.loadWithState(cmd, p)
 			if err != nil {
 				return err
-			}
-			dir, err := statedir.Path(cfg.StateDir, p.getenv)
-			if err != nil {
-				return wrongUseError{err}
 			}
 			if dir, err = filepath.Abs(dir); err != nil {
 				return fmt.Errorf("cannot use the state folder: %w", err)

@@ -461,7 +461,7 @@ func TestCorpus(t *testing.T) {
 							t.Errorf("the next one was answered: %v", got[1])
 						case len(got) > 2:
 							t.Errorf("answered %v", got)
-						case tt.conn == "close" && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET):
+						case tt.conn == "close" && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET):
 							t.Errorf("the connection ended with %v", err)
 						}
 					})

@@ -17,6 +17,7 @@ import "time"
 // Config is the whole file. The zero value is not usable; start from Default.
 type Config struct {
 	Listen        Addresses           `yaml:"listen" jsonschema_description:"Where agents reach the proxy: host:port or unix:/path, one or a list."`
+	Unix          Unix                `yaml:"unix" jsonschema_description:"The unix: sockets of listen."`
 	TLS           TLS                 `yaml:"tls" jsonschema_description:"Certificate for listeners that are not loopback."`
 	Admin         Admin               `yaml:"admin" jsonschema_description:"Second listener: health, metrics, API."`
 	Redis         Redis               `yaml:"redis" jsonschema_description:"Shared truth of several sidecars. Left out, a Redis is embedded."`
@@ -39,6 +40,13 @@ type Config struct {
 	Shutdown      Shutdown            `yaml:"shutdown" jsonschema_description:"What happens at SIGTERM."`
 
 	origin origin
+}
+
+// Unix says who may connect to the unix: sockets of listen, and whose processes are
+// agents there by their user alone, as the kernel tells it.
+type Unix struct {
+	Access string            `yaml:"access" jsonschema:"enum=owner,enum=group,enum=all" jsonschema_description:"Who may connect: owner (mode 0600), group (0660; the group is the one that files in the folder get), or all (0666)."`
+	Agents map[string]string `yaml:"agents" jsonschema_description:"Agents by the number of their user, who need no token there. A token of another agent is refused. Linux and macOS tell the user."`
 }
 
 // TLS names a certificate chain and its key, both file: references; empty
@@ -236,6 +244,7 @@ type Shutdown struct {
 func Default() *Config {
 	return &Config{
 		Listen: Addresses{"127.0.0.1:8787"},
+		Unix:   Unix{Access: "owner"},
 		Admin:  Admin{Listen: "127.0.0.1:8788"},
 		Redis:  Redis{Prefix: "authpool", Listen: "127.0.0.1:8789"},
 		Agents: Agents{Auth: "token", Isolation: "strict"},

@@ -47,9 +47,9 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 	f("comments alone too", "# nothing\n")
 	f("sections without content", "admin:\nsubscriptions:\nproviders:\n")
 	f("not YAML", "listen: [", "a.yaml:1:9: this is not YAML")
-	f("a list", "- a\n", "a.yaml:1:1: is a list → a mapping with the keys listen, tls,")
+	f("a list", "- a\n", "a.yaml:1:1: is a list → a mapping with the keys listen, unix, tls,")
 	f("two documents", "listen: a:1\n---\nlisten: b:1\n", "a.yaml:3:1: begins a second document → one document in a file")
-	f("unknown key", "lisen: a:1\n", `a.yaml:1:1: lisen: is no key that authpool knows (did you mean "listen"?) → one of listen, tls,`)
+	f("unknown key", "lisen: a:1\n", `a.yaml:1:1: lisen: is no key that authpool knows (did you mean "listen"?) → one of listen, unix, tls,`)
 	f("unknown key that is close to none", "quux: 1\n", `a.yaml:1:1: quux: is no key that authpool knows → one of`)
 	f("unknown nested key", "sessions:\n  idle_timout: 1m\n", `a.yaml:2:3: sessions.idle_timout: is no key that authpool knows (did you mean "idle_timeout"?)`)
 	f("key twice", "log: {level: info}\nlog: {level: warn}\n", "a.yaml:2:1: log: stands here a second time → each key once")
@@ -129,6 +129,11 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 	f("auth none in public", "listen: [127.0.0.1:1, 0.0.0.0:2]\nagents:\n  auth: none\n",
 		`a.yaml:3:9: agents.auth: is none, but "0.0.0.0:2" can be reached from other machines → token, or listen only on loopback and unix sockets`)
 	f("auth none on every address", "listen: :8787\nagents: {auth: none}\n", `a.yaml:2:16: agents.auth: is none, but ":8787"`)
+	f("users of a socket", "listen: unix:/run/a\nunix: {access: group, agents: {0: root, 1000: alice}}\n")
+	f("users that are none", "listen: unix:/run/a\nunix: {agents: {alice: a, 01: b, 1: B}}\n",
+		`a.yaml:2:17: unix.agents.alice: "alice" is no user's number → a number such as 1000`, `a.yaml:2:27: unix.agents.01: "01" is no user's number`, `a.yaml:2:34: unix.agents.1: "B" is no agent's name`)
+	f("who may connect", "unix: {access: 0660}\n", `a.yaml:1:16: unix.access: is a number → one of owner, group, all`)
+	f("too few connections", "limits_http: {connections: 1}\n", `a.yaml:1:28: limits_http.connections: 1 is out of range → a whole number from 16 to 1000000`)
 	f("auth none at home", "listen: ['127.0.0.1:1', '[::1]:1', 'localhost:2', 'unix:/run/a']\nagents: {auth: none}\n")
 	f("half a certificate", "tls: {cert: file:a.pem}\n", "a.yaml:1:6: tls.key: is missing → tls.cert and tls.key together")
 	f("certificate from the environment", "tls: {cert: env:A, key: file:b}\n", "a.yaml:1:13: tls.cert: is not a file → file:PATH")

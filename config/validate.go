@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -126,6 +127,7 @@ func (v *validator) listeners() {
 			}
 		}
 	}
+	v.unix()
 	v.hostPort("admin.listen", v.Admin.Listen)
 	once("admin.listen", v.Admin.Listen)
 	if !Loopback(v.Admin.Listen) {
@@ -324,6 +326,22 @@ func ParseNetwork(text string) (netip.Prefix, error) {
 		return netip.Prefix{}, wrong{quoted(text) + " has more bits than its length", network.Masked().String() + ", or the address alone"}
 	}
 	return network, nil
+}
+
+func (v *validator) unix() {
+	if len(v.Unix.Agents) > 0 && !slices.ContainsFunc(v.Listen, func(a string) bool { return strings.HasPrefix(a, "unix:") }) {
+		v.warn("unix.agents", "has no effect: no address of listen is a unix socket")
+	}
+	for _, uid := range slices.Sorted(maps.Keys(v.Unix.Agents)) {
+		agent := v.Unix.Agents[uid]
+		path := "unix.agents." + uid
+		if n, err := strconv.ParseUint(uid, 10, 32); err != nil || strconv.FormatUint(n, 10) != uid {
+			v.fault(path, quoted(uid)+" is no user's number", "a number such as 1000 (id -u NAME tells it)")
+		}
+		if !identifier.MatchString(agent) {
+			v.fault(path, quoted(agent)+" is no agent's name", "1 to 63 of a-z, 0-9, _ and -, the first a letter or a digit")
+		}
+	}
 }
 
 func (v *validator) egress() {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/proxy/agentconn"
 	"github.com/authpool/authpool/proxy/provider"
 )
 
@@ -25,6 +26,7 @@ type Agents struct {
 	open    bool
 	tokens  []agentToken
 	book    *agents.Book
+	users   map[uint32]string // agents by user, on unix sockets
 	guesses guesses
 }
 
@@ -53,6 +55,26 @@ func (a *Agents) Of(book *agents.Book) *Agents {
 	return a
 }
 
+// Users has a know agents by the user of their process, which is told of those at unix
+// sockets. It returns a.
+func (a *Agents) Users(agents map[uint32]string) *Agents {
+	a.users = agents
+	return a
+}
+
+// at returns the agent whose process is at the other end of a connection; empty: that is
+// nobody's who is known by it.
+func (a *Agents) at(conn *agentconn.Conn) string {
+	if len(a.users) == 0 || conn == nil {
+		return ""
+	}
+	uid, ok := conn.Peer()
+	if !ok {
+		return ""
+	}
+	return a.users[uid]
+}
+
 // Errors of identify.
 var (
 	errNoToken   = errors.New("no agent token")
@@ -75,8 +97,14 @@ type identity struct {
 // belong. What is no agent's token (an agent's own dummy key, for instance) is passed
 // over as long as one is valid. shown is one that came before the request, when the
 // connection was opened; empty: none did.
-func (a *Agents) identify(headers provider.Headers, query, shown []byte) (identity, error) {
+func (a *Agents) identify(headers provider.Headers, query, shown []byte, peer string) (identity, error) {
 	var c asserted
+	if peer != "" && !a.open {
+		who := a.known(peer)
+		if c.expired = who.entry != nil && who.entry.Expired(time.Now()); !c.expired {
+			c.is(who, nil)
+		}
+	}
 	a.look(&c, shown)
 	for token := range provider.AgentTokens(headers, query) {
 		a.look(&c, token)

@@ -295,7 +295,7 @@ func BenchmarkIdentify(b *testing.B) {
 	headers := provider.Headers("Host: x\r\nAuthorization: Bearer " + testToken + "\r\n\r\n")
 	b.ReportAllocs()
 	for b.Loop() {
-		if who, err := a.identify(headers, nil, nil); err != nil || who.agent != "default" {
+		if who, err := a.identify(headers, nil, nil, ""); err != nil || who.agent != "default" {
 			b.Fatal(err)
 		}
 	}

@@ -56,7 +56,7 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 		ctx.SetConnectionClose()
 		return no
 	}
-	who, no := ex.s.identify(headers, nil, nil, ctx.RemoteAddr(), asProxyUser)
+	who, no := ex.s.identify(headers, nil, nil, ctx, asProxyUser)
 	if no != nil {
 		if no.status != fasthttp.StatusProxyAuthRequired { // git repeats on the same connection
 			ctx.SetConnectionClose()

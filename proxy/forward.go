@@ -65,7 +65,7 @@ func (ex *exchange) still(headers provider.Headers) func() bool {
 		return nil
 	}
 	return func() bool {
-		who, err := agents.identify(nil, nil, token)
+		who, err := agents.identify(nil, nil, token, "")
 		return err == nil && who.agent == agent || errors.Is(err, errUnknowing)
 	}
 }

@@ -138,7 +138,7 @@ func TestIdentify(t *testing.T) {
 		for _, token := range tt.tokens {
 			head += "x-api-key: " + token + "\r\n"
 		}
-		got, err := tt.agents.identify(provider.Headers(head), nil, nil)
+		got, err := tt.agents.identify(provider.Headers(head), nil, nil, "")
 		if got.agent != tt.want || !errors.Is(err, tt.err) {
 			t.Errorf("%q: %q, %v", tt.tokens, got.agent, err)
 		}

@@ -107,7 +107,7 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	if ex.forwards() {
 		query, place = nil, asProxyUser // it is for somebody else
 	}
-	who, no := ex.s.identify(headers, query, shown, ctx.RemoteAddr(), place)
+	who, no := ex.s.identify(headers, query, shown, ctx, place)
 	if no != nil {
 		if no.code == codeGuessing {
 			ctx.SetConnectionClose() // the next guess costs a connection
@@ -345,6 +345,9 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	var v *via
 	c := agentconn.From(ctx.Conn())
 	if c != nil {
+		if len(headers) == 0 { // fasthttp has forgotten the head, or has not read it whole
+			path = targetPath(c.RequestLine())
+		}
 		v, _ = c.Said().(*via)
 		c.Linger()
 	}
@@ -357,7 +360,7 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	// Of a body sent in chunks the head is forgotten by now, and with it whether
 	// it was an agent's. Inside of a connection CONNECT has shown that.
 	if r.code == codeTooLarge && len(headers) > 0 && (c == nil || !c.Nested()) {
-		if _, no := s.identify(headers, query, nil, ctx.RemoteAddr(), asKey); no != nil {
+		if _, no := s.identify(headers, query, nil, ctx, asKey); no != nil {
 			r = no
 		}
 	}
@@ -367,6 +370,14 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	writeRefusal(ctx, family, id, r)
 	requestsTotal.WithLabelValues("", "", statusClass(r.status)).Inc()
 	s.log.Info("request", "request", id, "status", r.status, "end", "refused", "error", r.code)
+}
+
+// targetPath is the path of a request line, or what has come of it.
+func targetPath(line []byte) []byte {
+	_, target, _ := bytes.Cut(line, []byte{' '})
+	target, _, _ = bytes.Cut(target, []byte{' '})
+	path, _, _ := bytes.Cut(target, []byte{'?'})
+	return path
 }
 
 // strangerBody is how much of a body is read from somebody who has no token.
@@ -387,7 +398,7 @@ func (s *Server) headReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig 
 		return fasthttp.RequestConfig{}
 	}
 	_, query, _ := bytes.Cut(h.RequestURI(), []byte{'?'})
-	if _, err := s.deps.Agents.identify(h.RawHeaders(), query, nil); err != nil {
+	if _, err := s.deps.Agents.identify(h.RawHeaders(), query, nil, ""); err != nil {
 		return fasthttp.RequestConfig{MaxRequestBodySize: strangerBody}
 	}
 	return fasthttp.RequestConfig{}

@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/proxy/agentconn"
 	"github.com/authpool/authpool/proxy/provider"
 )
 
@@ -34,15 +34,15 @@ var (
 
 // identify finds whose request it is, or refuses it. shown is the token that opened the
 // connection, if any.
-func (s *Server) identify(headers provider.Headers, query, shown []byte, from net.Addr, place tokenPlace) (identity, *refusal) {
-	who, err := s.deps.Agents.identify(headers, query, shown)
+func (s *Server) identify(headers provider.Headers, query, shown []byte, ctx *fasthttp.RequestCtx, place tokenPlace) (identity, *refusal) {
+	who, err := s.deps.Agents.identify(headers, query, shown, s.deps.Agents.at(agentconn.From(ctx.Conn())))
 	switch {
 	case err == nil:
 		return who, nil
 	case errors.Is(err, errUnknowing):
 		return identity{}, &refusal{status: fasthttp.StatusServiceUnavailable, code: codeUnavailable, message: err.Error(), wait: time.Second}
 	case errors.Is(err, errBadToken):
-		if wait := s.deps.Agents.guesses.wrong(time.Now(), from); wait > 0 {
+		if wait := s.deps.Agents.guesses.wrong(time.Now(), ctx.RemoteAddr()); wait > 0 {
 			return identity{}, &refusal{
 				status: fasthttp.StatusTooManyRequests, code: codeGuessing, wait: wait, final: true,
 				message: "too many wrong agent tokens from this address; " + err.Error() + place.help,

@@ -99,6 +99,7 @@ type Server struct {
 	settings atomic.Pointer[settings]
 	fast     *fasthttp.Server
 	inside   *fasthttp.Server // of what CONNECT opens
+	beside   *fasthttp.Server // of unix sockets where agents are known by their user
 
 	insideTLS  *tls.Config
 	distrust   said
@@ -159,8 +160,9 @@ func New(opts Options, deps Deps) *Server {
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.insideTLS, s.pseudonym = s.newInsideTLS(), newPseudonym()
 	s.relays, s.stopRelays = context.WithCancel(context.Background())
-	s.fast, s.inside = s.newFast(), s.newFast()
-	s.fast.HeaderReceived, s.inside.HeaderReceived = s.headReceived, knowExpect // inside, CONNECT has shown whose the requests are
+	s.fast, s.inside, s.beside = s.newFast(), s.newFast(), s.newFast()
+	// Inside, CONNECT has shown whose the requests are; beside, a request without a token may be an agent's.
+	s.fast.HeaderReceived, s.inside.HeaderReceived, s.beside.HeaderReceived = s.headReceived, knowExpect, knowExpect
 	return s
 }
 
@@ -205,6 +207,9 @@ func (s *Server) Serve(ln net.Listener, tlsConfig *tls.Config) error {
 	}
 	s.listeners = append(s.listeners, al)
 	s.mu.Unlock()
+	if _, isUnix := ln.Addr().(*net.UnixAddr); isUnix && len(s.deps.Agents.users) > 0 {
+		return s.beside.Serve(al)
+	}
 	return s.fast.Serve(al)
 }
 
@@ -234,8 +239,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if h2 := s.http2(false); h2 != nil {
 		going.Go(func() { h2.Shutdown(ctx) })
 	}
+	var besides error
+	going.Go(func() { besides = s.beside.ShutdownWithContext(ctx) })
 	err := s.fast.ShutdownWithContext(ctx)
 	going.Wait()
+	if err == nil || errors.Is(err, net.ErrClosed) {
+		err = besides
+	}
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
 	}

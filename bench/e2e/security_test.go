@@ -32,6 +32,14 @@ var securityTests = []struct {
 	{"token guessing", map[string][]string{"proxy/agents_test.go": {"TestGuessing", "TestGuessesAreBounded"}}},
 	{"path traversal in ids", map[string][]string{"bench/e2e/security_test.go": {"TestStrangeIDs"}, "proxy/front_test.go": {"TestSplitTarget"}}},
 	{"log injection", map[string][]string{"bench/e2e/security_test.go": {"TestLogInjection"}}},
+	{"request smuggling and malformed requests", map[string][]string{
+		"proxy/front_corpus_test.go": {"TestCorpus"}, "proxy/agentconn/listener_test.go": {"TestFraming"}, "proxy/traps_test.go": {"TestTrapSmuggledRequests"},
+	}},
+	{"connections that drip or say nothing", map[string][]string{
+		"proxy/agentconn/traps_test.go": {"TestTrapStalledConnectionsEnd"}, "proxy/agentconn/places_test.go": {"TestPlaces"},
+	}},
+	{"an agent that does too much", map[string][]string{"proxy/rights_test.go": {"TestRatesOfAnAgent"}, "pool/agents/rate_test.go": {"TestRates"}}},
+	{"another user at a unix socket", map[string][]string{"proxy/peer_test.go": {"TestAgentKnownByItsUser"}}},
 	{"header injection", map[string][]string{
 		"bench/e2e/security_test.go":  {"TestStrangeIDs"},
 		"proxy/provider/head_test.go": {"TestHeadDropsWhatCouldEndAHeader", "TestHeadRefusesACredentialThatCouldEndAHeader"},

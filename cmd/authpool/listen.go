@@ -18,14 +18,15 @@ import (
 // listen opens one address of the config: host:port or unix:/path. setting
 // names the flag and key that gave it, for the sentence that a person reads
 // when the address is taken.
-func listen(address, setting string) (net.Listener, error) {
+// mode is that of a unix socket.
+func listen(address, setting string, mode fs.FileMode) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(address, "unix:")
 	var (
 		l   net.Listener
 		err error
 	)
 	if isUnix {
-		l, err = listenUnix(path)
+		l, err = listenUnix(path, mode)
 	} else {
 		l, err = net.Listen("tcp", address)
 	}
@@ -47,9 +48,9 @@ func plainNetError(err error) error {
 	return err
 }
 
-// listenUnix opens a socket that only the own user can connect to. A socket
+// listenUnix opens a socket that those can connect to whom mode lets. A socket
 // left by a process that died is replaced; one that answers is taken.
-func listenUnix(path string) (net.Listener, error) {
+func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	info, err := os.Lstat(path)
 	if err == nil && info.Mode().Type() != fs.ModeSocket {
 		return nil, errors.New("there is a file of that name that is no socket")
@@ -76,10 +77,24 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, errors.Join(err, os.Remove(folder))
 	}
 	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(born, 0o600), os.Rename(born, path), os.Remove(folder)); err != nil {
+	if err := errors.Join(os.Chmod(born, mode), os.Rename(born, path), os.Remove(folder)); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return &unixListener{Listener: l, path: path}, nil
+}
+
+// ownerOnly is the mode of a socket that only the own user can connect to.
+const ownerOnly fs.FileMode = 0o600
+
+// socketMode is what unix.access stands for: who may write may connect (unix(7)).
+func socketMode(access string) fs.FileMode {
+	switch access {
+	case "group":
+		return 0o660
+	case "all":
+		return 0o666
+	}
+	return ownerOnly
 }
 
 func parentFolder(path string) string {

@@ -29,7 +29,7 @@ import (
 
 func TestListenUnix(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	first, err := listen("unix:"+path, "--listen")
+	first, err := listen("unix:"+path, "--listen", ownerOnly)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestListenUnix(t *testing.T) {
 	if first.Addr().String() != path {
 		t.Errorf("its address is %s", first.Addr())
 	}
-	if _, err := listen("unix:"+path, "--listen"); err == nil || !strings.Contains(err.Error(), "is taken by another program") {
+	if _, err := listen("unix:"+path, "--listen", ownerOnly); err == nil || !strings.Contains(err.Error(), "is taken by another program") {
 		t.Errorf("a socket in use: got %v", err)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
@@ -65,7 +65,7 @@ func TestListenUnixReplacesADeadSocket(t *testing.T) {
 	if err := dead.Close(); err != nil {
 		t.Fatal(err)
 	}
-	l, err := listen("unix:"+path, "--listen")
+	l, err := listen("unix:"+path, "--listen", ownerOnly)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestListenUnixKeepsFiles(t *testing.T) {
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if l, err := listen("unix:"+path, "--listen"); err == nil {
+	if l, err := listen("unix:"+path, "--listen", ownerOnly); err == nil {
 		_ = l.Close()
 		t.Error("a file was taken for a socket")
 	}
@@ -96,12 +96,12 @@ func TestListenSaysWhatToDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	_, err = listen(taken.Addr().String(), "--listen or the key listen")
+	_, err = listen(taken.Addr().String(), "--listen or the key listen", ownerOnly)
 	want := fmt.Sprintf("%s is taken by another program: stop it or choose another address by --listen or the key listen", taken.Addr())
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	_, err = listen("192.0.2.1:0", "--listen") // no machine has this address
+	_, err = listen("192.0.2.1:0", "--listen", ownerOnly) // no machine has this address
 	if err == nil || !strings.Contains(err.Error(), "choose another address by --listen") || errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("got %v", err)
 	}

@@ -30,7 +30,7 @@ import (
 // frozen are the keys that are settled when serve starts: a config that differs in one
 // of them is refused as a whole. Whatever else there is changes while serving.
 var frozen = []string{
-	"listen", "tls", "admin", "redis", "state_dir", "agents.auth", "timeouts", "limits_http", "journal", "intercept.enabled",
+	"listen", "unix", "tls", "admin", "redis", "state_dir", "agents.auth", "timeouts", "limits_http", "journal", "intercept.enabled",
 	"egress", "sealing", "audit", "log.format", "shutdown",
 }
 

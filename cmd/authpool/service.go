@@ -150,14 +150,14 @@ func (s *service) listen() error {
 		return errors.Join(errs...)
 	})
 	for _, address := range s.cfg.Listen {
-		l, err := listen(address, "--listen or the key listen")
+		l, err := listen(address, "--listen or the key listen", socketMode(s.cfg.Unix.Access))
 		if err != nil {
 			return err
 		}
 		taken = append(taken, l)
 		s.agentListeners = append(s.agentListeners, l)
 	}
-	l, err := listen(s.cfg.Admin.Listen, "--admin or the key admin.listen")
+	l, err := listen(s.cfg.Admin.Listen, "--admin or the key admin.listen", ownerOnly)
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 
 		Providers: providers,
 		Pool:      s.pool,
-		Agents:    newAgentsFromConfig(s.cfg.Agents, s.dir, s.agents),
+		Agents:    newAgentsFromConfig(s.cfg, s.dir, s.agents),
 		Recorder:  countedRecorder{s.recorder, s.pool, s.agents},
 		Prices:    s.prices,
 		Transport: s.transport,

@@ -50,7 +50,7 @@ the keys file), for keys of any provider.`,
 			if err != nil {
 				return wrongUseError{err}
 			}
-			l, err := listen(address, "--listen")
+			l, err := listen(address, "--listen", ownerOnly)
 			if err != nil {
 				return err
 			}

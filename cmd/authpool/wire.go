@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/authpool/authpool/config"
@@ -266,11 +267,17 @@ func poolOptionsFromConfig(c *config.Config) pool.Options {
 const defaultAgent = "default"
 
 // newAgentsFromConfig knows the tokens that agents may show, and those of the book.
-func newAgentsFromConfig(c config.Agents, dir *statedir.Dir, book *agents.Book) *proxy.Agents {
-	if c.Auth == "none" {
+func newAgentsFromConfig(c *config.Config, dir *statedir.Dir, book *agents.Book) *proxy.Agents {
+	if c.Agents.Auth == "none" {
 		return proxy.NoAgents().Of(book)
 	}
-	return proxy.NewAgents(map[string]string{defaultAgent: dir.AgentToken()}).Of(book)
+	users := make(map[uint32]string, len(c.Unix.Agents))
+	for uid, agent := range c.Unix.Agents {
+		if n, err := strconv.ParseUint(uid, 10, 32); err == nil { // as the config was checked
+			users[uint32(n)] = agent
+		}
+	}
+	return proxy.NewAgents(map[string]string{defaultAgent: dir.AgentToken()}).Of(book).Users(users)
 }
 
 // The bounds of upstream connections that are not the operator's to choose.

@@ -10,7 +10,7 @@
 // meet stands beside: tries.go (the agent tries again and again), closed.go (the
 // provider serves nobody), egress.go (it refuses where requests come from),
 // disguised.go (an error with a good status), ping.go (a stream that waits for
-// long). Server starts and stops it all.
+// long), socket.go (a WebSocket, and its turns). Server starts and stops it all.
 package proxy
 
 import (

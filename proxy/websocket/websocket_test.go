@@ -57,12 +57,10 @@ type unit struct {
 	payload string
 }
 
-// read cuts wire at the given lengths and returns what a Reader finds. What it has
-// passed on must be the wire again.
+// read cuts wire at the given lengths and returns what a Reader finds.
 func read(t failer, r *websocket.Reader, wire []byte, cuts []int) (units []unit, err error) {
 	t.Helper()
 	open := map[bool]*unit{} // a control frame may come within a message
-	var passed []byte
 	for i := 0; len(wire) > 0; i++ {
 		n := len(wire)
 		if len(cuts) > 0 {
@@ -78,7 +76,6 @@ func read(t failer, r *websocket.Reader, wire []byte, cuts []int) (units []unit,
 			if n == 0 {
 				t.Fatal("Next reads nothing")
 			}
-			passed = append(passed, p[:n]...)
 			control := piece.Opcode.IsControl()
 			if piece.Begins {
 				open[control] = &unit{opcode: piece.Opcode}

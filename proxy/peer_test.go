@@ -44,7 +44,7 @@ func TestAgentKnownByItsUser(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, up.url(), 1, knowing(book), func(o *rigOptions) { o.agents.Users(tt.users) })
-			folder, err := os.MkdirTemp("", "peer") // t.TempDir may be too long for a socket
+			folder, err := os.MkdirTemp("", "peer") //nolint:usetesting // t.TempDir may be too long for a socket
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -230,6 +230,9 @@ func (s *service) openServers(ctx context.Context, getenv func(string) string) e
 	if s.authorities, err = ca.Open(filepath.Join(s.dir.Path(), authorityFolder), providers.Hosts()); err != nil {
 		return err
 	}
+	for _, note := range s.authorities.Notes() {
+		s.log.Warn("state folder repaired", "note", note)
+	}
 	if _, err := newTrust(s.dir.Path(), getenv); err != nil {
 		s.log.Warn("agents of proxy mode may not trust authpool", "error", err)
 	}

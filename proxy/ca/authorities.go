@@ -38,6 +38,7 @@ type Authorities struct {
 	leaves *lru.Cache[string, *tls.Certificate]
 	mu     sync.Mutex // held while authorities are read or made
 	list   []*authority
+	notes  []string // what was repaired and not told
 	loaded time.Time
 }
 
@@ -117,6 +118,11 @@ func (a *Authorities) load(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("cannot use the certificate authority: %w", err)
 	}
+	for _, one := range list {
+		if one.note != "" {
+			a.notes = append(a.notes, one.note)
+		}
+	}
 	a.list, a.loaded = list, now
 	return nil
 }
@@ -137,6 +143,15 @@ func (a *Authorities) signer(now time.Time, host string) *authority {
 
 // BundlePath is the file of all authorities that agents are to trust.
 func (a *Authorities) BundlePath() string { return filepath.Join(a.dir, BundleFile) }
+
+// Notes returns what was repaired of the files since the last call, a sentence each.
+func (a *Authorities) Notes() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	notes := a.notes
+	a.notes = nil
+	return notes
+}
 
 // Bundle is what is in it.
 func (a *Authorities) Bundle() []byte {

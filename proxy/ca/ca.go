@@ -53,6 +53,7 @@ type authority struct {
 	cert *x509.Certificate
 	pem  []byte
 	key  crypto.Signer
+	note string // what was repaired of its files; empty: nothing
 }
 
 // signsFrom is when it may sign, unless a newer one does.
@@ -210,8 +211,12 @@ func read(dir string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s can be read by others (mode %04o), who can be any provider to your agents by it", keyFile, info.Mode().Perm())
+	note := ""
+	if mode := info.Mode().Perm(); mode&0o077 != 0 { // as of a folder that was copied
+		if err := os.Chmod(path, 0o600); err != nil {
+			return nil, fmt.Errorf("%s can be read by others (mode %04o), who can be any provider to your agents by it: %w", keyFile, mode, err)
+		}
+		note = fmt.Sprintf("%s could be read by others (mode %04o), now it is 0600; who has looked can be any provider to your agents: delete that folder then, start anew, and have agents trust the bundle anew", path, mode)
 	}
 	secret, err := os.ReadFile(path)
 	if err != nil {
@@ -229,5 +234,5 @@ func read(dir string) (*authority, error) {
 	if !ok || !key.PublicKey.Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("%s is not the key of %s", keyFile, certFile)
 	}
-	return &authority{cert: cert, pem: pem.EncodeToMemory(block), key: key}, nil
+	return &authority{cert: cert, pem: pem.EncodeToMemory(block), key: key, note: note}, nil
 }

@@ -218,12 +218,26 @@ func TestLeafEnds(t *testing.T) {
 	})
 }
 
+// A folder that was copied may have lost its modes.
+func TestKeyForAllToRead(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir, hosts...)
+	keys, _ := filepath.Glob(filepath.Join(dir, "*", "ca.key"))
+	chmod(t, keys[0], 0o644)
+	a := open(t, dir, hosts...)
+	if notes := a.Notes(); len(notes) != 1 || !strings.Contains(notes[0], keys[0]) || !strings.Contains(notes[0], "0644") || a.Notes() != nil {
+		t.Errorf("it notes %q", notes)
+	}
+	if info, err := os.Stat(keys[0]); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the mode is %v, %v", info.Mode(), err)
+	}
+}
+
 func TestDamage(t *testing.T) {
 	for name, test := range map[string]struct {
 		do   func(t *testing.T, dir string)
 		want string
 	}{
-		"key for all to read": {func(t *testing.T, dir string) { chmod(t, filepath.Join(dir, "ca.key"), 0o644) }, "can be read by others"},
 		"no key":              {func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "ca.key")) }, "no such file"},
 		"half a key": {func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "ca.key"), "-----BEGIN PRIVATE KEY-----\nAAAA")

@@ -173,18 +173,15 @@ const (
 )
 
 // holdsAgentToken tells whether a header that is no carrier of tokens has one all the
-// same, be it an agent's of ours or another's: it stays here.
+// same, be it an agent's of ours or another's, and whatever stands before it: it stays
+// here.
 func holdsAgentToken(value []byte) bool {
 	for at := 0; ; {
 		i := bytes.Index(value[at:], []byte(agentTokenPrefix))
 		if i < 0 {
 			return false
 		}
-		begin := at + i
-		at = begin + len(agentTokenPrefix)
-		if begin > 0 && isTokenText(value[begin-1]) {
-			continue
-		}
+		at += i + len(agentTokenPrefix)
 		end := at
 		for end < len(value) && isTokenText(value[end]) {
 			end++

@@ -62,7 +62,7 @@ type Server struct {
 	opts Options
 	http *http.Server
 	ln   *listener
-	done sync.WaitGroup
+	done sync.WaitGroup // of the goroutines of http: that of Serve, and one for each connection
 }
 
 // New returns a Server with a goroutine, which ends with Shutdown.
@@ -78,10 +78,23 @@ func New(opts Options) *Server {
 		ReadHeaderTimeout: opts.Idle,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: streams, WriteByteTimeout: opts.WriteStall, SendPingTimeout: time.Minute},
 		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, outerKey{}, c) },
+		ConnState:         s.follow,
 		ErrorLog:          log.New(quietWriter{opts.Log}, "", 0),
 	}
 	s.done.Go(func() { _ = s.http.Serve(s.ln) }) // always ErrServerClosed
 	return s
+}
+
+// follow counts the connections' goroutines. One that is told to go for a fault of its
+// protocol lingers for a second, closed or not.
+func (s *Server) follow(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.done.Add(1)
+	case http.StateClosed:
+		s.done.Done()
+	default:
+	}
 }
 
 // outerKey finds the connection of a request.

@@ -320,3 +320,20 @@ func (s *speak) askThroughGoAway(stream uint32, fields []string) (status, text s
 		}
 	}
 }
+
+// A connection that breaks the protocol leaves nothing behind when the Server is gone.
+func TestBrokenProtocol(t *testing.T) {
+	b := &behind{answer: echo}
+	server, dial := serve(t, b)
+	before := goleak.IgnoreCurrent()
+	for _, sent := range []string{h2.Preface, h2.Preface + "no frame at all, and a long one", h2.Preface[:10], h2.Preface + strings.Repeat("\x00", 64)} {
+		c := dial()
+		_, _ = io.WriteString(c, sent)
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, c)
+	}
+	server.Shutdown(t.Context())
+	if err := goleak.Find(before); err != nil {
+		t.Error(err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -325,7 +326,6 @@ func (s *speak) askThroughGoAway(stream uint32, fields []string) (status, text s
 func TestBrokenProtocol(t *testing.T) {
 	b := &behind{answer: echo}
 	server, dial := serve(t, b)
-	before := goleak.IgnoreCurrent()
 	for _, sent := range []string{h2.Preface, h2.Preface + "no frame at all, and a long one", h2.Preface[:10], h2.Preface + strings.Repeat("\x00", 64)} {
 		c := dial()
 		_, _ = io.WriteString(c, sent)
@@ -333,7 +333,8 @@ func TestBrokenProtocol(t *testing.T) {
 		_, _ = io.Copy(io.Discard, c)
 	}
 	server.Shutdown(t.Context())
-	if err := goleak.Find(before); err != nil {
-		t.Error(err)
+	stacks := make([]byte, 1<<20)
+	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("http2serverConn")) {
+		t.Errorf("still there:\n%s", stacks)
 	}
 }

@@ -238,7 +238,7 @@ func TestDamage(t *testing.T) {
 		do   func(t *testing.T, dir string)
 		want string
 	}{
-		"no key":              {func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "ca.key")) }, "no such file"},
+		"no key": {func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "ca.key")) }, "no such file"},
 		"half a key": {func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "ca.key"), "-----BEGIN PRIVATE KEY-----\nAAAA")
 		}, "ca.key is no key"},

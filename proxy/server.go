@@ -101,6 +101,7 @@ type Server struct {
 	inside   *fasthttp.Server // of what CONNECT opens
 	beside   *fasthttp.Server // of unix sockets where agents are known by their user
 
+	insiders   insiders
 	insideTLS  *tls.Config
 	distrust   said
 	pseudonym  string          // in Via
@@ -161,6 +162,7 @@ func New(opts Options, deps Deps) *Server {
 	s.insideTLS, s.pseudonym = s.newInsideTLS(), newPseudonym()
 	s.relays, s.stopRelays = context.WithCancel(context.Background())
 	s.fast, s.inside, s.beside = s.newFast(), s.newFast(), s.newFast()
+	s.inside.ConnState = s.insiders.follow
 	// Inside, CONNECT has shown whose the requests are; beside, a request without a token may be an agent's.
 	s.fast.HeaderReceived, s.inside.HeaderReceived, s.beside.HeaderReceived = s.headReceived, knowExpect, knowExpect
 	return s
@@ -256,7 +258,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if err == nil {
 		// No connection is left but those that were taken from fasthttp: for
 		// answers to HTTP/1.0, and by CONNECT.
-		err = s.finishRequests(ctx)
+		if err = s.finishRequests(ctx); err == nil {
+			err = s.insiders.wait(ctx)
+		}
 	}
 	tunnels.Wait()
 	s.takeLeave()

@@ -112,10 +112,10 @@ func (a *Agents) identify(headers provider.Headers, query, shown []byte, peer st
 	return a.judge(&c)
 }
 
-// token returns the one token among those of a head that is an agent's of ours; nil
+// token returns the one token among those of a head and a query that is an agent's of ours; nil
 // when there is none, as where no token is asked for.
-func (a *Agents) token(headers provider.Headers) []byte {
-	for token := range provider.AgentTokens(headers, nil) {
+func (a *Agents) token(headers provider.Headers, query []byte) []byte {
+	for token := range provider.AgentTokens(headers, query) {
 		var c asserted
 		if a.look(&c, token); c.agent != "" {
 			return bytes.Clone(token)

@@ -67,7 +67,7 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 		return no
 	}
 	v := &via{
-		Authority: to, agent: who.agent, token: ex.s.deps.Agents.token(headers),
+		Authority: to, agent: who.agent, token: ex.s.deps.Agents.token(headers, nil),
 		user: bytes.Clone(provider.ProxyUser(headers.Get("proxy-authorization"))),
 	}
 	switch {

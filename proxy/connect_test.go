@@ -203,7 +203,9 @@ func TestAbsoluteFormToOthers(t *testing.T) {
 		t.Errorf("the provider got %d requests", n)
 	}
 	to := other.ln.Addr().String()
-	more := "Authorization: Bearer " + testToken + "\r\nX-Own: kept\r\nConnection: x-hop\r\nX-Hop: gone\r\nX-Authpool-Session: s\r\n"
+	unknown := "apa_of-nobody-that-is-known-here"
+	more := "Authorization: Bearer " + testToken + "\r\nX-Own: kept\r\nConnection: x-hop\r\nConnection: x-hop-2\r\nX-Hop: gone\r\nX-Hop-2: gone\r\nX-Authpool-Session: s\r\n" +
+		"Via: 1.1 other\r\nCookie: a=" + unknown + "\r\nX-Key: " + testToken + ".task\r\nX-Basic: Basic " + base64.StdEncoding.EncodeToString([]byte(unknown+":x")) + "\r\n"
 	resp, text := ask("http://"+to+"/path?q=1", to, more, "the body")
 	if resp.StatusCode != 418 || text != "another's answer" || resp.Header.Get("X-Other") != "yes" {
 		t.Errorf("another host: %d %s", resp.StatusCode, text)
@@ -212,18 +214,19 @@ func TestAbsoluteFormToOthers(t *testing.T) {
 	if len(heads) != 1 || !strings.HasPrefix(heads[0], "POST /path?q=1 HTTP/1.1\r\nHost: "+to+"\r\n") || !strings.Contains(heads[0], "X-Own: kept") {
 		t.Fatalf("the other host got %q", heads)
 	}
-	for _, gone := range []string{testToken, login, "X-Hop", "X-Authpool", key("anthropic", 1), key("openai", 1)} {
+	for _, gone := range []string{testToken, login, unknown, "X-Basic", "X-Hop", "X-Authpool", key("anthropic", 1), key("openai", 1)} {
 		if strings.Contains(heads[0], gone) {
 			t.Errorf("the other host got %s in %q", gone, heads[0])
 		}
 	}
-	via := regexp.MustCompile(`Via: .*\r\n`).FindString(heads[0])
+	via := "Via: 1.1 before\r\n" + regexp.MustCompile(`Via: 1.1 authpool.*\r\n`).FindString(heads[0])
 	for name, tt := range map[string]struct {
 		target, host, more string
 		want               int
 	}{
 		"a circle":              {"http://" + to + "/", to, via, 508},
 		"a token in the query":  {"http://" + to + "/?key=" + testToken, to, "", 403},
+		"a token in the path":   {"http://" + to + "/x/" + testToken + "/y", to, "", 403},
 		"another Host header":   {"http://" + to + "/", "llm.example.test", "", 400},
 		"https to another host": {"https://" + to + "/", to, "", 400},
 		"a provider's, refused": {"http://llm.example.test/v1/organizations/x", "llm.example.test", "", 403},

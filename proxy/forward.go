@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -60,10 +61,25 @@ func (s *Server) relay(t *tunnel.Tunnel, outer *agentconn.Conn, r io.Reader, may
 // still tells whether the token in headers is still the agent's; nil when there is
 // none.
 func (ex *exchange) still(headers provider.Headers) func() bool {
-	agents, agent, token := ex.s.deps.Agents, ex.agent, ex.s.deps.Agents.token(headers)
+	return ex.stillOf(ex.s.deps.Agents.token(headers, nil))
+}
+
+// stillAgent tells whether the token that has shown whose the request is, or the
+// connection that it came on, is still the agent's; nil when there was none.
+func (ex *exchange) stillAgent() func() bool {
+	head := &ex.request.head
+	token := ex.s.deps.Agents.token(head.Headers, head.Query)
+	if token == nil && ex.via != nil {
+		token = ex.via.token
+	}
+	return ex.stillOf(token)
+}
+
+func (ex *exchange) stillOf(token []byte) func() bool {
 	if token == nil {
 		return nil
 	}
+	agents, agent := ex.s.deps.Agents, ex.agent
 	return func() bool {
 		who, err := agents.identify(nil, nil, token, "")
 		return err == nil && who.agent == agent || errors.Is(err, errUnknowing)
@@ -129,11 +145,11 @@ func (ex *exchange) forward(ctx *fasthttp.RequestCtx, headers provider.Headers, 
 	if ex.conn == nil {
 		return &refusal{status: fasthttp.StatusBadRequest, code: codeBadRequest, message: "other hosts are not reached from here"}
 	}
-	if bytes.Contains(headers.Get("via"), []byte(ex.s.pseudonym)) {
+	if strings.Contains(joined(headers, "via"), ex.s.pseudonym) {
 		return &refusal{status: statusLoop, code: codeBadRequest, message: "this request has been here before: a proxy on its way leads back to authpool"}
 	}
-	if _, query, _ := bytes.Cut(target, []byte{'?'}); ex.s.deps.Agents.holdsToken(nil, query) {
-		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "the query holds an agent token, which goes to no other host"}
+	if _, query, _ := bytes.Cut(target, []byte{'?'}); ex.s.deps.Agents.holdsToken(nil, query) || provider.HoldsAgentToken(target) {
+		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "the URL holds an agent token, which goes to no other host"}
 	}
 	t, no := ex.tunnel(ex.other)
 	if no != nil {
@@ -165,15 +181,15 @@ func (s silent) Read(p []byte) (int, error) {
 // between the agent and authpool.
 func (s *Server) appendForwarded(dst []byte, h *fasthttp.RequestHeader, headers provider.Headers, target, body []byte) []byte {
 	dst = fmt.Appendf(dst, "%s %s HTTP/1.1\r\nHost: %s\r\n", h.Method(), target, h.Host())
-	named := strings.ToLower(string(headers.Get("connection")))
+	named := strings.ToLower(joined(headers, "connection"))
 	for name, value := range headers.All() {
 		lower := strings.ToLower(string(name))
 		if betweenProxies[lower] || strings.HasPrefix(lower, "proxy-") || strings.HasPrefix(lower, "x-authpool-") || namedIn(named, lower) {
 			continue
 		}
 		line := fmt.Appendf(nil, "%s: %s\r\n", name, value)
-		if s.deps.Agents.holdsToken(line, nil) {
-			continue
+		if s.deps.Agents.holdsToken(line, nil) || provider.HoldsAgentToken(value) || holdsInBasic(value) {
+			continue // also one that is no longer good, or not known at the moment
 		}
 		dst = append(dst, line...)
 	}
@@ -182,6 +198,28 @@ func (s *Server) appendForwarded(dst []byte, h *fasthttp.RequestHeader, headers 
 	}
 	dst = append(dst, "Via: 1.1 "+s.pseudonym+"\r\nConnection: close\r\n\r\n"...)
 	return append(dst, body...)
+}
+
+// joined is the list of a header that may stand in several lines, its name in lower case.
+func joined(headers provider.Headers, name string) string {
+	var list []string
+	for n, value := range headers.All() {
+		if equalFold(n, name) {
+			list = append(list, string(value))
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+// holdsInBasic tells whether user name or password of Basic (RFC 7617) hold an agent
+// token.
+func holdsInBasic(value []byte) bool {
+	scheme, encoded, _ := bytes.Cut(value, []byte{' '})
+	if !equalFold(scheme, "basic") {
+		return false
+	}
+	decoded, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(encoded)))
+	return err == nil && provider.HoldsAgentToken(decoded)
 }
 
 // betweenProxies are the headers of one connection (RFC 9110, section 7.6.1), and those

@@ -233,6 +233,7 @@ func (s *Server) enter() bool {
 // is ctx's when answers had to be cut.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
+	s.retireSockets()
 	var tunnels sync.WaitGroup
 	if s.deps.Tunnels != nil {
 		tunnels.Go(func() { s.deps.Tunnels.Close(ctx) })

@@ -155,6 +155,8 @@ type socket struct {
 	said  io.Reader     // what the provider says
 	gone  atomic.Bool   // the agent is
 	over  chan struct{} // closed when nothing more goes to the agent
+	leave func()        // closes over, once
+	may   func() bool   // tells whether the agent's token is still good; nil: it has none
 	last  atomic.Int64  // when a byte came from either side (ns of the epoch)
 
 	mu       sync.Mutex // guards what follows, and the exchange while both goroutines run
@@ -174,6 +176,7 @@ type socket struct {
 	farewell *farewell     // authpool closes the socket
 	ended    bool          // what comes is not looked at any more
 	closing  bool          // the agent was sent a Close, by whomever
+	retired  bool          // it ends with the turn under way
 	count    int           // turns counted
 	tokens   usage.Tokens
 	windows  []ratelimit.Window
@@ -199,10 +202,14 @@ func (ex *exchange) relaySocket(ctx *fasthttp.RequestCtx) {
 		ex.budgeted.End()
 		ex.budgeted = nil
 	}
-	head := bytes.Clone(resp.Header.Header())
+	head, may := bytes.Clone(resp.Header.Header()), ex.stillAgent()
 	ctx.HijackSetNoResponse(true)
 	ctx.Hijack(func(c net.Conn) {
-		sk := &socket{ex: ex, agent: c, from: c, client: websocket.NewClientReader(), over: make(chan struct{})}
+		sk := &socket{ex: ex, agent: c, from: c, client: websocket.NewClientReader(), over: make(chan struct{}), may: may}
+		sk.leave = sync.OnceFunc(func() {
+			ex.s.leaveSocket(sk)
+			close(sk.over)
+		})
 		sk.serve(head)
 	})
 }
@@ -212,6 +219,7 @@ func (sk *socket) serve(head []byte) {
 	ex := sk.ex
 	defer func() {
 		if p := recover(); p != nil {
+			sk.leave()
 			_ = ex.panicked(p)
 			ex.abandon()
 		}
@@ -227,8 +235,11 @@ func (sk *socket) serve(head []byte) {
 	}
 	socketsOpen.WithLabelValues(ex.provider.Name).Inc()
 	defer socketsOpen.WithLabelValues(ex.provider.Name).Dec()
-	if !ex.s.enterSocket(sk) {
-		sk.bye(websocket.GoingAway, "authpool is stopping")
+	switch {
+	case !ex.s.enterSocket(sk):
+		sk.bye(websocket.GoingAway, stopping)
+	case ex.s.draining.Load():
+		sk.retire()
 	}
 	err := sk.write(head)
 	done := make(chan struct{})
@@ -242,8 +253,7 @@ func (sk *socket) serve(head []byte) {
 		close(done)
 	}
 	left := sk.gone.Load() || ex.agentGone
-	ex.s.leaveSocket(sk)
-	close(sk.over)
+	sk.leave()
 	ex.call.Cancel()
 	if ex.conn != nil {
 		if sk.closing {
@@ -284,6 +294,22 @@ func (sk *socket) say(code uint16, reason string) {
 	}
 }
 
+// stopping is said to agents at a stop.
+const stopping = "authpool is stopping"
+
+// retire has the socket closed when no turn is under way.
+func (sk *socket) retire() {
+	sk.mu.Lock()
+	defer sk.mu.Unlock()
+	if sk.retired = true; !sk.turns.Open() {
+		sk.say(websocket.GoingAway, stopping)
+	}
+}
+
+// recheck is how often it is looked whether the agent's token is still good, also in the
+// middle of a turn.
+const recheck = 5 * time.Second
+
 // errClosed ends a socket that authpool closes.
 var errClosed = errors.New("closed by authpool")
 
@@ -291,10 +317,20 @@ var errClosed = errors.New("closed by authpool")
 func (sk *socket) relayProvider() error {
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
+	checked := time.Now()
 	for {
 		wait := sk.idle()
 		if wait <= 0 {
 			sk.bye(websocket.GoingAway, "authpool: nothing was said for as long as timeouts.idle allows")
+		}
+		if sk.may != nil {
+			if time.Since(checked) >= recheck {
+				checked = time.Now()
+				if !sk.may() {
+					sk.bye(websocket.Policy, "authpool: the agent token is no longer valid")
+				}
+			}
+			wait = min(wait, recheck)
 		}
 		if err := sk.await(wait); err != nil {
 			return err
@@ -366,12 +402,13 @@ func (sk *socket) relayAgent() {
 		n, err := sk.from.Read(*bp)
 		if n > 0 {
 			sk.progress()
-			if !sk.listen((*bp)[:n]) {
-				return
-			}
+			on := sk.listen((*bp)[:n])
 			werr := sk.up.SetWriteDeadline(time.Now().Add(sk.ex.settings.Idle))
-			if werr == nil {
-				_, werr = sk.up.Write((*bp)[:n])
+			if werr == nil && on > 0 {
+				_, werr = sk.up.Write((*bp)[:on])
+			}
+			if on < n {
+				return
 			}
 			if werr != nil {
 				sk.ex.call.Cancel()
@@ -385,27 +422,31 @@ func (sk *socket) relayAgent() {
 	sk.left(false)
 }
 
-// listen reads along what the agent says. false: it must not go on.
-func (sk *socket) listen(p []byte) bool {
+// listen reads along what the agent says, and returns how much of it goes on: all, or
+// what stands before the message with which the agent must not go on.
+func (sk *socket) listen(p []byte) int {
 	sk.mu.Lock()
 	defer sk.mu.Unlock()
-	for len(p) > 0 {
+	message := 0 // where the one under way begins in p
+	for at := 0; at < len(p); {
 		if sk.farewell != nil || sk.ended {
-			return false
+			return message
 		}
-		piece, n, err := sk.client.Next(p)
+		piece, n, err := sk.client.Next(p[at:])
 		if err != nil {
 			sk.say(websocket.ProtocolError, "authpool: "+err.Error())
-			return false
+			return message
 		}
-		payload := p[:n]
-		p = p[n:]
-		if piece.Opcode.IsControl() || piece.Opcode == websocket.Continuation {
-			continue
-		}
-		if piece.Begins {
+		payload := p[at : at+n]
+		control := piece.Opcode.IsControl() || piece.Opcode == websocket.Continuation
+		if piece.Begins && !control {
+			message = at
 			sk.turns.AgentBegin()
 			sk.named.Begin(sk.ex.provider.Family)
+		}
+		at += n
+		if control {
+			continue
 		}
 		if piece.Payload {
 			sk.plain = append(sk.plain[:0], payload...)
@@ -416,10 +457,10 @@ func (sk *socket) listen(p []byte) bool {
 			}
 		}
 		if piece.Ends && !sk.asked(sk.turns.AgentEnd()) {
-			return false
+			return message
 		}
 	}
-	return true
+	return len(p)
 }
 
 // asked judges a message of the agent, whose last bytes have not gone on yet.
@@ -440,6 +481,10 @@ func (sk *socket) asked(a meter.Asked) bool {
 		return false
 	}
 	if a.Begins && !sk.turns.Open() {
+		if sk.retired {
+			sk.say(websocket.GoingAway, stopping)
+			return false
+		}
 		if no := sk.permit(); no != nil {
 			sk.refuse(no.code, no.message)
 			return false
@@ -596,6 +641,7 @@ func (sk *socket) hear(p []byte) ([]byte, error) {
 	sk.mu.Lock()
 	defer sk.mu.Unlock()
 	sk.out = sk.out[:0]
+	whole := 0 // of out: what has been counted goes on, whatever follows
 	for len(p) > 0 {
 		if sk.farewell != nil && sk.provider.Whole() {
 			break
@@ -604,11 +650,14 @@ func (sk *socket) hear(p []byte) ([]byte, error) {
 		if err != nil {
 			// What cannot be read cannot be counted.
 			sk.ended = true
-			return nil, err
+			return sk.out[:whole], err
 		}
 		if err := sk.take(piece, p[:n]); err != nil {
 			sk.ended = true
-			return nil, err
+			return sk.out[:whole], err
+		}
+		if piece.Ends {
+			whole = len(sk.out)
 		}
 		p = p[n:]
 	}
@@ -690,6 +739,10 @@ func (sk *socket) heard(h meter.Heard) {
 		return
 	}
 	sk.settle(false)
+	if sk.retired {
+		sk.say(websocket.GoingAway, stopping)
+		return
+	}
 	// Where the model begins turns by itself, nothing else would stop it.
 	if no := sk.exceeded(); no != nil {
 		sk.refuse(no.code, no.message)
@@ -772,6 +825,16 @@ func (s *Server) leaveSocket(sk *socket) {
 	}
 }
 
+// retireSockets closes every socket as soon as no turn is under way there.
+func (s *Server) retireSockets() {
+	s.mu.Lock()
+	all := slices.Clone(s.sockets)
+	s.mu.Unlock()
+	for _, sk := range all {
+		sk.retire()
+	}
+}
+
 // takeLeave closes every socket with a word to its agent, which may take a moment.
 func (s *Server) takeLeave() {
 	s.mu.Lock()
@@ -779,7 +842,7 @@ func (s *Server) takeLeave() {
 	all := slices.Clone(s.sockets)
 	s.mu.Unlock()
 	for _, sk := range all {
-		sk.bye(websocket.GoingAway, "authpool is stopping")
+		sk.bye(websocket.GoingAway, stopping)
 	}
 	late := time.NewTimer(2 * farewellWait)
 	defer late.Stop()

@@ -755,3 +755,96 @@ func TestSocketIdle(t *testing.T) {
 		t.Errorf("the agent got %v", err)
 	}
 }
+
+// A socket outlives its agent's token by seconds, also while nothing is said on it.
+func TestRevokedAgentLosesItsSocket(t *testing.T) {
+	u := newUpstream(t, answerTurns(t))
+	book := newBook(t)
+	r := newRig(t, u.url(), 1, knowing(book))
+	token := create(t, book, agents.Agent{ID: "leaver"})
+	c, _, err := r.socket("/v1/responses", http.Header{"Authorization": {"Bearer " + token}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(t, c, askTurn)
+	readUntil(t, c, "response.completed")
+	if err := book.Remove(t.Context(), "leaver", 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err = listenFor(t, c)
+	var closed websocket.CloseError
+	if !errors.As(err, &closed) || closed.Code != websocket.StatusPolicyViolation || !strings.HasPrefix(closed.Reason, "authpool:") {
+		t.Errorf("the agent got %v", err)
+	}
+}
+
+// At a stop a silent socket is closed at once, and one in a turn when that has ended.
+func TestSocketsAtAStop(t *testing.T) {
+	goOn := make(chan struct{})
+	u := newUpstream(t, func(c *upstreamConn) {
+		p := c.accept(t, "")
+		if p.receive() == "" {
+			return
+		}
+		p.send(created, delta)
+		c.wait(goOn)
+		p.send(completed)
+		p.receive()
+	})
+	r := newRig(t, u.url(), 1)
+	silent, busy := r.mustSocket("/v1/responses"), r.mustSocket("/v1/responses")
+	say(t, busy, askTurn)
+	readUntil(t, busy, "delta")
+	done := make(chan error, 1)
+	go func() { done <- r.server.Shutdown(context.Background()) }() // as much grace as they like
+	expectGone := func(c *websocket.Conn) {
+		t.Helper()
+		_, err := listenFor(t, c)
+		var closed websocket.CloseError
+		if !errors.As(err, &closed) || closed.Code != websocket.StatusGoingAway {
+			t.Errorf("the agent got %v", err)
+		}
+		_ = c.CloseNow()
+	}
+	expectGone(silent)
+	close(goOn)
+	readUntil(t, busy, "response.completed")
+	expectGone(busy)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if e := r.waitEvents(1)[0]; e.Estimated {
+		t.Errorf("event %+v", e)
+	}
+}
+
+// What stands before a message that is refused goes on, though they came together.
+func TestSocketRefusesTheSecondOfTwo(t *testing.T) {
+	first := make(chan string, 1)
+	u := newUpstream(t, func(c *upstreamConn) {
+		p := c.accept(t, "")
+		first <- p.receive()
+		p.receive()
+	})
+	book := newBook(t)
+	r := newRig(t, u.url(), 1, knowing(book))
+	token := create(t, book, agents.Agent{ID: "carol", Rights: agents.Rights{Models: []string{"gpt-5.1*"}}})
+	c := r.dial()
+	_, _ = fmt.Fprintf(c, "GET /v1/responses HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", token)
+	if resp, err := http.ReadResponse(bufio.NewReaderSize(c, 16), nil); err != nil || resp.StatusCode != 101 {
+		t.Fatal(resp, err)
+	}
+	masked := func(text string) string { // by a mask of zeros
+		return string([]byte{0x81, 0x80 | 126, byte(len(text) >> 8), byte(len(text)), 0, 0, 0, 0}) + text
+	}
+	refused := strings.Replace(askTurn, "gpt-5.1", "other-1", 1)
+	_, _ = io.WriteString(c, masked(askTurn+strings.Repeat(" ", 100))+masked(refused+strings.Repeat(" ", 100)))
+	select {
+	case got := <-first:
+		if strings.TrimSpace(got) != askTurn {
+			t.Errorf("the provider got %q", got)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the provider got nothing")
+	}
+}

@@ -222,22 +222,28 @@ func (c *Conn) Opaque() {
 
 // root is the Conn that was accepted.
 func (c *Conn) root() *Conn {
-	for c.outer != nil {
-		c = c.outer
+	for {
+		switch {
+		case c.outer != nil:
+			c = c.outer
+		case c.addrs != nil: // a stream's connection
+			c = c.addrs
+		default:
+			return c
+		}
 	}
-	return c
 }
 
 // Known says that an agent has shown itself on the connection, which is no stranger's
 // from then on. It returns true the first time.
 func (c *Conn) Known() bool {
-	if c.known.Load() || !c.known.CompareAndSwap(false, true) {
-		return false
-	}
-	if r := c.root(); r.l.opts.Places != nil {
+	r := c.root()
+	first := r.known.CompareAndSwap(false, true)
+	c.known.Store(true)
+	if first && r.l.opts.Places != nil {
 		r.l.opts.Places.known(r)
 	}
-	return true
+	return first
 }
 
 // Peer is the user whose process is at the other end; ok is false where that is not
@@ -266,7 +272,7 @@ func (c *Conn) Done() <-chan struct{} { return c.done }
 func (c *Conn) Said() any { return c.inner }
 
 // Nested tells whether the connection is inside of another one.
-func (c *Conn) Nested() bool { return c.outer != nil }
+func (c *Conn) Nested() bool { return c.outer != nil || c.addrs != nil && c.addrs.Nested() }
 
 // OnLeave has f called as soon as the agent is gone; at once when it is
 // already. A half-closed connection counts as gone: no agent sends a request

@@ -180,7 +180,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	defer stop()
 	var sending sync.WaitGroup
 	defer sending.Wait()
-	defer func() { _ = stream.Close() }() // ends what is still being sent
+	defer func() { // ends what is still being sent, though the agent may send no more
+		_ = stream.Close()
+		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+	}()
 	sending.Go(func() { send(stream, head, r) })
 	resp, err := http.ReadResponse(bufio.NewReader(stream), r)
 	if err != nil {

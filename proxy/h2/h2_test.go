@@ -30,6 +30,7 @@ type behind struct {
 	left  int
 
 	answer func(c net.Conn, req *http.Request, body string)
+	early  bool // it answers when the head is there
 	done   sync.WaitGroup
 }
 
@@ -41,6 +42,10 @@ func (b *behind) open(net.Conn) (net.Conn, func(), error) {
 		br := bufio.NewReader(io.TeeReader(far, &raw))
 		req, err := http.ReadRequest(br)
 		if err != nil {
+			return
+		}
+		if b.early {
+			b.answer(far, req, "")
 			return
 		}
 		body, err := io.ReadAll(req.Body)
@@ -343,4 +348,30 @@ func TestBrokenProtocol(t *testing.T) {
 	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("http2serverConn")) {
 		t.Errorf("still there:\n%s", stacks)
 	}
+}
+
+// An answer that comes before the request's body is whole ends the stream, though the
+// agent sends nothing more.
+func TestEarlyAnswer(t *testing.T) {
+	b := &behind{answer: echo, early: true}
+	server, dial := serve(t, b)
+	s := speaking(t, dial())
+	s.block.Reset()
+	for i, fields := 0, request("/m", "content-length", "9"); i < len(fields); i += 2 {
+		_ = s.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+	}
+	_ = s.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: s.block.Bytes(), EndHeaders: true})
+	for ended := false; !ended; {
+		frame, err := s.framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch f := frame.(type) {
+		case *http2.RSTStreamFrame:
+			ended = true
+		case *http2.DataFrame:
+			ended = f.StreamEnded()
+		}
+	}
+	server.Shutdown(t.Context()) // waits for the request's goroutines
 }

@@ -112,7 +112,7 @@ func (p *Provider) AppendHead(dst []byte, h *Head, cred credential.Credential) (
 		}
 		var buf [maxName]byte
 		class := classOf(foldName(&buf, name))
-		if class != dropped && holdsAgentToken(value) {
+		if class != dropped && HoldsAgentToken(value) {
 			continue
 		}
 		switch class {
@@ -172,10 +172,10 @@ const (
 	agentTokenLeast  = 20
 )
 
-// holdsAgentToken tells whether a header that is no carrier of tokens has one all the
-// same, be it an agent's of ours or another's, and whatever stands before it: it stays
-// here.
-func holdsAgentToken(value []byte) bool {
+// HoldsAgentToken tells whether a text, such as a header's that is no carrier of tokens,
+// has one all the same, be it an agent's of ours or another's, and whatever stands before
+// it: it stays here.
+func HoldsAgentToken(value []byte) bool {
 	for at := 0; ; {
 		i := bytes.Index(value[at:], []byte(agentTokenPrefix))
 		if i < 0 {

@@ -66,7 +66,7 @@ func isPlainProtocol(protocol []byte) bool {
 			return false
 		}
 	}
-	return !holdsAgentToken(protocol)
+	return !HoldsAgentToken(protocol)
 }
 
 // OffersProtocol tells whether an upgrade that goes upstream offers a subprotocol.
@@ -90,7 +90,7 @@ func OffersProtocol(headers Headers, protocol []byte) bool {
 func appendSocket(dst, name, value []byte) []byte {
 	switch {
 	case foldedEqual(name, "sec-websocket-key"), foldedEqual(name, "sec-websocket-version"):
-		if holdsAgentToken(value) {
+		if HoldsAgentToken(value) {
 			return dst
 		}
 		return appendHeader(dst, name, value)

@@ -158,7 +158,7 @@ type internet struct {
 }
 
 func newInternet(folder string) (*internet, error) {
-	authorities, err := ca.Open(folder, []string{"api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"})
+	authorities, err := ca.Open(folder, usualHosts)
 	if err != nil {
 		return nil, err
 	}

@@ -188,7 +188,7 @@ type visit struct {
 	Version   string  `json:"version"`
 	Mode      string  `json:"mode"`
 	Through   bool    `json:"through"`   // it came to authpool
-	TrustsCA  *bool   `json:"trusts_ca"` // null in base-url mode
+	TrustsCA  *bool   `json:"trusts_ca"` // null in base-url mode, and where no provider's host was asked for
 	Streams   *bool   `json:"streams"`   // null for what has nothing to stream
 	WebSocket string  `json:"websocket"` // "", refused (426), relayed
 	Requests  int     `json:"requests"`  // to providers
@@ -253,8 +253,9 @@ func (d *doctor) observe(ctx context.Context, c *clinic, one patient, s *setup, 
 // gather fills in what was seen.
 func (v *visit) gather(one patient, saw seen) {
 	proxied := v.Mode == modeProxy
-	var streams, trusts bool
+	var streams, trusts, asks bool
 	for _, line := range saw.connections {
+		asks = asks || slices.ContainsFunc(usualHosts, func(host string) bool { return strings.HasPrefix(line, "CONNECT "+host+":443 ") })
 		v.Through = v.Through || !proxied || strings.HasPrefix(line, "CONNECT ") || strings.Contains(line, " http://")
 	}
 	for i := range saw.requests {
@@ -273,7 +274,7 @@ func (v *visit) gather(one patient, saw seen) {
 			v.WebSocket, streams = "relayed", true
 		}
 	}
-	if proxied {
+	if proxied && asks {
 		v.TrustsCA = &trusts
 	}
 	if !one.reach {
@@ -290,7 +291,9 @@ func (d *doctor) judge(v visit, one patient, saw seen, said string, err error) v
 		v.Says, v.Fix = "does not go through the proxy", one.bypassFix(d.program)
 	case !v.Through:
 		v.Says, v.Fix = "does not go to the base URL", "authpool run --mode proxy -- "+one.name
-	case proxied && !*v.TrustsCA:
+	case proxied && v.TrustsCA == nil && v.Requests == 0:
+		v.Says = "goes through the proxy, but asked for no provider's host; other hosts are refused here"
+	case v.TrustsCA != nil && !*v.TrustsCA:
 		v.Says, v.Fix = "goes through the proxy, but does not trust authpool's certificate authority", one.trustFix()
 	case v.Requests == 0:
 		v.Says = "came, but sent no request"

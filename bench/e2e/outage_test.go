@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,4 +62,24 @@ func TestRedisThatLostItsDataIsFilledAgain(t *testing.T) {
 	r.start(t)
 	a.serveSome(t, "after", 5)
 	a.expectLedger(t, p, pairs)
+}
+
+// A stop while Redis is away is a good one: what Redis has not counted waits in the journal, and is counted at the
+// next start.
+func TestStopWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	p := startProvider(t, simulator.Options{Keys: keysOf(pairs)})
+	a := startAuthpool(t, options{subscriptions: pairs, upstream: p.url, redis: r.url()})
+	a.serveSome(t, "before", 3)
+	a.expectLedger(t, p, pairs)
+	r.stop(t)
+	a.serveSome(t, "during", 3)
+	a.terminate(t) // fails the test when the exit code is not 0
+	if log := a.log.String(); !strings.Contains(log, "waits in the journal for the next start") {
+		t.Errorf("the log does not tell what waits: %s", log)
+	}
+	r.start(t)
+	b := startAuthpool(t, options{subscriptions: pairs, upstream: p.url, redis: r.url(), state: a.state})
+	b.expectLedger(t, p, pairs)
 }

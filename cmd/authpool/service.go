@@ -182,7 +182,7 @@ func (s *service) openStore(ctx context.Context) error {
 	s.watchRedis()
 	s.usage = usage.NewStore(s.db.Client(), s.cfg.Redis.Prefix)
 	s.recorder = startRecorder(ctx, journal, s.usage, s.db, &s.events, s.log)
-	s.onClose("usage", s.recorder.Close)
+	s.onClose("usage", s.closeRecorder)
 	return nil
 }
 
@@ -395,6 +395,18 @@ func (s *service) stopAgents(ctx context.Context) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.log.Warn("answers were cut and their usage estimated")
 		return nil // this is the order, not a fault
+	}
+	return err
+}
+
+// closeRecorder ends the usage. That Redis is away at a stop is no fault of the stop's:
+// what it has not counted waits in the journal.
+func (s *service) closeRecorder(ctx context.Context) error {
+	err := s.recorder.Close(ctx)
+	joined, _ := err.(interface{ Unwrap() []error }) //nolint:errorlint // what Close joins, and nothing below
+	if pending, ok := errors.AsType[*usage.PendingError](err); ok && joined != nil && len(joined.Unwrap()) == 1 {
+		s.log.Warn("Redis has not counted all usage: it waits in the journal for the next start", "events", pending.Events, "folder", pending.Folder, "error", pending.Err)
+		return nil
 	}
 	return err
 }

@@ -195,13 +195,29 @@ func (r *Recorder) Flush(ctx context.Context) error {
 	}
 }
 
+// PendingError says that Redis has not counted all yet, and that the next start will:
+// nothing is lost.
+type PendingError struct {
+	Events int64 // that wait
+	Folder string
+	Err    error // why
+}
+
+// Error implements error.
+func (e *PendingError) Error() string {
+	return fmt.Sprintf("%v; %d events stay in %s for the next start", e.Err, e.Events, e.Folder)
+}
+
+// Unwrap implements errors' convention.
+func (e *PendingError) Unwrap() error { return e.Err }
+
 // Close sends what it can until ctx ends, stops, and closes the journal. What could
 // not be sent stays there for the next start, and the error tells how much it is.
 func (r *Recorder) Close(ctx context.Context) error {
 	var errs []error
 	if r.cancel != nil {
 		if err := r.Flush(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("%w; %d events stay in %s for the next start", err, r.Pending(), r.journal.dir))
+			errs = append(errs, &PendingError{Events: r.Pending(), Folder: r.journal.dir, Err: err})
 		}
 		r.cancel()
 		<-r.done

@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -91,6 +93,8 @@ var ports struct {
 	given map[string]bool
 }
 
+// freeAddress is below the ports that systems give to connections by themselves: one of those could be another
+// connection's own by the time that a program listens there.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	ports.Lock()
@@ -98,20 +102,23 @@ func freeAddress(t *testing.T) string {
 	if ports.given == nil {
 		ports.given = make(map[string]bool)
 	}
-	for {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for range 1000 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(12_000+rand.IntN(20_000)))
+		if ports.given[address] {
+			continue
 		}
-		address := ln.Addr().String()
+		ln, err := net.Listen("tcp", address)
+		if err != nil {
+			continue // it is somebody's
+		}
 		if err := ln.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if !ports.given[address] {
-			ports.given[address] = true
-			return address
-		}
+		ports.given[address] = true
+		return address
 	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 // provider is the simulator as the tests use it.

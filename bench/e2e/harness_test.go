@@ -94,7 +94,8 @@ var ports struct {
 }
 
 // freeAddress is below the ports that systems give to connections by themselves: one of those could be another
-// connection's own by the time that a program listens there.
+// connection's own by the time that a program listens there. It is above those that the stories of cmd/authpool take,
+// which run at the same time.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	ports.Lock()
@@ -103,7 +104,7 @@ func freeAddress(t *testing.T) string {
 		ports.given = make(map[string]bool)
 	}
 	for range 1000 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(12_000+rand.IntN(20_000)))
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(30_700+rand.IntN(2_000)))
 		if ports.given[address] {
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/pool"
 )
 
 // whileUsedFlag has serve end with the last "authpool run" that uses it.
@@ -71,6 +72,8 @@ func (s *usedServe) find(ctx context.Context, p *program, cmd *cobra.Command, fl
 			return err
 		}
 		return s.useful(ctx)
+	case stateHolder(s.hold.dir) == 0:
+		return fmt.Errorf("cannot start a serve, for something else runs at %s: name a free address by --admin, or the folder of that serve by --state-dir: %w", cfg.Admin.Listen, err)
 	default:
 		return err
 	}
@@ -83,13 +86,26 @@ func (s *usedServe) use(p *program, b background) (err error) {
 	return err
 }
 
-// useful refuses a serve that has just been started and can serve nobody.
+// useful refuses a serve that has just been started and can serve nobody. It is gone when
+// that is read, so that what tells more must not need it.
 func (s *usedServe) useful(ctx context.Context) error {
 	status, err := s.asked.status(ctx)
-	if err == nil && len(status.Subscriptions) == 0 {
-		err = errNoSubscription
+	if err != nil {
+		return err
 	}
-	return err
+	if len(status.Subscriptions) == 0 {
+		return errNoSubscription
+	}
+	var not []string
+	for i := range status.Subscriptions {
+		one := &status.Subscriptions[i]
+		if one.State != string(pool.StateDisabled) {
+			return nil
+		}
+		not = append(not, one.ID+" ("+one.Reason+")")
+	}
+	return fmt.Errorf("no subscription can be used, disabled are %s: \"authpool check --resolve\" with the same config, or %s, tells why",
+		strings.Join(not, ", "), filepath.Join(s.hold.dir, backgroundLog))
 }
 
 // answers tells whether a program listens on an address.

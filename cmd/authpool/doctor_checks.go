@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,8 +27,12 @@ import (
 // shell has.
 func (d *doctor) examine(ctx context.Context, cfg *config.Config, dir string) []finding {
 	base, runs, list := d.serve(ctx, cfg, dir)
-	list = append(list, d.token(ctx, cfg, dir, base, runs), d.authority(cfg, dir))
+	list = append(list, d.token(ctx, cfg, dir, base, runs), d.authority(cfg, dir, runs))
 	list = append(list, d.shell(cfg, base)...)
+	if runs && cfg.Agents.Auth == "token" {
+		list = append(list, d.shellTokens(ctx, dir, base)...)
+	}
+	list = append(list, d.shellTrust(dir, base)...)
 	return append(list, d.settings()...)
 }
 
@@ -79,7 +85,7 @@ func (d *doctor) serve(ctx context.Context, cfg *config.Config, dir string) (bas
 	return base, true, append(list, front)
 }
 
-// token asks the running serve for a path that it refuses to every agent that it knows.
+// token tells whether the running serve takes the token of the state folder.
 func (d *doctor) token(ctx context.Context, cfg *config.Config, dir, base string, runs bool) finding {
 	f := finding{What: "agent token", Level: fine, Says: "is accepted"}
 	if cfg.Agents.Auth == "none" {
@@ -98,32 +104,39 @@ func (d *doctor) token(ctx context.Context, cfg *config.Config, dir, base string
 		f.Says = "is there, and cannot be tried without a serve"
 		return f
 	}
+	switch accepted, err := accepts(ctx, base, token); {
+	case err != nil:
+		f.Level, f.Says = heed, "cannot be tried: "+plainNetError(bare(err)).Error()
+	case !accepted:
+		f.Level, f.Says, f.Fix = wrong, "is not accepted at "+base, "name the state folder of the running serve by --state-dir"
+	}
+	return f
+}
+
+// accepts asks the serve at base, with an agent's token, for a path that it refuses to
+// every agent that it knows.
+func accepts(ctx context.Context, base, token string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/anthropic/v1/organizations", http.NoBody)
 	if err != nil {
-		f.Level, f.Says = wrong, err.Error()
-		return f
+		return false, err
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := (&http.Client{Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}).Do(req)
 	if err != nil {
-		f.Level, f.Says = heed, "cannot be tried: "+plainNetError(bare(err)).Error()
-		return f
+		return false, err
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20)) // the status says all
-	if resp.StatusCode == http.StatusUnauthorized || resp.Header.Get("X-Authpool-Request-Id") == "" {
-		f.Level, f.Says, f.Fix = wrong, "is not accepted at "+base, "name the state folder of the running serve by --state-dir"
-	}
-	return f
+	return resp.StatusCode != http.StatusUnauthorized && resp.Header.Get("X-Authpool-Request-Id") != "", nil
 }
 
 // authoritySoon is how long before its end an authority should be followed by another.
 const authoritySoon = 30 * 24 * time.Hour
 
 // authority looks at what agents are to trust. Its times also tell a clock that is wrong.
-func (d *doctor) authority(cfg *config.Config, dir string) finding {
+func (d *doctor) authority(cfg *config.Config, dir string, runs bool) finding {
 	f := finding{What: "certificate authority", Level: wrong}
 	if !cfg.Intercept.Enabled {
 		f.Level, f.Says = heed, "intercept.enabled is false: there is no proxy mode"
@@ -131,7 +144,12 @@ func (d *doctor) authority(cfg *config.Config, dir string) finding {
 	}
 	path, text, err := authorityBundle(d.program, dir)
 	if err != nil {
-		f.Level, f.Says = heed, err.Error()
+		f.Says = err.Error()
+		if runs {
+			f.Fix = "start serve anew, which writes it"
+		} else {
+			f.Level = heed // serve makes one
+		}
 		return f
 	}
 	var end time.Time
@@ -185,7 +203,7 @@ func (d *doctor) shell(cfg *config.Config, base string) []finding {
 	slices.Sort(elsewhere)
 	if len(own) > 0 {
 		list = append(list, finding{
-			"own credentials", heed, "this shell has " + strings.Join(own, ", ") + ", which clients started in it would use themselves",
+			"own credentials", heed, "this shell has " + strings.Join(own, ", ") + ", which clients started in it could use themselves",
 			"start agents by authpool run, or in a shell with eval \"$(authpool env)\"",
 		})
 	}
@@ -199,6 +217,105 @@ func (d *doctor) shell(cfg *config.Config, base string) []finding {
 		list = append(list, finding{What: "shell", Level: fine, Says: "nothing in it leads past authpool"})
 	}
 	return list
+}
+
+// shellTokens looks at the tokens that agents started in this shell would show to the
+// serve at base: they outlive what they were made for.
+func (d *doctor) shellTokens(ctx context.Context, dir, base string) []finding {
+	good, _ := stateToken(dir, statedir.AgentTokenFile) // looked at before
+	by := map[string][]string{}                         // the variables of each token
+	for _, pair := range d.environ {
+		name, value, _ := strings.Cut(pair, "=")
+		if u, ok := proxyAt(name, value, base); ok {
+			value, _ = u.User.Password()
+		} else if !credentialVariable.MatchString(name) {
+			continue
+		}
+		if token, _, _ := strings.Cut(value, "."); strings.HasPrefix(token, "apa_") && token != good {
+			by[token] = append(by[token], name)
+		}
+	}
+	var refused []string
+	for token, names := range by {
+		if accepted, err := accepts(ctx, base, token); err == nil && !accepted {
+			refused = append(refused, names...)
+		}
+	}
+	if len(refused) == 0 {
+		return nil
+	}
+	slices.Sort(refused)
+	return []finding{{
+		"tokens of the shell", wrong, strings.Join(refused, ", ") + ": the token in it is not accepted at " + base,
+		"eval \"$(authpool env)\", with --mode proxy where you use that",
+	}}
+}
+
+// shellTrust looks at whether clients in a shell whose proxy is authpool trust what it
+// shows them. Which of the variables each of them reads is not known, so that every one
+// that is set has to be right.
+func (d *doctor) shellTrust(dir, base string) []finding {
+	proxied := slices.ContainsFunc([]string{"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"}, func(name string) bool {
+		_, ok := proxyAt(name, d.getenv(name), base)
+		return ok
+	})
+	_, own, err := authorityBundle(d.program, dir)
+	if !proxied || err != nil {
+		return nil
+	}
+	holds := func(path string) bool {
+		text, err := os.ReadFile(path)
+		return err == nil && shareCertificate(own, text)
+	}
+	trusted := holds(firstFile(systemRoots))
+	var without []string
+	for _, v := range (way{}).trustVariables() {
+		path := d.getenv(v.name)
+		switch {
+		case path == "":
+		case holds(path):
+			trusted = true
+		default:
+			without = append(without, v.name)
+		}
+	}
+	f := finding{What: "trust of the shell", Level: wrong, Fix: "eval \"$(authpool env --mode proxy)\""}
+	switch {
+	case len(without) > 0:
+		f.Says = "its proxy is authpool, whose certificate authority is not in the file of " + strings.Join(without, ", ")
+	case !trusted:
+		f.Says = "its proxy is authpool, and no variable names authpool's certificate authority"
+	default:
+		return nil
+	}
+	return []finding{f}
+}
+
+// proxyAt returns what a variable says when it names the authpool at base as the proxy.
+func proxyAt(name, value, base string) (*url.URL, bool) {
+	switch strings.ToUpper(name) {
+	case "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY":
+	default:
+		return nil, false
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" {
+		return nil, false
+	}
+	_, address, _ := strings.Cut(base, "://")
+	return u, u.Host == address
+}
+
+// shareCertificate tells whether two texts in PEM have a certificate in common.
+func shareCertificate(a, b []byte) bool {
+	for one, rest := pem.Decode(a); one != nil; one, rest = pem.Decode(rest) {
+		for other, rest := pem.Decode(b); other != nil; other, rest = pem.Decode(rest) {
+			if bytes.Equal(one.Bytes, other.Bytes) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // settings looks at configs of clients that rule over the environment.

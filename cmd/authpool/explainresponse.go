@@ -133,7 +133,8 @@ func parseAnswer(a *provider.Answer, raw []byte) error {
 		head textproto.MIMEHeader
 		err  error
 	)
-	for a.Status < 200 { // 100 Continue and 103 Early Hints come before the answer
+	// 100 Continue and 103 Early Hints come before the answer, and what a proxy says to CONNECT.
+	for a.Status < 200 || connected(a.Status, head, in.R) {
 		if a.Status, err = readStatus(in); err != nil {
 			return err
 		}
@@ -160,6 +161,18 @@ func parseAnswer(a *provider.Answer, raw []byte) error {
 		a.Failure = failureIn(head.Get("Content-Type"), body)
 	}
 	return nil
+}
+
+// connected tells whether a head was that of a proxy's answer to CONNECT, which curl -i prints,
+// too: it describes no body, and the head of another answer follows.
+func connected(status int, head textproto.MIMEHeader, rest *bufio.Reader) bool {
+	for _, name := range []string{"Content-Type", "Content-Length", "Transfer-Encoding"} {
+		if head.Get(name) != "" {
+			return false
+		}
+	}
+	next, err := rest.Peek(len("HTTP/"))
+	return status < 300 && err == nil && string(next) == "HTTP/"
 }
 
 // readStatus reads a status line. HTTP/2 has none, but curl prints one.

@@ -117,12 +117,14 @@ func (k *keeper) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+		case <-tick.C:
+		case <-k.kick:
+		}
+		if ctx.Err() != nil { // whatever else there was to do: a turn would be cut off
 			if k.pool.shared() {
 				k.last(time.Now())
 			}
 			return
-		case <-tick.C:
-		case <-k.kick:
 		}
 		k.turn(ctx, time.Now())
 	}
@@ -132,6 +134,10 @@ func (k *keeper) run(ctx context.Context) {
 func (k *keeper) last(now time.Time) {
 	ctx := context.Background() // every talk has its own time-out
 	k.write(ctx, now)
+	// The places of sessions that have moved, as that has found.
+	released, cancel := context.WithTimeout(ctx, keeperTimeout)
+	defer cancel()
+	k.writeReleases(released)
 	for _, m := range k.pool.members() {
 		m.share.retire()
 	}

@@ -13,24 +13,36 @@ type release struct {
 	score                 int64
 }
 
-// release gives a place back in Redis. One that does not get there ends by
-// itself, so the list may be cut.
+// release gives a place back in Redis. One for which there is no room here ends by
+// itself.
 func (k *keeper) release(m *member, session string, score int64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.releases) < keeperTurn {
-		k.releases = append(k.releases, release{m.conf().ID, session, score})
-	}
+	k.releaseAll([]release{{m.conf().ID, session, score}})
 }
 
+func (k *keeper) releaseAll(list []release) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	room := max(keeperTurn-len(k.releases), 0)
+	k.releases = append(k.releases, list[:min(len(list), room)]...)
+}
+
+// writeReleases gives places back. What Redis did not answer to is tried again: it
+// compares the score, so that twice is as good as once. The rest comes first then,
+// which may be on a node that does answer.
 func (k *keeper) writeReleases(ctx context.Context) {
 	k.mu.Lock()
 	list := k.releases
 	k.releases = nil
 	k.mu.Unlock()
-	for _, r := range list {
-		_ = k.pool.bindings.Release(ctx, r.subscription, r.session, r.score)
+	var failed []release
+	for len(list) > 0 && ctx.Err() == nil {
+		if r := list[0]; k.pool.bindings.Release(ctx, r.subscription, r.session, r.score) != nil {
+			failed = append(failed, r)
+		}
+		list = list[1:]
 	}
+	k.releaseAll(list)
+	k.releaseAll(failed)
 }
 
 // dirty has the session's place extended and its binding kept.

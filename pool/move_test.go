@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,6 +228,86 @@ func TestFleetMoves(t *testing.T) {
 			t.Errorf("the place of t is still on one: %q", got)
 		}
 	})
+}
+
+// unanswered is a Redis that does not answer the first attempts to give a place back.
+type unanswered struct {
+	pool.Bindings
+	left    atomic.Int32
+	hang    bool // until nobody wants to know any more
+	attempt func()
+	kept    func() // the process has just learnt where its sessions are
+}
+
+func (u *unanswered) Release(ctx context.Context, sub, session string, score int64) error {
+	if u.left.Add(-1) < 0 {
+		return u.Bindings.Release(ctx, sub, session, score)
+	}
+	u.attempt()
+	if u.hang {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return errCut
+}
+
+func (u *unanswered) Keep(ctx context.Context, list []store.Binding, affinity time.Duration) ([]string, error) {
+	bound, err := u.Bindings.Keep(ctx, list, affinity)
+	u.kept()
+	return bound, err
+}
+
+// A place that a session leaves is given back however often that takes, and whatever
+// a process is doing when it is told to end: else it is taken from the cap of its
+// subscription until the session would have been idle for too long.
+func TestLeftPlaceIsGivenBack(t *testing.T) {
+	subs := []pool.Subscription{sub("one", limits(pool.Limits{Sessions: 1})), sub("two", priority(1))}
+	for name, c := range map[string]struct {
+		fails            int32
+		hang, at, learnt bool // it ends at the first attempt; or as soon as it knows
+	}{
+		"attempts fail":            {fails: 3},
+		"an attempt hangs":         {fails: 1, hang: true},
+		"it ends in the attempt":   {fails: 1, hang: true, at: true},
+		"it ends as it has learnt": {learnt: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, mini *miniredis.Miniredis) {
+				s := newSidecar(mini, pool.Options{}, subs...)
+				defer s.close()
+				bindings := store.New(s.client, s.client, &s.health, "authpool")
+				attempt, learnt := make(chan struct{}, 10), make(chan struct{}, 10)
+				u := &unanswered{Bindings: bindings, hang: c.hang}
+				u.attempt = func() { attempt <- struct{}{} }
+				u.kept = func() { learnt <- struct{}{} }
+				owner := startWith(pool.Options{}, u, subs...)
+				defer owner.Close()
+				if got := servedBy(t, owner, "s"); got != "one" {
+					t.Fatalf("begins on %s", got)
+				}
+				pass(time.Second)
+				// Who moves it dies before it gives the place back: that is the owner's to do.
+				u.left.Store(c.fails)
+				for len(learnt) > 0 {
+					<-learnt
+				}
+				move(t, pool.New(pool.Options{}, subs, &dying{Bindings: bindings, talks: 5}), "s", "two")
+				switch {
+				case c.at:
+					<-attempt
+					owner.Close()
+				case c.learnt:
+					<-learnt
+					owner.Close()
+				default:
+					pass(5 * time.Second)
+				}
+				if left, _ := mini.ZMembers("authpool:{one}:sessions"); len(left) > 0 {
+					t.Errorf("one still has %q", left)
+				}
+			})
+		})
+	}
 }
 
 // All processes follow within a second, who was cut off too as soon as it is back,

@@ -5,8 +5,9 @@
 --      then what was closed, as in cool.lua
 -- Answers {'closed', ms} | {'probing', ms} | {'granted', ms} | {'open', ms since,
 -- ms until its turn, seat}. A probe is granted to one process at a time, until it
--- tells how it went or the hold is over. After one that succeeded, each process
--- has a seat of its own on the ramp, one pace after the one before.
+-- tells how it went or the hold is over; that somebody else has asked meanwhile is
+-- noted, for only then there is somebody to tell. After one that succeeded, each
+-- process has a seat of its own on the ramp, one pace after the one before.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local closed, probing, open = 0, 0, true
@@ -14,7 +15,10 @@ for i = 5, #ARGV do
   local ends = string.match(redis.call('HGET', KEYS[1], 'cooldown' .. ARGV[i]) or '', '^%d+') or 0
   closed = math.max(closed, tonumber(ends) - now)
   local holder, over = string.match(redis.call('HGET', KEYS[1], 'probe' .. ARGV[i]) or '', '^(%S+) (%d+)$')
-  if holder and holder ~= ARGV[1] then probing = math.max(probing, over - now) end
+  if holder and holder ~= ARGV[1] and tonumber(over) > now then
+    probing = math.max(probing, over - now)
+    redis.call('HSET', KEYS[1], 'probe?' .. ARGV[i], 'asked ' .. over)
+  end
   if redis.call('HEXISTS', KEYS[1], 'opened' .. ARGV[i]) == 0 then open = false end
 end
 if closed > 0 then return {'closed', closed} end

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -126,6 +127,71 @@ func TestProbe(t *testing.T) {
 	ask("h", store.Proof{Word: store.ProbeClosed, Wait: 23 * time.Second}, "", "m")
 	pass(10 * time.Minute)
 	ask("h", granted, "", "m")
+}
+
+// How a probe went is told when another process was refused for it, and to nobody else:
+// each of a large fleet would read the state for it.
+func TestProofIsToldToWhoAsked(t *testing.T) {
+	s, _ := timed(t) // of one server: what is published on different nodes comes in any order
+	watching, stop := context.WithCancel(ctx)
+	events := make(chan store.Event, 16)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.Watch(watching, func(e store.Event) { events <- e }) })
+	defer wg.Wait()
+	defer stop()
+	next := func() store.Event {
+		t.Helper()
+		select {
+		case e := <-events:
+			return e
+		case <-time.After(time.Minute):
+			t.Fatal("no event")
+			return store.Event{}
+		}
+	}
+	next() // the connection is new
+	told := func(want bool, how string) {
+		t.Helper()
+		// Behind it, on the same channel, comes the news of another.
+		if err := s.Enable(ctx, "other"); err != nil {
+			t.Fatal(err)
+		}
+		got := next()
+		if told := got.State == "one"; told != want {
+			t.Errorf("%s: the fleet is told: %v, want %v", how, told, want)
+		}
+		if got.State == "one" {
+			next()
+		}
+	}
+	ask := func(process string, want store.ProbeWord, models ...string) {
+		t.Helper()
+		if got := first(s.Probe(ctx, probeOf("one", process, models...))); got.Word != want {
+			t.Fatalf("%s asks: %+v, want %s", process, got, want)
+		}
+	}
+	tell := func(process string, succeeded bool, models ...string) {
+		t.Helper()
+		p := probeOf("one", process, models...)
+		proved(t, s, store.Probed{Subscription: "one", Process: process, Closures: p.Closures, Succeeded: succeeded})
+	}
+	ask("a", store.ProbeGranted, "", "m")
+	ask("a", store.ProbeGranted, "", "m") // the answer was lost: it is itself
+	tell("a", false, "", "m")
+	told(false, "nobody has asked")
+	ask("a", store.ProbeGranted, "", "m")
+	ask("b", store.ProbeTaken, "m")
+	tell("b", false, "", "m") // not b's to tell
+	told(false, "by another one")
+	tell("a", false, "", "m")
+	told(true, "b has asked")
+	ask("b", store.ProbeGranted, "", "m")
+	ask("a", store.ProbeTaken, "")
+	ask("c", store.ProbeTaken, "", "m")
+	tell("b", true, "", "m")
+	told(true, "two have asked")
+	tell("c", true, "", "m") // of a probe that it had begun by itself
+	told(false, "what is known")
 }
 
 // The probe of a subscription's own cooldown is apart from its domain's, and what

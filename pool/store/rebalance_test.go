@@ -82,27 +82,28 @@ func TestBalanceBoundsEveryMinute(t *testing.T) {
 	}
 }
 
-// Who asks again and again does not keep the others from their turn.
+// Who asks again and again does not keep the others from their turn: neither with the
+// moves that it gets, nor with those that are refused.
 func TestBalanceIsNotProlonged(t *testing.T) {
-	s, pass := timed(t)
-	ask := func(process string, moves int) store.Balance {
-		t.Helper()
-		return first(s.Balance(ctx, store.Balancing{Process: process, Hold: time.Minute, Moves: moves, Most: 10, Window: time.Minute}))
-	}
-	for _, moves := range []int{1, 10} { // the second time, none are left
-		if b := ask("a", moves); b.Moves == 0 {
-			t.Fatalf("the first: %+v", b)
-		}
-		pass(40 * time.Second)
-		ask("a", 10)
-		if b := ask("b", 1); b.Moves != 0 {
-			t.Errorf("while another has the lease: %+v", b)
-		}
-		pass(20 * time.Second)
-		b := ask("b", 1)
-		if b.Fence == 0 && b.Wait == 0 {
-			t.Errorf("after the lease: %+v", b)
-		}
-		pass(time.Minute)
+	for name, begins := range map[string]int{"moves are left": 1, "none are left": 20} {
+		t.Run(name, func(t *testing.T) {
+			s, pass := timed(t)
+			ask := func(process string, moves, want int) {
+				t.Helper()
+				b := first(s.Balance(ctx, store.Balancing{Process: process, Hold: time.Minute, Moves: moves, Most: 20, Window: time.Minute}))
+				if b.Moves != want || (b.Fence > 0) != (want > 0) {
+					t.Errorf("%s asks for %d: %+v, want %d", process, moves, b, want)
+				}
+			}
+			ask("a", begins, begins)
+			pass(40 * time.Second)
+			ask("a", 1, min(1, 20-begins))
+			ask("b", 1, 0) // another has the lease
+			pass(20*time.Second - time.Millisecond)
+			ask("b", 1, 0)
+			pass(time.Millisecond)
+			ask("b", 1, 1)
+			ask("a", 1, 0)
+		})
 	}
 }

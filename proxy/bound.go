@@ -105,7 +105,7 @@ func (b *bound) Close() {
 	}
 }
 
-// watchMade has the ids read that the answer makes, if it can make any; next is who
+// watchMade has the ids read that the answer makes, if it can make any, in its head and body; next is who
 // else reads it, or nil.
 func (ex *exchange) watchMade(next tap.Sink) tap.Sink {
 	if !ex.info.Makes {
@@ -115,6 +115,11 @@ func (ex *exchange) watchMade(next tap.Sink) tap.Sink {
 		ex.bound = new(bound)
 	}
 	ex.bound.reset(next, ex.provider.Family)
+	for name, value := range ex.call.Header.All() {
+		if equalFold(name, "location") { // of a call of the Realtime API, whose body is no JSON
+			ex.bound.made.Location(value)
+		}
+	}
 	ex.making = true
 	return ex.bound
 }

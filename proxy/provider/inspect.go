@@ -12,8 +12,8 @@ import (
 // compressed body is scanned decompressed, up to a bound, and never patched. A
 // body that is not JSON tells nothing and is no error: the provider is to
 // answer it. Every error is a *Refusal: for paths that get no credential, and for
-// bodies that name a field twice on which authpool would act, since the provider might
-// read the other.
+// bodies, and queries of WebSockets, that name a field twice on which authpool would act,
+// since the provider might read the other.
 func Inspect(r *Request) (Call, error) {
 	var pathBuf [256]byte
 	path, _ := parsePath(pathBuf[:0], r.Rest) // Route has refused what is no path
@@ -23,7 +23,7 @@ func Inspect(r *Request) (Call, error) {
 		return Call{}, no
 	}
 	if r.Upgrade {
-		if c.Endpoint, named = r.Provider.paths.socket(&path), queryModel(r.Query); c.Endpoint == nil {
+		if c.Endpoint, named = r.Provider.paths.socket(&path), nil; c.Endpoint == nil {
 			return Call{}, &Refusal{
 				Status: 426, Code: CodeUpgrade, Family: c.Shape,
 				Message: "what is said on this WebSocket could not be counted, so that it is not relayed; use plain HTTP with server-sent events",
@@ -31,6 +31,12 @@ func Inspect(r *Request) (Call, error) {
 		}
 		endpoint = c.Endpoint
 		c.Shape, c.Stream = shape(r.Provider, endpoint), false
+		if endpoint.API == meter.OpenAIRealtime {
+			var err error
+			if named, err = c.joins(r); err != nil {
+				return Call{}, err
+			}
+		}
 	}
 	switch {
 	case endpoint.API.Items():

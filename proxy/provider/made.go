@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/authpool/authpool/proxy/jsonscan"
@@ -81,6 +82,17 @@ func (m *Made) Begin() { m.scanner.Reset(madePaths, m) }
 
 // Write reads the next piece of the text.
 func (m *Made) Write(p []byte) { m.scanner.Write(p) }
+
+// Location reads where the answer's head says that what was made is: a URL, or its path.
+func (m *Made) Location(place []byte) {
+	if i := bytes.IndexAny(place, "?#"); i >= 0 {
+		place = place[:i]
+	}
+	if m.family == Gemini || len(m.ids) == maxMade {
+		return
+	}
+	m.add(place[bytes.LastIndexByte(place, '/')+1:])
+}
 
 // IDs returns what was found so far, each once and in the form of Pins.IDs; 32 at
 // most. It is valid until Reset.

@@ -29,21 +29,42 @@ const (
 	liveService = "google.ai.generativelanguage."
 )
 
-// queryModel is the model, or Azure's deployment, that a query names; nil: none.
-func queryModel(query []byte) []byte {
-	for len(query) > 0 {
+// joins reads from the query of a Realtime session's upgrade which model is to speak
+// (Azure calls it a deployment), or which call the socket joins: that is the account's
+// that has made it. Source: OpenAI's guide of the Realtime API, "server controls".
+func (c *Call) joins(r *Request) (model []byte, err error) {
+	named, joined := false, false
+	for query := r.Query; len(query) > 0; {
 		var piece []byte
 		piece, query = cutParameter(query)
+		var twice *bool
 		var buf [maxName]byte
-		if name := parameterName(&buf, piece); string(name) != "model" && string(name) != "deployment" {
+		switch name := parameterName(&buf, piece); {
+		case string(name) == "model", string(name) == "deployment" && r.Provider.Family == Azure:
+			twice = &named
+		case string(name) == "call-id":
+			twice = &joined
+		default:
 			continue
 		}
+		if *twice {
+			return nil, &Refusal{
+				Status: 400, Code: CodeDuplicateField, Family: c.Shape,
+				Message: "the query names the model, or the call, more than once; send it once",
+			}
+		}
+		*twice = true
 		_, value, _ := bytes.Cut(piece, []byte{'='})
-		if value, ok := unescape(nil, value); ok {
-			return value
+		value, ok := unescape(nil, value)
+		switch {
+		case !ok:
+		case twice == &named:
+			model = value
+		case isResource(value):
+			c.Pins.add(value)
 		}
 	}
-	return nil
+	return model, nil
 }
 
 // SocketModel is the model that is named by a message of a WebSocket, as paths and

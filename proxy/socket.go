@@ -163,13 +163,15 @@ type socket struct {
 	provider websocket.Reader
 	client   *websocket.Reader
 	turns    meter.Socket
-	mask     tap.Mask
+	mask     tap.Mask // of messages
+	aside    tap.Mask // of control frames, which may stand between a message's frames
 	made     provider.Made
 	named    provider.Named
 	out      []byte    // what goes on of a piece
 	plain    []byte    // what the agent said, in the clear
 	begun    int       // turns
-	number   int       // of the event under way, from 1
+	number   int       // of the event begun last, from 1
+	turn     int       // that of the turn under way
 	began    time.Time // of the turn under way
 	opened   bool
 	budget   *agents.Entry // the agent that the turn was counted for; nil: nobody
@@ -186,6 +188,7 @@ type socket struct {
 type farewell struct {
 	code   uint16
 	reason string
+	until  time.Time // when it no longer waits for the end of a frame that is under way
 }
 
 // relaySocket has the connection relayed that obtain has got.
@@ -227,6 +230,7 @@ func (sk *socket) serve(head []byte) {
 	sk.up, sk.said = ex.call.Switched()
 	sk.turns.Reset(ex.info.Endpoint.API, ex.info.Model)
 	sk.mask.Reset(ex.mask[:])
+	sk.aside.Reset(ex.mask[:])
 	sk.made.Reset(ex.provider.Family)
 	sk.progress()
 	if ex.conn != nil {
@@ -289,7 +293,7 @@ func (sk *socket) bye(code uint16, reason string) {
 // say is bye with sk.mu held.
 func (sk *socket) say(code uint16, reason string) {
 	if sk.farewell == nil && !sk.ended {
-		sk.farewell = &farewell{code, reason}
+		sk.farewell = &farewell{code, reason, time.Now().Add(farewellWait)}
 		_ = sk.up.SetReadDeadline(time.Unix(1, 0)) // wakes relayProvider
 	}
 }
@@ -365,7 +369,7 @@ func (sk *socket) await(wait time.Duration) error {
 	if sk.farewell != nil {
 		wait = 0
 		if !sk.provider.Whole() {
-			wait = farewellWait
+			wait = time.Until(sk.farewell.until)
 		}
 	}
 	return sk.up.SetReadDeadline(time.Now().Add(wait))
@@ -423,32 +427,29 @@ func (sk *socket) relayAgent() {
 }
 
 // listen reads along what the agent says, and returns how much of it goes on: all, or
-// what stands before the message with which the agent must not go on.
+// what stands before the message, or the fault, with which the agent must not go on.
 func (sk *socket) listen(p []byte) int {
 	sk.mu.Lock()
 	defer sk.mu.Unlock()
-	message := 0 // where the one under way begins in p
+	good := 0 // what goes on of p, whatever follows
 	for at := 0; at < len(p); {
 		if sk.farewell != nil || sk.ended {
-			return message
+			return good
 		}
 		piece, n, err := sk.client.Next(p[at:])
 		if err != nil {
 			sk.say(websocket.ProtocolError, "authpool: "+err.Error())
-			return message
+			return good
 		}
 		payload := p[at : at+n]
-		control := piece.Opcode.IsControl() || piece.Opcode == websocket.Continuation
-		if piece.Begins && !control {
-			message = at
+		message := !piece.Opcode.IsControl() && piece.Opcode != websocket.Continuation
+		if message && piece.Begins {
+			good = at
 			sk.turns.AgentBegin()
 			sk.named.Begin(sk.ex.provider.Family)
 		}
 		at += n
-		if control {
-			continue
-		}
-		if piece.Payload {
+		if message && piece.Payload {
 			sk.plain = append(sk.plain[:0], payload...)
 			sk.client.Unmask(sk.plain, payload)
 			sk.turns.AgentWrite(sk.plain)
@@ -456,8 +457,11 @@ func (sk *socket) listen(p []byte) int {
 				sk.named.Write(sk.plain)
 			}
 		}
-		if piece.Ends && !sk.asked(sk.turns.AgentEnd()) {
-			return message
+		if piece.Ends {
+			if message && !sk.asked(sk.turns.AgentEnd()) {
+				return good
+			}
+			good = at
 		}
 	}
 	return len(p)
@@ -470,6 +474,10 @@ func (sk *socket) asked(a meter.Asked) bool {
 		sk.settle(false)
 	}
 	if sk.ended || sk.farewell != nil {
+		return false
+	}
+	if a.Twice { // who reads the first and who reads the last would judge two messages
+		sk.refuse(provider.CodeDuplicateField, "a message names its model more than once")
 		return false
 	}
 	if model := provider.SocketModel(a.Model); a.Named && ex.limits != nil && !ex.limits.MayModel(model) {
@@ -525,7 +533,7 @@ func (sk *socket) refuse(code, message string) {
 // permit counts a turn in, or says why it may not begin.
 func (sk *socket) permit() *refusal {
 	ex := sk.ex
-	model := provider.SocketModel(sk.turns.Model())
+	model := provider.SocketModel(sk.turns.Asked())
 	if ex.limits != nil && !ex.limits.MayModel(model) {
 		return &refusal{code: codeNotAllowed, message: "agent " + ex.agent + " may not use model " + strconv.Quote(model)}
 	}
@@ -547,18 +555,18 @@ func (sk *socket) permit() *refusal {
 func (sk *socket) open() {
 	sk.begun++
 	sk.number++
-	sk.began = time.Now()
-	e := sk.event(meter.Result{})
+	sk.turn, sk.began = sk.number, time.Now()
+	e := sk.event(meter.Result{}, sk.turn)
 	e.Unknown = true
 	if err := sk.ex.s.deps.Recorder.Open(e); err == nil {
 		sk.opened = true
 	}
 }
 
-// event describes the turn under way.
-func (sk *socket) event(r meter.Result) usage.Event {
+// event describes what was used, by its number.
+func (sk *socket) event(r meter.Result, number int) usage.Event {
 	e := sk.ex.event()
-	e.ID += "/" + strconv.Itoa(sk.number)
+	e.ID += "/" + strconv.Itoa(number)
 	e.Model, e.Tokens, e.Units = r.Model, r.Tokens, r.Units
 	if e.Model == "" {
 		e.Model = sk.turns.Model()
@@ -580,7 +588,7 @@ func (sk *socket) add(e *usage.Event, r *meter.Result) {
 func (sk *socket) settle(cut bool) {
 	r := sk.turns.Result()
 	if r.Billable {
-		e := sk.event(r)
+		e := sk.event(r, sk.turn)
 		e.Unknown = r.State == meter.Absent
 		if e.Estimated = cut || r.State == meter.Partial; e.Estimated {
 			e.Tokens.Output = max(e.Tokens.Output, sk.turns.EstimateOutput())
@@ -591,7 +599,7 @@ func (sk *socket) settle(cut bool) {
 		sk.count++
 		socketTurns.WithLabelValues(sk.ex.provider.Name, sk.ex.lease.Subscription().ID).Inc()
 	} else if sk.opened {
-		if err := sk.ex.s.deps.Recorder.Void(sk.event(r).ID); err != nil {
+		if err := sk.ex.s.deps.Recorder.Void(sk.event(r, sk.turn).ID); err != nil {
 			sk.ex.s.log.Debug("a turn that failed may be counted as unknown should authpool be killed", "request", sk.ex.id, "error", err)
 		}
 	}
@@ -661,7 +669,7 @@ func (sk *socket) hear(p []byte) ([]byte, error) {
 		}
 		p = p[n:]
 	}
-	if sk.farewell == nil {
+	if sk.farewell == nil || !sk.provider.Whole() && time.Now().Before(sk.farewell.until) {
 		return sk.out, nil
 	}
 	if sk.provider.Whole() && !sk.closing {
@@ -679,20 +687,25 @@ func (sk *socket) take(piece websocket.Piece, p []byte) error {
 		sk.turns.Begin()
 		sk.made.Begin()
 	}
-	switch {
-	case !message || !piece.Payload:
+	mask := &sk.mask
+	if !message {
+		mask = &sk.aside
+	}
+	if !piece.Payload {
 		sk.out = append(sk.out, p...)
-	default:
-		sk.turns.Write(p)
-		sk.made.Write(p)
-		out, err := sk.mask.Pass(p)
+	} else {
+		if message {
+			sk.turns.Write(p)
+			sk.made.Write(p)
+		}
+		out, err := mask.Pass(p)
 		if err != nil {
 			return err
 		}
 		sk.out = append(sk.out, out...)
 	}
-	if message && piece.FrameEnds {
-		out, err := sk.mask.EndFrame(piece.Ends)
+	if piece.FrameEnds {
+		out, err := mask.EndFrame(piece.Ends)
 		if err != nil {
 			return err
 		}
@@ -730,7 +743,7 @@ func (sk *socket) heard(h meter.Heard) {
 	}
 	if h.Beside != nil {
 		sk.number++
-		e := sk.event(*h.Beside)
+		e := sk.event(*h.Beside, sk.number)
 		e.Further = true
 		sk.add(&e, h.Beside)
 		ex.lease.Turn(e.Tokens, true)
@@ -755,12 +768,13 @@ func (sk *socket) limited(f meter.Failure) {
 	ex := sk.ex
 	v := ex.classifyEvent(f)
 	ex.story.Late(v)
-	ex.lease.Late(v)
-	if model := sk.event(sk.turns.Result()).Model; model != ex.info.Model {
-		at := sk.began
-		if at.IsZero() {
-			at = ex.start
-		}
+	at := sk.began
+	if at.IsZero() {
+		at = ex.start
+	}
+	// The next socket is chosen by what its upgrade names: an alias of the model, or none.
+	ex.lease.LateAt(ex.info.Model, at, v)
+	if model := sk.event(sk.turns.Result(), sk.turn).Model; model != ex.info.Model {
 		ex.lease.LateAt(model, at, v)
 	}
 }

@@ -89,7 +89,8 @@ func responsesEvent(m *Meter, e *event) {
 		m.takeModel(e)
 		m.takeBackground(e)
 		m.accepted = m.background != ""
-	case "response.completed", "response.incomplete", "response.cancelled":
+	// response.done has ended the responses of a socket (openai/codex).
+	case "response.completed", "response.done", "response.incomplete", "response.cancelled":
 		m.takeModel(e)
 		m.takeBackground(e)
 		m.accepted = false

@@ -16,7 +16,9 @@ type Socket struct {
 	meter Meter // of the turn under way
 	told  socketEvent
 	open  bool
+	asked string // the model that the upgrade, or the agent, has named last
 	model string // asked for last, or of the session
+	setup bool   // the session's model is known from the agent: it may say so once
 	heard string // the model that writes down what is said
 
 	agent  jsonscan.Scanner
@@ -51,6 +53,8 @@ type Asked struct {
 	// Model is the one that is asked, as far as is known.
 	Begins, Named bool
 	Model         string
+	// Twice says that it names its model more than once.
+	Twice bool
 	// Ends says that the turn under way has told its usage and goes on with another
 	// answer, which is counted by itself: the message brings what a tool has said.
 	Ends bool
@@ -58,7 +62,7 @@ type Asked struct {
 
 // Reset makes s ready for another socket. model is what the upgrade names, or empty.
 func (s *Socket) Reset(api API, model string) {
-	s.api, s.model, s.heard = api, model, ""
+	s.api, s.asked, s.model, s.setup, s.heard = api, model, model, false, ""
 	s.Next()
 }
 
@@ -82,6 +86,15 @@ func (s *Socket) EstimateOutput() int64 { return s.meter.EstimateOutput() }
 
 // Model is the one that was asked for last, or the session's; empty: not told.
 func (s *Socket) Model() string { return s.model }
+
+// Asked is Model by the name that the agent knows it by, where it has named one: a
+// provider calls the same model otherwise, by its date for instance.
+func (s *Socket) Asked() string {
+	if s.asked != "" {
+		return s.asked
+	}
+	return s.model
+}
 
 // Begin says that a message of the provider begins.
 func (s *Socket) Begin() {
@@ -125,7 +138,7 @@ func (s *Socket) End() Heard {
 
 // AgentBegin says that a message of the agent begins.
 func (s *Socket) AgentBegin() {
-	s.asking = asking{}
+	s.asking = asking{at: modelPath(s.api)}
 	s.agent.Reset(askingPaths, &s.asking)
 }
 
@@ -135,13 +148,20 @@ func (s *Socket) AgentWrite(p []byte) { s.agent.Write(p) }
 // AgentEnd says that the agent's message has ended, and what it said.
 func (s *Socket) AgentEnd() Asked {
 	a := &s.asking
+	create := s.api != GeminiLive && a.kind.is("response.create")
 	if a.model != "" {
-		s.model = a.model
-		if !s.open {
-			s.meter.asked = a.model
+		s.asked = a.model
+		if create && s.api == OpenAIResponsesSocket || s.api == GeminiLive && !s.setup {
+			s.model, s.setup = a.model, true
+			if !s.open {
+				s.meter.asked = a.model
+			}
 		}
 	}
-	asked := Asked{Named: a.model != "", Model: s.model}
+	asked := Asked{Named: a.model != "", Model: s.model, Twice: a.models > 1}
+	if asked.Named {
+		asked.Model = a.model
+	}
 	switch s.api {
 	case GeminiLive:
 		asked.Begins = a.turn
@@ -149,7 +169,7 @@ func (s *Socket) AgentEnd() Asked {
 			s.meter.final = true
 		}
 	default:
-		asked.Begins = a.kind.is("response.create")
+		asked.Begins = create
 	}
 	return asked
 }
@@ -159,10 +179,25 @@ func (s *Socket) AgentOpens() { s.open = true }
 
 // asking is what a message of an agent holds.
 type asking struct {
-	kind  name
-	model string
-	turn  bool
-	tools bool
+	at     int // the place of the model
+	kind   name
+	model  string
+	models int // how often it is named
+	turn   bool
+	tools  bool
+}
+
+// modelPath is where a message of an agent names a model. What stands at the others'
+// places is for no provider to see.
+func modelPath(api API) int {
+	switch api {
+	case OpenAIRealtime:
+		return atSessionModel
+	case GeminiLive:
+		return atSetupModel
+	default:
+		return atModel
+	}
 }
 
 // The places in the messages of agents. Google's fields may be written either way
@@ -193,10 +228,15 @@ func (a *asking) Found(v *jsonscan.Value) {
 		a.turn = v.Kind == jsonscan.True
 	case atTools, atToolsElse:
 		a.tools = a.tools || v.Kind == jsonscan.ObjectBegin
-	default:
-		if v.Kind == jsonscan.String && len(v.Raw) > 0 {
+	case a.at:
+		if v.Kind == jsonscan.ObjectEnd || v.Kind == jsonscan.ArrayEnd {
+			return
+		}
+		a.models++
+		if v.Kind == jsonscan.String {
 			a.model = text(v)
 		}
+	default:
 	}
 }
 

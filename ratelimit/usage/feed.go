@@ -1,6 +1,9 @@
 package usage
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // feed is one subscription on its way from the journal to Redis. Its numbers are
 // the journal's; those that Redis sees are less by base. It belongs to the
@@ -17,6 +20,8 @@ type feed struct {
 	stalledAt    int64     // acked then
 	waiting      bool      // and that was told
 	met          bool      // Redis has answered since the process started
+	senders      []string  // as in subProgress
+	senderSince  int64     // likewise Since
 
 	// window holds the events after acked that are in memory, and places where
 	// they stand in the journal.
@@ -34,7 +39,7 @@ type feed struct {
 	// What a send leaves for the loop to do.
 	err    error
 	alarms []error
-	moved  bool // the writer changed: it must be on disk before it is used
+	moved  bool // the writer or the senders changed: they must be on disk before anything is sent
 	lost   bool // acked went back: the journal must be read again from there
 }
 
@@ -86,4 +91,17 @@ func (f *feed) advance(number int64) {
 func (f *feed) renumber(last int64) {
 	f.writer, f.base = branchWriter(f.writer, last, f.lives.of(last+1)), last
 	f.verified, f.moved = time.Time{}, true
+}
+
+// meet takes note that this life has reached Redis, which has counted up to number, and
+// will now send. Whether the life before it that could send has had something counted
+// shows in that number.
+func (f *feed) meet(number int64) {
+	if n := len(f.senders); n > 0 && number <= f.senderSince {
+		f.senders = f.senders[:n-1]
+	}
+	now := f.lives[len(f.lives)-1].ID
+	f.senders = slices.Compact(slices.DeleteFunc(append(f.senders, now), func(id string) bool { return !f.lives.has(id) }))
+	f.senderSince = number
+	f.met, f.moved = true, true
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -36,22 +37,35 @@ func newLife() string {
 	return hex.EncodeToString(id[:])
 }
 
-// begin adds the life that begins after number last. counted is the last number
-// known to be counted.
-func (l Lives) begin(id string, last, counted int64) Lives {
-	if n := len(l); n > 0 && l[n-1].After == last {
-		l = l[:n-1] // it gave no number
+// begin adds the life that begins after number last.
+func (s *subProgress) begin(id string, last int64) {
+	if n := len(s.Lives); n > 0 && s.Lives[n-1].After == last { // the one before gave no number
+		for i, sender := range s.Senders {
+			if n > 1 && sender == s.Lives[n-1].ID {
+				s.Senders[i] = s.Lives[n-2].ID // what it had counted was that one's
+			}
+		}
+		s.Lives = s.Lives[:n-1]
 	}
-	l = append(l, Life{id, last})
-	if len(l) <= maxLives {
-		return l
+	s.Lives = append(s.Lives, Life{id, last})
+	if len(s.Lives) <= maxLives {
+		return
 	}
-	// Redis knows the life of the last number that was counted, and is to be asked by
-	// it. If that is the oldest one, a crash has repeated itself while Redis was away.
-	if at := len(l) - 2; l[1].After >= counted {
-		return append(l[:at], l[at+1:]...)
+	// Redis knows one of the senders. A life of which it never heard is not missed: a
+	// crash has repeated itself while Redis was away. Where there is none, all lives
+	// since the oldest one have had something counted.
+	for i := len(s.Lives) - 2; i >= 0; i-- {
+		if !slices.Contains(s.Senders, s.Lives[i].ID) {
+			s.Lives = slices.Delete(s.Lives, i, i+1)
+			return
+		}
 	}
-	return l[1:]
+	s.Lives = s.Lives[1:]
+}
+
+// has tells whether a life of that id is among them.
+func (l Lives) has(id string) bool {
+	return slices.ContainsFunc(l, func(life Life) bool { return life.ID == id })
 }
 
 // of returns the id of the life that gave number, or would.

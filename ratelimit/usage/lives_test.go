@@ -2,11 +2,17 @@ package usage_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/authpool/authpool/ratelimit/usage"
 )
@@ -55,6 +61,119 @@ func TestCrashesWhileRedisIsAway(t *testing.T) {
 		stop(t, r)
 		if n := len(store.account("team-a").ids); n != 15 || lives() != 8 {
 			t.Errorf("%d of 15 events are counted, by %d lives, want 8", n, lives())
+		}
+		told.want(t)
+	})
+}
+
+// TestCrashRightAfterRedisIsBack: of the life that was the first for long to reach
+// Redis, no more may be on disk than that it did: it dies before it has saved how far
+// it came.
+func TestCrashRightAfterRedisIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, store, told := filepath.Join(t.TempDir(), "journal"), newLedger(), &alarms{}
+		events := 0
+		// live returns the folder as it is in the moment of the crash, after at most wait.
+		live := func(shut bool, wait time.Duration, counted int) string {
+			g := &gate{Applier: store}
+			g.shut.Store(shut)
+			r := usage.NewRecorder(openJournal(t, dir, options), g, usage.RecorderOptions{Alarm: told.add, Hold: time.Millisecond})
+			r.Start(context.Background())
+			add(t, r, "team-a", 1)
+			events++
+			for begun := time.Now(); time.Since(begun) < wait; time.Sleep(time.Millisecond) {
+				if synctest.Wait(); len(store.counted("team-a")) >= counted {
+					break
+				}
+			}
+			crash := copyDir(t, dir)
+			g.shut.Store(true)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			r.Close(ctx) //nolint:errcheck // it may not send, and says so
+			return crash
+		}
+		dir = live(false, time.Second, 1)
+		for round := range 3 {
+			for range 12 {
+				dir = live(true, 10*time.Millisecond, events+1)
+			}
+			dir = live(false, time.Second, events+1)
+			if n := len(store.counted("team-a")); n != events {
+				t.Fatalf("round %d: %d of %d events are counted", round, n, events)
+			}
+			if round == 2 { // Redis is there, and nobody gets to know what it has counted
+				for range 12 {
+					dir = live(false, time.Second, events+1)
+				}
+			}
+		}
+		dir = live(false, time.Minute, events+1)
+		if n := len(store.counted("team-a")); n != events {
+			t.Errorf("%d of %d events are counted", n, events)
+		}
+		told.want(t)
+	})
+}
+
+// asked is a Redis that tells what it has counted, and counts nothing more.
+type asked struct{ usage.Applier }
+
+func (a asked) Apply(ctx context.Context, b usage.Batch) (usage.Result, error) {
+	if len(b.Events) > 0 {
+		return usage.Result{}, errors.New("it hangs")
+	}
+	return a.Applier.Apply(ctx, b)
+}
+
+// TestAnyLivesAreKnown: whatever a crashing process came to in each of its lives, Redis
+// knows it again.
+func TestAnyLivesAreKnown(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		dir, store, told := filepath.Join(t.TempDir(), "journal"), newLedger(), &alarms{}
+		events := 0
+		var plan []string
+		for range rapid.IntRange(1, 4).Draw(rt, "kinds") {
+			life := rapid.SampledFrom([]string{
+				"away", "away, gives one", "asks", "asks, gives one", "counts", "counts, gives one",
+			}).Draw(rt, "life")
+			plan = append(plan, slices.Repeat([]string{life}, rapid.SampledFrom([]int{1, 9}).Draw(rt, "times"))...)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			for _, life := range append(plan, "counts, gives one") {
+				g := &gate{Applier: store}
+				does, gives := strings.CutSuffix(life, ", gives one")
+				g.shut.Store(does == "away")
+				if does == "asks" {
+					g.Applier = asked{store}
+				}
+				r := usage.NewRecorder(openJournal(t, dir, options), g, usage.RecorderOptions{Alarm: told.add, Hold: time.Millisecond})
+				if gives {
+					add(t, r, "team-a", 1)
+					events++
+				}
+				r.Start(context.Background())
+				for begun := time.Now(); time.Since(begun) < 300*time.Millisecond; time.Sleep(time.Millisecond) {
+					if synctest.Wait(); does == "counts" && len(store.counted("team-a")) >= events {
+						break
+					}
+				}
+				progress := filepath.Join(dir, "progress.json")
+				saved, err := os.ReadFile(progress) // as it is in the moment of the crash
+				if err != nil {
+					t.Fatal(err)
+				}
+				g.shut.Store(true)
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				r.Close(ctx) //nolint:errcheck // it may not send, and says so
+				if err := os.WriteFile(progress, saved, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		if n := len(store.counted("team-a")); n != events {
+			rt.Errorf("%d of %d events are counted", n, events)
 		}
 		told.want(t)
 	})

@@ -66,6 +66,13 @@ func (l *ledger) account(sub string) *account {
 	return a
 }
 
+// counted returns the ids of the events that are counted.
+func (l *ledger) counted(sub string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.account(sub).ids)
+}
+
 // snapshot returns a copy of the state, to be put back later.
 func (l *ledger) snapshot() map[string]*account {
 	l.mu.Lock()

@@ -14,7 +14,7 @@ const progressName = "progress.json"
 
 // progress is the content of that file. It may lag behind: what was counted since
 // is sent again and answered as a duplicate. A writer's id and base are on disk
-// before they are used, and so is a life.
+// before they are used, and so is a life, and that one begins to send.
 type progress struct {
 	Version int `json:"version"`
 	// Writer is the id of the folder, random, made with it. Every
@@ -32,6 +32,10 @@ type subProgress struct {
 	Lives   Lives  `json:"lives"`   // after the journal's numbers; none: Life alone
 	Applied int64  `json:"applied"` // the journal's number of the last event counted
 	Time    int64  `json:"time"`    // when that was, epoch ms
+	// Senders are those of Lives that had something counted. The last one may have,
+	// since number Since was counted: it has reached Redis, and could tell no more.
+	Senders []string `json:"senders,omitempty"`
+	Since   int64    `json:"since,omitempty"`
 }
 
 // lives returns the subscription's lives. One that has none was new in life.
@@ -77,7 +81,8 @@ func (p *progress) begin(last map[string]int64) {
 	p.Life = newLife()
 	for name, number := range last {
 		s := p.Subscriptions[name]
-		s.Lives = s.lives(was).begin(p.Life, number, s.Applied)
+		s.Lives = s.lives(was)
+		s.begin(p.Life, number)
 		p.Subscriptions[name] = s
 	}
 }

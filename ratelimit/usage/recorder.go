@@ -268,7 +268,7 @@ func (r *Recorder) feed(name string) *feed {
 	p := r.journal.progress.Subscriptions[name]
 	f = &feed{
 		subscription: name, writer: p.Writer, base: p.Base, acked: p.Applied, ackedTime: p.Time,
-		lives: p.lives(r.journal.progress.Life),
+		lives: p.lives(r.journal.progress.Life), senders: p.Senders, senderSince: p.Since,
 	}
 	if f.writer == "" {
 		f.writer = r.journal.progress.Writer
@@ -495,14 +495,17 @@ func (r *Recorder) apply(ctx context.Context, f *feed) bool {
 	applySeconds.Observe(time.Since(start).Seconds())
 	batches.WithLabelValues(res.Outcome.String()).Inc()
 	met := f.met
-	f.verified, f.met = start, true
+	f.verified = start
+	if !met {
+		f.meet(f.base + res.Last)
+	}
 	switch res.Outcome {
 	case Applied, Duplicate:
 		applied.Add(float64(res.Applied))
 		repeated.Add(float64(res.Repeated))
 		late.Add(float64(res.Late))
 		f.advance(f.base + res.Last)
-		return true
+		return !f.moved
 	case Gap:
 		r.compare(f, f.base+res.Last, start)
 	case Fenced:
@@ -617,7 +620,10 @@ func (r *Recorder) overdue(now time.Time) bool {
 func (r *Recorder) save() error {
 	p := r.journal.progress
 	for _, f := range r.order {
-		s := subProgress{Writer: f.writer, Base: f.base, Lives: f.lives, Applied: f.acked, Time: f.ackedTime}
+		s := subProgress{
+			Writer: f.writer, Base: f.base, Lives: f.lives, Applied: f.acked, Time: f.ackedTime,
+			Senders: f.senders, Since: f.senderSince,
+		}
 		if f.writer == p.Writer {
 			s.Writer = ""
 		}

@@ -164,8 +164,8 @@ func (b *budgets) learn(now time.Time, i int, c usage.PeriodCounts, before count
 		}
 		a.start, a.end, a.level, a.burn = c.Start, c.End, 0, burn{}
 	}
-	tokens := c.Input + c.Output + c.CacheRead + c.CacheWrite5m + c.CacheWrite1h
-	a.told = spending{c.CostNanoUSD, tokens, c.Requests}
+	told := c.Amount()
+	a.told = spending{told.CostNanoUSD, told.Tokens, told.Requests}
 }
 
 // spent is the spent part of the tightest budget, 0 without one; full tells that

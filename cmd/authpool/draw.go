@@ -63,6 +63,21 @@ func (p pen) capacityCell(c *admin.Capacity) (cell string, ok bool) {
 	return cell, true
 }
 
+// budgetCell draws how much of a budget is used.
+func (p pen) budgetCell(b admin.Budget) string {
+	var limits []string
+	if b.CostUSD > 0 {
+		limits = append(limits, money(b.CostUSD))
+	}
+	if b.Tokens > 0 {
+		limits = append(limits, plural(b.Tokens, "token"))
+	}
+	if b.Requests > 0 {
+		limits = append(limits, plural(b.Requests, "request"))
+	}
+	return p.bar(b.Used) + " of " + strings.Join(limits, " and ")
+}
+
 // money rounds an amount for people: to cents, below ten of them to the hundredth of
 // one, and below that not at all.
 func money(n admin.NanoUSD) string {

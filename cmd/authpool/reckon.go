@@ -16,10 +16,10 @@ func budgetsFromConfig(c *config.Config) map[string][]usage.Budget {
 	budgets := map[string][]usage.Budget{}
 	for _, s := range c.Subscriptions {
 		for _, b := range s.Budgets {
-			if b.CostUSD == 0 {
-				continue // of tokens or requests alone: the pool keeps it, and says when it is used up
-			}
-			budgets[s.ID] = append(budgets[s.ID], usage.Budget{Period: usage.Period(b.Window), LimitNanoUSD: int64(b.CostUSD)})
+			budgets[s.ID] = append(budgets[s.ID], usage.Budget{
+				Period: usage.Period(b.Window),
+				Limit:  usage.Amount{CostNanoUSD: int64(b.CostUSD), Tokens: b.Tokens, Requests: b.Requests},
+			})
 		}
 	}
 	return budgets
@@ -29,12 +29,12 @@ func budgetsFromConfig(c *config.Config) map[string][]usage.Budget {
 type stored struct {
 	block   *usage.Block // nil when none is active
 	windows []usage.Window
-	spent   usage.Spent
+	spent   []usage.PeriodCounts // in the order of its budgets
 	minute  usage.Counts
 }
 
-// readStored reads it of subscriptions, by id.
-func readStored(ctx context.Context, store *usage.Store, now time.Time, ids []string) (map[string]*stored, error) {
+// readStored reads it of subscriptions, by id, as their budgets are.
+func readStored(ctx context.Context, store *usage.Store, now time.Time, ids []string, budgets map[string][]usage.Budget) (map[string]*stored, error) {
 	blocks, err := store.Now(ctx, now, ids...)
 	if err != nil {
 		return nil, err
@@ -43,7 +43,13 @@ func readStored(ctx context.Context, store *usage.Store, now time.Time, ids []st
 	if err != nil {
 		return nil, err
 	}
-	spent, err := store.Spent(ctx, now, ids...)
+	var periods []usage.PeriodOf
+	for _, id := range ids {
+		for _, b := range budgets[id] {
+			periods = append(periods, usage.PeriodOf{Subscription: id, Period: b.Period})
+		}
+	}
+	spent, err := store.InPeriods(ctx, now, periods)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +59,9 @@ func readStored(ctx context.Context, store *usage.Store, now time.Time, ids []st
 	}
 	all := make(map[string]*stored, len(ids))
 	for _, id := range ids {
-		c := &stored{windows: windows[id], spent: spent[id], minute: minutes[id]}
+		n := len(budgets[id])
+		c := &stored{windows: windows[id], spent: spent[:n:n], minute: minutes[id]}
+		spent = spent[n:]
 		if b, ok := blocks[id]; ok {
 			c.block = &b
 		}
@@ -74,20 +82,20 @@ func reckon(sub *admin.Subscription, c *stored, budgets []usage.Budget, now time
 		}
 		return
 	}
-	var rate int64 // nano-dollars an hour, by which is foretold
+	var rate usage.Amount // an hour, by which is foretold
 	if c.block != nil {
 		if burn, ok := c.block.Burn(); ok && burn.Steady {
-			rate = burn.NanoUSDPerHour
+			rate = burn.PerHour
 		}
 	}
 	limits := map[usage.Period]int64{}
 	for _, b := range budgets {
-		limits[b.Period] = b.LimitNanoUSD
+		limits[b.Period] = b.Limit.CostNanoUSD
 	}
-	reckonWindows(sub, c.windows, limits, rate, now)
+	reckonWindows(sub, c.windows, limits, rate.CostNanoUSD, now)
 	reckonBudgets(sub, c, budgets, rate, now)
 	if c.block != nil {
-		sub.Block = blockOf(*c.block, limits[usage.PeriodBlock], c.windows, rate, now)
+		sub.Block = blockOf(*c.block, limits[usage.PeriodBlock], c.windows, rate.CostNanoUSD, now)
 	}
 	sub.Minute = &admin.Minute{Requests: c.minute.Requests, Input: c.minute.Input, Output: c.minute.Output}
 }
@@ -133,27 +141,20 @@ func reckonWindows(sub *admin.Subscription, known []usage.Window, limits map[usa
 	}
 }
 
-func reckonBudgets(sub *admin.Subscription, c *stored, budgets []usage.Budget, rate int64, now time.Time) {
-	spent := map[usage.Period]int64{
-		usage.PeriodDay: c.spent.Day, usage.PeriodWeek: c.spent.Week, usage.PeriodMonth: c.spent.Month,
-	}
-	if c.block != nil {
-		spent[usage.PeriodBlock] = c.block.CostNanoUSD
-	}
+func reckonBudgets(sub *admin.Subscription, c *stored, budgets []usage.Budget, rate usage.Amount, now time.Time) {
 	full := make([]usage.Budget, 0, len(budgets))
-	for _, b := range budgets {
-		b.SpentNanoUSD = spent[b.Period]
-		_, b.Resets = b.Period.Bounds(now, c.block)
+	for i, b := range budgets {
+		b.Spent, b.Resets = c.spent[i].Amount(), c.spent[i].End
 		full = append(full, b)
-		sub.Budgets = append(sub.Budgets, admin.Budget{
-			Window:    string(b.Period),
-			CostUSD:   admin.NanoUSD(b.LimitNanoUSD),
-			SpentUSD:  admin.NanoUSD(b.SpentNanoUSD),
-			Used:      float64(b.PerMille()) / 1000,
-			State:     b.State().String(),
-			Resets:    moment(b.Resets),
-			EmptiesAt: emptiesAt(b.LimitNanoUSD-b.SpentNanoUSD, rate, now, b.Resets),
-		})
+		show := admin.Budget{
+			Window: string(b.Period), CostUSD: admin.NanoUSD(b.Limit.CostNanoUSD), SpentUSD: admin.NanoUSD(b.Spent.CostNanoUSD),
+			Tokens: b.Limit.Tokens, Requests: b.Limit.Requests, UsedTokens: b.Spent.Tokens, UsedRequests: b.Spent.Requests,
+			Used: float64(b.PerMille()) / 1000, State: b.State().String(), Resets: moment(b.Resets),
+		}
+		if at, ok := b.EmptiesAt(rate, now); ok {
+			show.EmptiesAt = &at
+		}
+		sub.Budgets = append(sub.Budgets, show)
 	}
 	worst, free := usage.Worst(full)
 	sub.BudgetState, sub.BudgetFreeAt = worst.String(), moment(free)
@@ -171,7 +172,7 @@ func blockOf(b usage.Block, limit int64, windows []usage.Window, rate int64, now
 	if burn, ok := b.Burn(); ok {
 		block.Burn = &admin.Burn{
 			TokensPerMinute: burn.TokensPerMinute, IndicatorPerMinute: burn.IndicatorPerMinute,
-			CostUSDPerHour: admin.NanoUSD(burn.NanoUSDPerHour), Steady: burn.Steady,
+			CostUSDPerHour: admin.NanoUSD(burn.PerHour.CostNanoUSD), Steady: burn.Steady,
 		}
 	}
 	if p, ok := b.Project(now); ok {
@@ -189,7 +190,7 @@ func blockOf(b usage.Block, limit int64, windows []usage.Window, rate int64, now
 		}
 	}
 	if limit > 0 {
-		used := usage.Budget{LimitNanoUSD: limit, SpentNanoUSD: b.CostNanoUSD}.PerMille()
+		used := usage.Budget{Limit: usage.Amount{CostNanoUSD: limit}, Spent: usage.Amount{CostNanoUSD: b.CostNanoUSD}}.PerMille()
 		block.Capacity = &admin.Capacity{CostUSD: admin.NanoUSD(limit), Source: source, Used: float64(used) / 1000}
 		block.EmptiesAt = emptiesAt(limit-b.CostNanoUSD, rate, now, b.End)
 	}

@@ -69,17 +69,27 @@ func TestReckon(t *testing.T) {
 	week.CapacityNanoUSD = 0
 	weekly := told("7d", 0.5, time.Hour, 0)
 	weekly.Effective, weekly.SpentUSD, weekly.Drift = 0.5, amount(10*usd), number(0.5-10.0/50)
-	windows("a budget stands in for what is not learned", nil, &stored{windows: []usage.Window{week}},
-		[]usage.Budget{{Period: usage.PeriodWeek, LimitNanoUSD: 50 * usd}, {Period: usage.PeriodBlock, LimitNanoUSD: 1}}, weekly)
+	windows("a budget stands in for what is not learned", nil, &stored{windows: []usage.Window{week}, spent: make([]usage.PeriodCounts, 2)},
+		[]usage.Budget{{Period: usage.PeriodWeek, Limit: usage.Amount{CostNanoUSD: 50 * usd}}, {Period: usage.PeriodBlock, Limit: usage.Amount{CostNanoUSD: 1}}}, weekly)
 
 	// The block and the budgets.
-	c := &stored{block: block, spent: usage.Spent{Day: 9 * usd, Week: 30 * usd, Month: 100 * usd}, minute: usage.Counts{Requests: 1, Input: 2, Output: 3}}
+	spent := func(end *time.Time, c usage.Counts) usage.PeriodCounts {
+		return usage.PeriodCounts{End: *end, Counts: c}
+	}
+	c := &stored{block: block, minute: usage.Counts{Requests: 1, Input: 2, Output: 3}, spent: []usage.PeriodCounts{
+		spent(at(3*time.Hour), usage.Counts{Requests: 2, CostNanoUSD: 4 * usd}),
+		spent(at(12*time.Hour), usage.Counts{Requests: 3, Input: 1, CacheRead: 5, CostNanoUSD: 9 * usd}),
+		spent(at(12*time.Hour), usage.Counts{CostNanoUSD: 30 * usd}),
+		spent(at(204*time.Hour), usage.Counts{CostNanoUSD: 100 * usd}),
+		spent(at(12*time.Hour), usage.Counts{Input: 500, CacheRead: 160, Requests: 7, CostNanoUSD: usd}),
+	}}
 	sub := admin.Subscription{}
 	reckon(&sub, c, []usage.Budget{
-		{Period: usage.PeriodBlock, LimitNanoUSD: 8 * usd},
-		{Period: usage.PeriodDay, LimitNanoUSD: 10 * usd},
-		{Period: usage.PeriodWeek, LimitNanoUSD: 30 * usd},
-		{Period: usage.PeriodMonth, LimitNanoUSD: 1000 * usd},
+		{Period: usage.PeriodBlock, Limit: usage.Amount{CostNanoUSD: 8 * usd}},
+		{Period: usage.PeriodDay, Limit: usage.Amount{CostNanoUSD: 10 * usd}},
+		{Period: usage.PeriodWeek, Limit: usage.Amount{CostNanoUSD: 30 * usd}},
+		{Period: usage.PeriodMonth, Limit: usage.Amount{CostNanoUSD: 1000 * usd}},
+		{Period: usage.PeriodDay, Limit: usage.Amount{Tokens: 1000, Requests: 10}},
 	}, now)
 	want := admin.Subscription{
 		Block: &admin.Block{
@@ -92,10 +102,11 @@ func TestReckon(t *testing.T) {
 			EmptiesAt:  at(time.Hour),
 		},
 		Budgets: []admin.Budget{
-			{Window: "block", CostUSD: 8 * usd, SpentUSD: 4 * usd, Used: 0.5, State: "ok", Resets: at(3 * time.Hour), EmptiesAt: at(time.Hour)},
-			{Window: "day", CostUSD: 10 * usd, SpentUSD: 9 * usd, Used: 0.9, State: "warning", Resets: at(12 * time.Hour), EmptiesAt: at(15 * time.Minute)},
+			{Window: "block", CostUSD: 8 * usd, SpentUSD: 4 * usd, UsedRequests: 2, Used: 0.5, State: "ok", Resets: at(3 * time.Hour), EmptiesAt: at(time.Hour)},
+			{Window: "day", CostUSD: 10 * usd, SpentUSD: 9 * usd, UsedTokens: 6, UsedRequests: 3, Used: 0.9, State: "warning", Resets: at(12 * time.Hour), EmptiesAt: at(15 * time.Minute)},
 			{Window: "week", CostUSD: 30 * usd, SpentUSD: 30 * usd, Used: 1, State: "exceeded", Resets: at(12 * time.Hour), EmptiesAt: at(0)},
 			{Window: "month", CostUSD: 1000 * usd, SpentUSD: 100 * usd, Used: 0.1, State: "ok", Resets: at(204 * time.Hour)}, // it would last 225
+			{Window: "day", Tokens: 1000, Requests: 10, SpentUSD: usd, UsedTokens: 660, UsedRequests: 7, Used: 0.7, State: "ok", Resets: at(12 * time.Hour), EmptiesAt: at(90 * time.Minute)},
 		},
 		BudgetState: "exceeded", BudgetFreeAt: at(12 * time.Hour),
 		Minute: &admin.Minute{Requests: 1, Input: 2, Output: 3},
@@ -106,7 +117,7 @@ func TestReckon(t *testing.T) {
 
 	// What was spent is not known while Redis is away, and that is not "ok".
 	sub = admin.Subscription{}
-	reckon(&sub, nil, []usage.Budget{{Period: usage.PeriodDay, LimitNanoUSD: usd}}, now)
+	reckon(&sub, nil, []usage.Budget{{Period: usage.PeriodDay, Limit: usage.Amount{CostNanoUSD: usd}}}, now)
 	if diff := cmp.Diff(admin.Subscription{BudgetState: admin.Unknown}, sub); diff != "" {
 		t.Errorf("Redis is away (-want +got):\n%s", diff)
 	}
@@ -115,7 +126,7 @@ func TestReckon(t *testing.T) {
 	moment := *block
 	moment.First = now.Add(-time.Second)
 	sub = admin.Subscription{}
-	reckon(&sub, &stored{block: &moment, windows: theirs}, []usage.Budget{{Period: usage.PeriodBlock, LimitNanoUSD: 8 * usd}}, now)
+	reckon(&sub, &stored{block: &moment, windows: theirs, spent: make([]usage.PeriodCounts, 1)}, []usage.Budget{{Period: usage.PeriodBlock, Limit: usage.Amount{CostNanoUSD: 8 * usd}}}, now)
 	if b := sub.Block; b.Burn == nil || b.Burn.Steady || b.EmptiesAt != nil || sub.Budgets[0].EmptiesAt != nil || sub.Windows[0].EmptiesAt != nil {
 		t.Errorf("of a moment: %+v, %+v", b, sub)
 	}
@@ -136,10 +147,10 @@ func TestReckon(t *testing.T) {
 
 func TestBudgetsFromConfig(t *testing.T) {
 	got := budgetsFromConfig(&config.Config{Subscriptions: []config.Subscription{
-		{ID: "a", Budgets: []config.Budget{{Window: "week", CostUSD: 7}, {Window: "block", CostUSD: 5}}},
+		{ID: "a", Budgets: []config.Budget{{Window: "week", CostUSD: 7}, {Window: "block", CostUSD: 5}, {Window: "day", Tokens: 9, Requests: 8}}},
 		{ID: "b"},
 	}})
-	want := map[string][]usage.Budget{"a": {{Period: usage.PeriodWeek, LimitNanoUSD: 7}, {Period: usage.PeriodBlock, LimitNanoUSD: 5}}}
+	want := map[string][]usage.Budget{"a": {{Period: usage.PeriodWeek, Limit: usage.Amount{CostNanoUSD: 7}}, {Period: usage.PeriodBlock, Limit: usage.Amount{CostNanoUSD: 5}}, {Period: usage.PeriodDay, Limit: usage.Amount{Tokens: 9, Requests: 8}}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

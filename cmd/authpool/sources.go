@@ -51,8 +51,8 @@ func (s *sources) Status(ctx context.Context) (admin.Status, error) {
 		}
 	}
 	now := time.Now()
-	counted := s.counted(ctx, now, members)
 	budgets := s.budgets()
+	counted := s.counted(ctx, now, members, budgets)
 	for _, m := range members {
 		sub := subscriptionOf(m)
 		reckon(&sub, counted[m.ID], budgets[m.ID], now)
@@ -79,7 +79,7 @@ func (s *sources) catchUp(ctx context.Context) {
 }
 
 // counted reads what was counted by subscription; nothing while Redis is away.
-func (s *sources) counted(ctx context.Context, now time.Time, members []pool.Status) map[string]*stored {
+func (s *sources) counted(ctx context.Context, now time.Time, members []pool.Status, budgets map[string][]usage.Budget) map[string]*stored {
 	if len(members) == 0 || !s.db.Healthy() {
 		return nil
 	}
@@ -87,7 +87,7 @@ func (s *sources) counted(ctx context.Context, now time.Time, members []pool.Sta
 	for _, m := range members {
 		ids = append(ids, m.ID)
 	}
-	all, err := readStored(ctx, s.usage, now, ids)
+	all, err := readStored(ctx, s.usage, now, ids, budgets)
 	if err != nil {
 		s.log.Warn("what was counted is left out of the status", "error", err)
 		return nil

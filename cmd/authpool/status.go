@@ -221,8 +221,11 @@ func subscriptionDetails(s admin.Subscription, now time.Time, draw pen) []detail
 		details = append(details, detail{"block", blockPhrases(s.Block, now, draw)})
 	}
 	for _, b := range s.Budgets {
-		if b.Window != "block" || s.Block == nil { // else it is the block's capacity
+		switch {
+		case b.Window != "block" || s.Block == nil:
 			details = append(details, detail{b.Window, budgetPhrases(b, now, draw)})
+		case b.Tokens > 0 || b.Requests > 0: // else it is the block's capacity
+			details = append(details, detail{"budget", budgetPhrases(b, now, draw)})
 		}
 	}
 	var limits []string
@@ -259,11 +262,21 @@ func blockPhrases(b *admin.Block, now time.Time, draw pen) []string {
 }
 
 func budgetPhrases(b admin.Budget, now time.Time, draw pen) []string {
-	phrases := []string{draw.bar(b.Used) + " of " + money(b.CostUSD)}
+	phrases := []string{draw.budgetCell(b)}
 	if b.State != "ok" {
 		phrases = append(phrases, b.State)
 	}
-	phrases = append(phrases, money(b.SpentUSD)+" spent")
+	var spent []string
+	if b.CostUSD > 0 {
+		spent = append(spent, money(b.SpentUSD))
+	}
+	if b.Tokens > 0 {
+		spent = append(spent, plural(b.UsedTokens, "token"))
+	}
+	if b.Requests > 0 {
+		spent = append(spent, plural(b.UsedRequests, "request"))
+	}
+	phrases = append(phrases, strings.Join(spent, " and ")+" spent")
 	if b.Resets != nil {
 		phrases = append(phrases, "resets "+clock(*b.Resets, now))
 	}

@@ -58,8 +58,12 @@ func TestStatusTable(t *testing.T) {
 					// Of a moment, and not worth telling.
 					Burn: &admin.Burn{TokensPerMinute: 9000, CostUSDPerHour: 6_670_000_000}, Projection: &admin.Projection{CostUSD: 33_350_000_000},
 				},
-				Budgets: []admin.Budget{{Window: "day", CostUSD: 10_000_000_000, SpentUSD: 4_200_000, State: "ok", Resets: at(12 * time.Hour)}},
-				Minute:  &admin.Minute{},
+				Budgets: []admin.Budget{
+					{Window: "block", CostUSD: 1_000_000_000, Requests: 10, SpentUSD: 4_200_000, UsedTokens: 20, UsedRequests: 9, Used: 0.9, State: "warning", Resets: at(time.Hour)},
+					{Window: "day", CostUSD: 10_000_000_000, SpentUSD: 4_200_000, State: "ok", Resets: at(12 * time.Hour)},
+					{Window: "week", Tokens: 1000, UsedTokens: 520, UsedRequests: 9, Used: 0.52, State: "ok", Resets: at(50 * time.Hour), EmptiesAt: at(13 * time.Hour)},
+				},
+				Minute: &admin.Minute{},
 			},
 		},
 		Redis:   admin.Redis{Mode: "single", JournalPending: 1},
@@ -84,7 +88,11 @@ b             openai     probing (breaker), breaker half-open  100     0        
              first byte after 4.2s
   block      resets 13:00 UTC (1h00m), $0.0042, 20 tokens, 1 estimated,
              1,200 unpriced, 2 unknown
+  budget     ▓▓▓▓▓▓▓▓▓░  90% of $1.00 and 10 requests, warning,
+             $0.0042 and 9 requests spent, resets 13:00 UTC
   day        ░░░░░░░░░░   0% of $10.00, $0.0042 spent, resets 00:00 UTC
+  week       ▓▓▓▓▓░░░░░  52% of 1,000 tokens, 520 tokens spent,
+             resets 2026-11-24 14:00 UTC, used up by 01:00 UTC
 Redis single: away: blocks and budgets are not known, usage is kept in the journal; 1 event waiting in the journal
 Journal: 11 MiB of 1 GiB taken
 `
@@ -154,11 +162,13 @@ func TestActiveBlocks(t *testing.T) {
   team-a  ▓▓▓▓▓░░░░░  52% of $25.00, resets 14:00 UTC
   b       ▓▓▓▓▓▓▓▓▓▓ 109% of $12.00 (learned), resets 01:00 UTC
   lab     $1.30, no budget, resets 15:00 UTC
+  tokens  ▓▓▓▓▓▓▓░░░  70% of 1,000 tokens and 10 requests, resets 15:00 UTC
 `,
 		admin.Subscription{ID: "team-a", Block: half},
 		admin.Subscription{ID: "b", Block: block(1, 13*time.Hour, &admin.Capacity{CostUSD: 12_000_000_000, Source: admin.Learned, Used: 1.099})},
 		admin.Subscription{ID: "idle"},
-		admin.Subscription{ID: "lab", Block: block(1_300_000_000, 3*time.Hour, nil)},
+		admin.Subscription{ID: "lab", Block: block(1_300_000_000, 3*time.Hour, nil), Budgets: []admin.Budget{{Window: "day", CostUSD: 1}}},
+		admin.Subscription{ID: "tokens", Block: block(1_300_000_000, 3*time.Hour, nil), Budgets: []admin.Budget{{Window: "block", Tokens: 1000, Requests: 10, Used: 0.7}}},
 	)
 	f(asciiPen, "Active blocks\n  team-a  #####.....  52% of $25.00, resets 14:00 UTC\n", admin.Subscription{ID: "team-a", Block: half})
 }

@@ -162,6 +162,11 @@ func activeBlocks(status admin.Status, now time.Time, draw pen) string {
 		if !ok {
 			cell = money(s.Block.CostUSD) + ", no budget"
 		}
+		for _, b := range s.Budgets {
+			if b.Window == "block" { // of tokens or requests perhaps, which a capacity has not
+				cell = draw.budgetCell(b)
+			}
+		}
 		_, _ = fmt.Fprintf(w, "  %s\t%s, resets %s\n", s.ID, cell, clock(s.Block.End, now)) // a strings.Builder takes all
 	}
 	_ = w.Flush() // a strings.Builder takes all

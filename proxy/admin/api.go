@@ -109,16 +109,20 @@ type Capacity struct {
 	Used    float64 `json:"used"`   // fraction, whole thousandths, rounded down; above 1 is possible
 }
 
-// Budget is an amount that a subscription may cost in a period. It is shown and
-// warned of; it stops nothing.
+// Budget is what a subscription may use in a period; of what is 0 or left out, as much
+// as it likes.
 type Budget struct {
-	Window    string     `json:"window"` // block, day, week or month; UTC
-	CostUSD   NanoUSD    `json:"cost_usd"`
-	SpentUSD  NanoUSD    `json:"spent_usd"`
-	Used      float64    `json:"used"`       // as in Capacity
-	State     string     `json:"state"`      // ok, warning (from 0.8) or exceeded
-	Resets    *time.Time `json:"resets"`     // null for a block that has not begun
-	EmptiesAt *time.Time `json:"empties_at"` // when it is spent at the active block's rate; null when not before it resets
+	Window       string     `json:"window"` // block, day, week or month; UTC
+	CostUSD      NanoUSD    `json:"cost_usd"`
+	Tokens       int64      `json:"tokens,omitempty"` // of all kinds
+	Requests     int64      `json:"requests,omitempty"`
+	SpentUSD     NanoUSD    `json:"spent_usd"`
+	UsedTokens   int64      `json:"used_tokens"`
+	UsedRequests int64      `json:"used_requests"`
+	Used         float64    `json:"used"`       // as in Capacity, of what the most is used of
+	State        string     `json:"state"`      // ok, warning (from 0.8) or exceeded
+	Resets       *time.Time `json:"resets"`     // null for a block that has not begun
+	EmptiesAt    *time.Time `json:"empties_at"` // when it is used up at the active block's rate; null when not before it resets
 }
 
 // Minute is the usage of the last minute: of the present ten seconds and the fifty

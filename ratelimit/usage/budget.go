@@ -1,15 +1,9 @@
 package usage
 
 import (
-	"context"
-	"fmt"
 	"math"
 	"math/bits"
-	"slices"
-	"strconv"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Period is the window of a budget of our own.
@@ -45,91 +39,70 @@ func (p Period) Bounds(now time.Time, block *Block) (start, end time.Time) {
 	panic("BUG: a budget for a " + string(p))
 }
 
-// Spent is what a subscription cost in the periods that hold some moment, in
-// nano-dollars.
-type Spent struct {
-	Day, Week, Month int64
-}
-
-// Spent returns what subscriptions have cost in the periods that hold now, by id; all
-// of them are in the answer.
-func (s *Store) Spent(ctx context.Context, now time.Time, subscriptions ...string) (map[string]Spent, error) {
-	today, _ := PeriodDay.Bounds(now, nil)
-	monday, _ := PeriodWeek.Bounds(now, nil)
-	var keys []string
-	for _, sub := range subscriptions {
-		for d := monday; !d.After(today); d = d.AddDate(0, 0, 1) {
-			keys = append(keys, s.dayKey(sub, d.Format(time.DateOnly)))
-		}
-		keys = append(keys, s.monthKey(sub, today.Format("2006-01")))
-	}
-	costs, err := s.costs(ctx, keys)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read what was spent: %w", err)
-	}
-	spent := make(map[string]Spent, len(subscriptions))
-	each := len(keys) / max(1, len(subscriptions))
-	for i, sub := range subscriptions {
-		days, month := costs[i*each:(i+1)*each-1], costs[(i+1)*each-1]
-		is := Spent{Day: days[len(days)-1], Month: month}
-		for _, cost := range days {
-			is.Week += cost
-		}
-		spent[sub] = is
-	}
-	return spent, nil
-}
-
 func (s *Store) monthKey(sub, month string) string { return s.family(sub) + "month:" + month }
 
-// costs returns what the hashes at keys say of cost; 0 where there is none.
-func (s *Store) costs(ctx context.Context, keys []string) ([]int64, error) {
-	costs := make([]int64, 0, len(keys))
-	for chunk := range slices.Chunk(keys, pipelineSize) {
-		found := make([]*redis.SliceCmd, len(chunk))
-		if err := s.pipeline(ctx, func(p redis.Pipeliner) {
-			for i, key := range chunk {
-				found[i] = p.HMGet(ctx, key, "cost_nano_usd") // unlike HGET, it is no error without the field
-			}
-		}); err != nil {
-			return nil, err
-		}
-		for i, key := range chunk {
-			text, ok := found[i].Val()[0].(string)
-			if !ok {
-				costs = append(costs, 0)
-				continue
-			}
-			cost, err := strconv.ParseInt(text, 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("%s: field cost_nano_usd is %q, not an amount", key, text)
-			}
-			costs = append(costs, cost)
-		}
+// Amount is an amount of what budgets limit.
+type Amount struct {
+	CostNanoUSD int64
+	Tokens      int64 // of all kinds, as Tokens.Total adds them up
+	Requests    int64
+}
+
+// Amount is the part of c that budgets limit.
+func (c Counts) Amount() Amount {
+	return Amount{
+		CostNanoUSD: c.CostNanoUSD,
+		Tokens:      c.Input + c.Output + c.CacheRead + c.CacheWrite5m + c.CacheWrite1h,
+		Requests:    c.Requests,
 	}
-	return costs, nil
 }
 
-// Budget is an amount that a subscription may cost in a period, and what it has.
+// Budget is what a subscription may use in a period, and what it has.
 type Budget struct {
-	Period       Period
-	LimitNanoUSD int64 // above 0
-	SpentNanoUSD int64
-	Resets       time.Time // when it is whole again; zero for PeriodBlock without an active block
+	Period Period
+	Limit  Amount // a part of 0 is not limited
+	Spent  Amount
+	Resets time.Time // when it is whole again; zero for PeriodBlock without an active block
 }
 
-// PerMille returns the spent part in thousandths, rounded down; above 1000 it is
-// overspent.
+// PerMille returns the spent part in thousandths, rounded down: of what is limited,
+// that of which the most is spent. Above 1000 it is overspent.
 func (b Budget) PerMille() int64 {
-	if b.LimitNanoUSD <= 0 || b.SpentNanoUSD <= 0 {
+	return max(
+		perMille(b.Spent.CostNanoUSD, b.Limit.CostNanoUSD),
+		perMille(b.Spent.Tokens, b.Limit.Tokens),
+		perMille(b.Spent.Requests, b.Limit.Requests),
+	)
+}
+
+func perMille(spent, limit int64) int64 {
+	if limit <= 0 || spent <= 0 {
 		return 0
 	}
-	hi, lo := bits.Mul64(uint64(b.SpentNanoUSD), 1000)
-	if hi >= uint64(b.LimitNanoUSD) {
+	hi, lo := bits.Mul64(uint64(spent), 1000)
+	if hi >= uint64(limit) {
 		return math.MaxInt64
 	}
-	q, _ := bits.Div64(hi, lo, uint64(b.LimitNanoUSD))
+	q, _ := bits.Div64(hi, lo, uint64(limit))
 	return int64(min(q, math.MaxInt64))
+}
+
+// EmptiesAt is the function of that name for the part of the budget that is used up
+// first.
+func (b Budget) EmptiesAt(perHour Amount, now time.Time) (at time.Time, ok bool) {
+	for _, part := range [...]struct{ limit, spent, perHour int64 }{
+		{b.Limit.CostNanoUSD, b.Spent.CostNanoUSD, perHour.CostNanoUSD},
+		{b.Limit.Tokens, b.Spent.Tokens, perHour.Tokens},
+		{b.Limit.Requests, b.Spent.Requests, perHour.Requests},
+	} {
+		if part.limit <= 0 {
+			continue
+		}
+		if t, empties := EmptiesAt(part.limit-part.spent, part.perHour, now, b.Resets); empties && (!ok || t.Before(at)) {
+			at, ok = t, true
+		}
+	}
+	return at, ok
 }
 
 // BudgetState is how near a budget is to its end.

@@ -13,7 +13,7 @@ type Burn struct {
 	// IndicatorPerMinute has only input and output: cached prompts, which are many
 	// and cheap, would hide how busy a block is.
 	IndicatorPerMinute float64
-	NanoUSDPerHour     int64
+	PerHour            Amount
 	// Steady tells that the rate stands on a minute at least. Two answers of the
 	// same second burn a fortune an hour: by such a rate nothing is foretold.
 	Steady bool
@@ -35,8 +35,12 @@ func (b Block) Burn() (burn Burn, ok bool) {
 	return Burn{
 		TokensPerMinute:    (indicator + cached) / minutes,
 		IndicatorPerMinute: indicator / minutes,
-		NanoUSDPerHour:     whole(float64(max(b.CostNanoUSD, 0)) / minutes * 60),
-		Steady:             b.Last.Sub(b.First) >= steadyAfter,
+		PerHour: Amount{
+			CostNanoUSD: whole(float64(max(b.CostNanoUSD, 0)) / minutes * 60),
+			Tokens:      whole((indicator + cached) / minutes * 60),
+			Requests:    whole(float64(max(b.Requests, 0)) / minutes * 60),
+		},
+		Steady: b.Last.Sub(b.First) >= steadyAfter,
 	}, true
 }
 
@@ -56,11 +60,11 @@ func (b Block) Project(now time.Time) (p Projection, ok bool) {
 	}
 	left := b.End.Sub(now).Round(time.Minute)
 	tokens := burn.TokensPerMinute * (left.Minutes() + b.Last.Sub(b.First).Minutes())
-	cost := float64(max(b.CostNanoUSD, 0)) + float64(burn.NanoUSDPerHour)*left.Hours()
+	cost := float64(max(b.CostNanoUSD, 0)) + float64(burn.PerHour.CostNanoUSD)*left.Hours()
 	return Projection{Remaining: left, Tokens: whole(tokens), CostNanoUSD: whole(cost)}, true
 }
 
-// EmptiesAt returns when left nano-dollars are gone if perHour of them go from now
+// EmptiesAt returns when left (nano-dollars, say) is gone if perHour of them go from now
 // on. ok is false when that is not before end, at which they are given anew; a zero
 // end never comes, but nothing is foretold beyond a year.
 func EmptiesAt(left, perHour int64, now, end time.Time) (at time.Time, ok bool) {

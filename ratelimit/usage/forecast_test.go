@@ -31,26 +31,44 @@ func TestForecast(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	counts := usage.Counts{Input: 3000, Output: 1000, CacheRead: 5000, CacheWrite5m: 2000, CacheWrite1h: 1000, CostNanoUSD: 2 * dollar}
+	counts := usage.Counts{Requests: 4, Input: 3000, Output: 1000, CacheRead: 5000, CacheWrite5m: 2000, CacheWrite1h: 1000, CostNanoUSD: 2 * dollar}
 	f("ccusage's own", 25*time.Minute, 65*time.Minute, counts,
-		usage.Burn{TokensPerMinute: 300, IndicatorPerMinute: 100, NanoUSDPerHour: 3 * dollar, Steady: true},
+		usage.Burn{TokensPerMinute: 300, IndicatorPerMinute: 100, PerHour: usage.Amount{CostNanoUSD: 3 * dollar, Tokens: 18_000, Requests: 6}, Steady: true},
 		usage.Projection{Remaining: 225 * time.Minute, Tokens: 79_500, CostNanoUSD: 2*dollar + 11*dollar + dollar/4})
 	f("a minute", 64*time.Minute, 65*time.Minute, usage.Counts{Input: 40},
-		usage.Burn{TokensPerMinute: 40, IndicatorPerMinute: 40, Steady: true}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 9040})
+		usage.Burn{TokensPerMinute: 40, IndicatorPerMinute: 40, PerHour: usage.Amount{Tokens: 2400}, Steady: true}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 9040})
 	f("not quite a minute", 64*time.Minute+30*time.Second, 65*time.Minute, usage.Counts{Input: 40},
-		usage.Burn{TokensPerMinute: 80, IndicatorPerMinute: 80}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 18_040})
+		usage.Burn{TokensPerMinute: 80, IndicatorPerMinute: 80, PerHour: usage.Amount{Tokens: 4800}}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 18_040})
 	f("one moment", 25*time.Minute, 25*time.Minute, counts, nil, nil)
 	f("nothing counted", -10000*time.Hour, 25*time.Minute, usage.Counts{}, usage.Burn{Steady: true}, usage.Projection{Remaining: 225 * time.Minute})
 	f("a whole minute is what is left", 25*time.Minute, 65*time.Minute, usage.Counts{Input: 40},
-		usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1, Steady: true}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 265})
+		usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1, PerHour: usage.Amount{Tokens: 60}, Steady: true}, usage.Projection{Remaining: 225 * time.Minute, Tokens: 265})
 	now = epoch.Add(75*time.Minute + 31*time.Second)
 	f("rounded down", 25*time.Minute, 65*time.Minute, usage.Counts{Input: 40},
-		usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1, Steady: true}, usage.Projection{Remaining: 224 * time.Minute, Tokens: 264})
+		usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1, PerHour: usage.Amount{Tokens: 60}, Steady: true}, usage.Projection{Remaining: 224 * time.Minute, Tokens: 264})
 	now = epoch.Add(usage.BlockLength)
-	f("not active", 25*time.Minute, 65*time.Minute, usage.Counts{Input: 40}, usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1, Steady: true}, nil)
+	f("not active", 25*time.Minute, 65*time.Minute, usage.Counts{Input: 40}, usage.Burn{TokensPerMinute: 1, IndicatorPerMinute: 1, PerHour: usage.Amount{Tokens: 60}, Steady: true}, nil)
 	if _, ok := (usage.Block{Last: epoch, Counts: counts}).Burn(); ok {
 		t.Error("a block whose first event is not known has a rate")
 	}
+}
+
+// What is used up first decides, and what is not limited does not.
+func TestBudgetEmptiesAt(t *testing.T) {
+	rate := usage.Amount{CostNanoUSD: 10, Tokens: 100, Requests: 1}
+	f := func(limit, spent usage.Amount, want time.Duration) {
+		t.Helper()
+		at, ok := usage.Budget{Limit: limit, Spent: spent, Resets: epoch.Add(9 * time.Hour)}.EmptiesAt(rate, epoch)
+		if ok != (want >= 0) || ok && at.Sub(epoch) != want {
+			t.Errorf("%+v of %+v: %v %v, want %v", spent, limit, at.Sub(epoch), ok, want)
+		}
+	}
+	f(usage.Amount{}, usage.Amount{CostNanoUSD: 1, Tokens: 1, Requests: 1}, -1)
+	f(usage.Amount{Tokens: 400}, usage.Amount{CostNanoUSD: 1, Tokens: 100, Requests: 1}, 3*time.Hour)
+	f(usage.Amount{CostNanoUSD: 40, Tokens: 400, Requests: 3}, usage.Amount{Tokens: 150, Requests: 1}, 2*time.Hour)
+	f(usage.Amount{CostNanoUSD: 40, Tokens: 400, Requests: 3}, usage.Amount{CostNanoUSD: 30, Requests: 1}, time.Hour)
+	f(usage.Amount{CostNanoUSD: 40, Requests: 3}, usage.Amount{Requests: 3}, 0)
+	f(usage.Amount{Requests: 30}, usage.Amount{Requests: 3}, -1) // it is whole again before
 }
 
 func TestEmptiesAt(t *testing.T) {
@@ -99,7 +117,7 @@ func TestForecastsStayNumbers(t *testing.T) {
 		if ok != b.Last.After(b.First) {
 			t.Fatalf("a rate: %v", ok)
 		}
-		for _, rate := range []float64{burn.TokensPerMinute, burn.IndicatorPerMinute, float64(burn.NanoUSDPerHour)} {
+		for _, rate := range []float64{burn.TokensPerMinute, burn.IndicatorPerMinute, float64(burn.PerHour.CostNanoUSD)} {
 			if !(rate >= 0) || math.IsInf(rate, 0) {
 				t.Fatalf("%+v", burn)
 			}
@@ -112,7 +130,7 @@ func TestForecastsStayNumbers(t *testing.T) {
 			t.Fatalf("%+v of %+v", p, b)
 		}
 		end := at("end")
-		empty, ok := usage.EmptiesAt(count.Draw(t, "left"), burn.NanoUSDPerHour, now, end)
+		empty, ok := usage.EmptiesAt(count.Draw(t, "left"), burn.PerHour.CostNanoUSD, now, end)
 		if ok && (empty.Before(now) || !empty.Before(end)) {
 			t.Fatalf("it empties at %v, now is %v, the end %v", empty, now, end)
 		}
@@ -154,7 +172,7 @@ func TestPeriods(t *testing.T) {
 func TestBudgets(t *testing.T) {
 	f := func(spent, limit, perMille int64, state usage.BudgetState) {
 		t.Helper()
-		b := usage.Budget{SpentNanoUSD: spent, LimitNanoUSD: limit}
+		b := usage.Budget{Spent: usage.Amount{CostNanoUSD: spent}, Limit: usage.Amount{CostNanoUSD: limit}}
 		if got := b.PerMille(); got != perMille || b.State() != state {
 			t.Errorf("%d of %d: %d %s, want %d %s", spent, limit, got, b.State(), perMille, state)
 		}
@@ -171,6 +189,15 @@ func TestBudgets(t *testing.T) {
 	f(math.MaxInt64, 2000, math.MaxInt64/2, usage.BudgetExceeded)
 	f(1, 0, 0, usage.BudgetOK) // there is none
 	f(-1, 1, 0, usage.BudgetOK)
+	parts := usage.Budget{Limit: usage.Amount{CostNanoUSD: 10, Tokens: 10, Requests: 10}}
+	for want, spent := range map[int64]usage.Amount{
+		0: {}, 400: {CostNanoUSD: 4, Tokens: 1}, 800: {CostNanoUSD: 4, Tokens: 8, Requests: 7}, 1000: {Tokens: 9, Requests: 10},
+	} {
+		parts.Spent = spent
+		if got := parts.PerMille(); got != want {
+			t.Errorf("%+v of 10 each: %d, want %d", spent, got, want)
+		}
+	}
 
 	at := func(h int) time.Time { return epoch.Add(time.Duration(h) * time.Hour) }
 	g := func(want usage.BudgetState, free time.Time, budgets ...usage.Budget) {
@@ -179,44 +206,15 @@ func TestBudgets(t *testing.T) {
 			t.Errorf("%v: got %s %v, want %s %v", budgets, got, when, want, free)
 		}
 	}
-	fine := usage.Budget{LimitNanoUSD: 10, SpentNanoUSD: 1, Resets: at(9)}
-	tight := usage.Budget{LimitNanoUSD: 10, SpentNanoUSD: 9, Resets: at(8)}
-	spent := usage.Budget{LimitNanoUSD: 10, SpentNanoUSD: 10, Resets: at(2)}
-	long := usage.Budget{LimitNanoUSD: 10, SpentNanoUSD: 11, Resets: at(5)}
+	fine := usage.Budget{Limit: usage.Amount{Tokens: 10}, Spent: usage.Amount{Tokens: 1}, Resets: at(9)}
+	tight := usage.Budget{Limit: usage.Amount{Tokens: 10}, Spent: usage.Amount{Tokens: 9}, Resets: at(8)}
+	spent := usage.Budget{Limit: usage.Amount{Tokens: 10}, Spent: usage.Amount{Tokens: 10}, Resets: at(2)}
+	long := usage.Budget{Limit: usage.Amount{Tokens: 10}, Spent: usage.Amount{Tokens: 11}, Resets: at(5)}
 	g(usage.BudgetOK, time.Time{})
 	g(usage.BudgetOK, time.Time{}, fine)
 	g(usage.BudgetWarning, time.Time{}, tight, fine)
 	g(usage.BudgetExceeded, at(2), fine, spent, tight)
 	g(usage.BudgetExceeded, at(5), long, spent)
-}
-
-func TestSpent(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, client redis.UniversalClient) {
-		store := usage.NewStore(client, "authpool")
-		// epoch is a Tuesday, 28 February of a leap year.
-		const d = 24 * time.Hour
-		var events []usage.Event
-		for i, offset := range []time.Duration{-30 * d, -2 * d, -d, 0, time.Hour, d, 2 * d} {
-			e := event(offset)
-			e.CostNanoUSD = 1 << i
-			events = append(events, e)
-		}
-		apply(t, store, batch(1, events...))
-		f := func(now time.Duration, want usage.Spent) {
-			t.Helper()
-			got, err := store.Spent(t.Context(), epoch.Add(now), "team-none", "team-a")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(map[string]usage.Spent{"team-a": want, "team-none": {}}, got); diff != "" {
-				t.Errorf("at %v (-want +got):\n%s", now, diff)
-			}
-		}
-		f(0, usage.Spent{Day: 8 + 16, Week: 4 + 8 + 16, Month: 2 + 4 + 8 + 16 + 32})
-		f(-2*d, usage.Spent{Day: 2, Week: 2, Month: 62})
-		f(2*d, usage.Spent{Day: 64, Week: 4 + 8 + 16 + 32 + 64, Month: 64})
-		f(6*d, usage.Spent{Month: 64})
-	})
 }
 
 func TestLastMinute(t *testing.T) {

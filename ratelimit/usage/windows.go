@@ -189,3 +189,31 @@ func unixMilli(t time.Time) int64 {
 	}
 	return t.UnixMilli()
 }
+
+// costs returns what the hashes at keys say of cost; 0 where there is none.
+func (s *Store) costs(ctx context.Context, keys []string) ([]int64, error) {
+	costs := make([]int64, 0, len(keys))
+	for chunk := range slices.Chunk(keys, pipelineSize) {
+		found := make([]*redis.SliceCmd, len(chunk))
+		if err := s.pipeline(ctx, func(p redis.Pipeliner) {
+			for i, key := range chunk {
+				found[i] = p.HMGet(ctx, key, "cost_nano_usd") // unlike HGET, it is no error without the field
+			}
+		}); err != nil {
+			return nil, err
+		}
+		for i, key := range chunk {
+			text, ok := found[i].Val()[0].(string)
+			if !ok {
+				costs = append(costs, 0)
+				continue
+			}
+			cost, err := strconv.ParseInt(text, 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("%s: field cost_nano_usd is %q, not an amount", key, text)
+			}
+			costs = append(costs, cost)
+		}
+	}
+	return costs, nil
+}

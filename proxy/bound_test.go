@@ -53,6 +53,10 @@ func (a *account) serve(c *upstreamConn) {
 	switch {
 	case strings.HasPrefix(line, "POST /v1/files"):
 		c.json(200, "", `{"object":"file","id":"`+make("file-")+`","bytes":3}`)
+	case strings.HasPrefix(line, "POST /v1/environments"):
+		c.json(200, "", `{"id":"`+make("env_")+`","name":"x"}`)
+	case strings.HasPrefix(line, "POST /v1/libraries"):
+		c.json(200, "", `{"id":"`+make("3fa85f64-5717-4562-b3fc-2c96")+`","name":"x"}`)
 	case strings.HasPrefix(line, "POST /v1/responses") && strings.Contains(c.body, `"stream":true`):
 		c.sse()
 		id := make("resp_")

@@ -3,10 +3,12 @@ package proxy
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"strings"
 	"testing"
+	"unicode/utf16"
 )
 
 const otherToken = "apa_test-token-of-another-agent"
@@ -65,7 +67,29 @@ func TestIsolationKeepsAgentsFromOthersThings(t *testing.T) {
 		"an answer to go on from":    {"responses", "", `POST /openai/v1/responses {"model":"m","previous_response_id":"ID","input":"y"}`, 404, `authpool:`},
 		"a cache of Google's":        {"caches", "", `POST /gemini/v1beta/models/m:generateContent {"cachedContent":"cachedContents/ID","contents":[]}`, 403, `"status":"PERMISSION_DENIED"`},
 		"a cache by its long name":   {"caches", "", `POST /gemini/v1beta/models/m:generateContent {"x":"projects/p/locations/l/cachedContents/ID","contents":[]}`, 403, `authpool:`},
-		"a mention in a text":        {"files", "", `POST /openai/v1/responses {"model":"m","input":"what is ID?"}`, 0, ``},
+		// A provider reads an id in more ways than it writes it.
+		"a UUID":                        {"libraries", "", `GET /openai/v1/libraries/ID `, 404, `authpool:`},
+		"a UUID in capitals":            {"libraries", "", `GET /openai/v1/libraries/CAPITALS `, 404, `authpool:`},
+		"a UUID without hyphens":        {"libraries", "", `POST /openai/v1/chat/completions {"model":"m","x":"BARE"}`, 404, `authpool:`},
+		"a UUID in braces":              {"libraries", "", `POST /openai/v1/chat/completions {"model":"m","x":"{ID}"}`, 404, `authpool:`},
+		"a UUID as a name":              {"libraries", "", `POST /openai/v1/chat/completions {"model":"m","x":"urn:uuid:ID"}`, 404, `authpool:`},
+		"another's UUID":                {"libraries", "", `GET /openai/v1/libraries/00000000-0000-4000-8000-aaaabbbbcccc `, 0, ``},
+		"in a list in the query":        {"files", "", `GET /openai/v1/models?file=x,ID `, 404, `authpool:`},
+		"behind a semicolon":            {"files", "", `GET /openai/v1/models?a=b;file=ID `, 404, `authpool:`},
+		"in UTF-16":                     {"files", "", `POST /openai/v1/batches UTF16{"input_file_id":"ID","x":"∀"}`, 404, `authpool:`},
+		"in UTF-32":                     {"files", "", `POST /openai/v1/batches UTF32{"input_file_id":"ID"}`, 404, `authpool:`},
+		"in a form of a page":           {"files", "Content-Type: application/x-www-form-urlencoded\r\n", `POST /openai/v1/containers/c/files a=b&file_id=PERCENT`, 404, `authpool:`},
+		"in a form of a page, zipped":   {"files", "Content-Type: application/x-www-form-urlencoded\r\nContent-Encoding: gzip\r\n", `POST /openai/v1/containers/c/files file_id=ID`, 400, `send it uncompressed`},
+		"in a zipped form":              {"files", "Content-Type: multipart/form-data; boundary=x\r\nContent-Encoding: gzip\r\n", "POST /openai/v1/containers/c/files --x\r\nContent-Disposition: form-data; name=\"file_id\"\r\n\r\nID\r\n--x--\r\n", 404, `authpool:`},
+		"in a form that is hard to cut": {"files", "Content-Type: multipart/form-data; boundary=x; boundary=y\r\n", "POST /openai/v1/containers/c/files --x\r\nContent-Disposition: form-data; name=\"file_id\"\r\n\r\nID\r\n--x--\r\n", 404, `authpool:`},
+		"in a part with a file's name":  {"files", "Content-Type: multipart/form-data; boundary=x\r\n", "POST /openai/v1/containers/c/files --x\r\nContent-Disposition: form-data; name=\"file_id\"; filename=\"a\"\r\n\r\nID\r\n--x--\r\n", 404, `authpool:`},
+		"in quotes that Google takes":   {"caches", "", `POST /gemini/v1beta/models/m:generateContent {'cachedContent':'cachedContents/ID',"contents":[]}`, 403, `authpool:`},
+		"a cache by its address":        {"caches", "", `POST /gemini/v1beta/models/m:generateContent {"x":"https://h/v1beta/cachedContents/ID?alt=media"}`, 403, `authpool:`},
+		"a cache by an escaped address": {"caches", "", `POST /gemini/v1beta/models/m:generateContent {"x":"https://h/v1beta/cachedContents%2FID"}`, 403, `authpool:`},
+
+		"a sandbox of Anthropic's": {"environments", "", `POST /anthropic/v1/sessions {"agent":"agent_1","environment_id":"ID"}`, 404, `authpool:`},
+
+		"a mention in a text": {"files", "", `POST /openai/v1/responses {"model":"m","input":"what is ID?"}`, 0, ``},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -73,6 +97,10 @@ func TestIsolationKeepsAgentsFromOthersThings(t *testing.T) {
 			switch test.makes {
 			case "files":
 				r.callAs(testToken, "POST", "/openai/v1/files", js, `{}`)
+			case "environments":
+				r.callAs(testToken, "POST", "/anthropic/v1/environments", js, `{}`)
+			case "libraries":
+				r.callAs(testToken, "POST", "/openai/v1/libraries", js, `{}`)
 			case "responses":
 				r.callAs(testToken, "POST", "/openai/v1/responses", js, `{"model":"m","input":"x"}`)
 			case "caches":
@@ -81,7 +109,7 @@ func TestIsolationKeepsAgentsFromOthersThings(t *testing.T) {
 			id := a.last()
 			method, rest, _ := strings.Cut(test.use, " ")
 			path, body, _ := strings.Cut(strings.NewReplacer(
-				"ID", id, "PERCENT", fmt.Sprintf("%%%x%s", id[0], id[1:]), "ESCAPED", fmt.Sprintf(`\u%04x%s`, id[0], id[1:]),
+				"ID", id, "CAPITALS", strings.ToUpper(id), "BARE", strings.ReplaceAll(id, "-", ""), "PERCENT", fmt.Sprintf("%%%x%s", id[0], id[1:]), "ESCAPED", fmt.Sprintf(`\u%04x%s`, id[0], id[1:]),
 			).Replace(rest), " ")
 			headers := test.headers
 			if headers == "" {
@@ -89,6 +117,18 @@ func TestIsolationKeepsAgentsFromOthersThings(t *testing.T) {
 			}
 			if strings.Contains(headers, "gzip") {
 				body = zipped(body)
+			}
+			if text, wide := strings.CutPrefix(body, "UTF16"); wide {
+				body = string(binary.LittleEndian.AppendUint16(nil, 0xfeff))
+				for _, c := range utf16.Encode([]rune(text)) {
+					body += string(binary.LittleEndian.AppendUint16(nil, c))
+				}
+			}
+			if text, wide := strings.CutPrefix(body, "UTF32"); wide {
+				body = ""
+				for _, c := range text {
+					body += string(binary.BigEndian.AppendUint32(nil, uint32(c)))
+				}
 			}
 			before := a.requests()
 			status, code, text := r.callAs(otherToken, method, path, headers, body)
@@ -112,7 +152,9 @@ func TestIsolationRefusesLists(t *testing.T) {
 	for path, want := range map[string]int{
 		"/openai/v1/files": 403, "/openai/v1/files/": 403, "/openai/v1/FILES?limit=3": 403, "/openai/v1/batches": 403, "/v1/files": 403,
 		"/openai/v1/chat/completions": 403, "/anthropic/v1/messages/batches?limit=1": 403, "/anthropic/v1/skills": 403,
-		"/gemini/v1beta/files": 403, "/gemini/v1beta/cachedContents": 403, "/gemini/v1/projects/p/locations/l/cachedContents": 403,
+		"/anthropic/v1/deployments": 403, "/openai/v1/chatkit/threads": 403, "/openai/v1/video/generations/jobs": 403, "/gemini/v1beta/generatedFiles": 403,
+		"/anthropic/v1/deployments/depl_1": 200,
+		"/gemini/v1beta/files":             403, "/gemini/v1beta/cachedContents": 403, "/gemini/v1/projects/p/locations/l/cachedContents": 403,
 		"/openai/v1/models": 200, "/gemini/v1beta/models": 200, "/openai/v1/vector_stores/vs_1/files": 200, "/anthropic/v1/models": 200,
 	} {
 		before := a.requests()

@@ -95,6 +95,7 @@ func (p *Pins) add(id []byte) {
 }
 
 func (p *Pins) addID(id []byte) {
+	id = plainID(id)
 	if len(p.IDs) < maxPins && !slices.Contains(p.IDs, string(id)) {
 		p.IDs = append(p.IDs, string(id))
 	}

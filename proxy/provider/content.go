@@ -62,6 +62,11 @@ func (h *contentHeaders) multipart() bool {
 	return foldedPrefix(h.mediaType, "multipart/form-data")
 }
 
+// page tells whether the body is a form without files, as pages send it.
+func (h *contentHeaders) page() bool {
+	return foldedPrefix(h.mediaType, "application/x-www-form-urlencoded")
+}
+
 // read takes what the headers say of the body.
 func (h *contentHeaders) read(headers Headers) {
 	for rest := headers; ; {

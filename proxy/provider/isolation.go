@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/authpool/authpool/proxy/jsonscan"
 )
@@ -28,81 +29,127 @@ type Named struct {
 
 	family Family
 	starts *[256]bool // manifest.starts
-	// A text that began in the former piece.
+	form   bool       // the body is one with files
+
+	// What has begun in the former piece.
+	quoted, single, line cutting
+}
+
+// cutting cuts texts out of a body that comes in pieces.
+type cutting struct {
 	text []byte
-	long bool
+	long bool // longer than any id
 }
 
 // Begin makes n ready for a JSON text that comes by Write.
-func (n *Named) Begin(f Family) {
-	*n = Named{IDs: n.IDs[:0], text: n.text[:0], family: f, starts: &builtin().starts}
+func (n *Named) Begin(f Family) { n.begin(f, n.IDs[:0]) }
+
+func (n *Named) begin(f Family, ids []string) {
+	*n = Named{
+		IDs: ids, family: f, starts: &builtin().starts,
+		quoted: cutting{text: n.quoted.text[:0]}, single: cutting{text: n.single.text[:0]}, line: cutting{text: n.line.text[:0]},
+	}
 }
 
 // Write reads the next piece of the text.
 func (n *Named) Write(p []byte) { n.write(p) }
 
 // names reads what the path, the query and the documented places of a request name.
-func (n *Named) names(p *plainPath, query []byte, pins *Pins, f Family) {
-	n.family, n.starts = f, &builtin().starts
+func (n *Named) names(p *plainPath, query []byte, pins *Pins) {
 	for _, id := range pins.IDs {
-		n.addID(id)
+		n.addID([]byte(id))
 	}
 	var name [maxResource]byte
 	for i, segment := range p.segments[:p.count] {
 		n.add(segment)
-		if f == Gemini && i > 0 && len(p.segments[i-1])+1+len(segment) <= maxResource {
+		if n.family == Gemini && i > 0 && len(p.segments[i-1])+1+len(segment) <= maxResource {
 			n.add(append(append(append(name[:0], p.segments[i-1]...), '/'), segment...))
 		}
 	}
+	n.fields(query)
+}
+
+// fields reads the values of a query, or of the form of a page, and of lists in them.
+func (n *Named) fields(query []byte) {
 	for len(query) > 0 {
 		var field []byte
-		field, query, _ = bytes.Cut(query, []byte{'&'})
+		field, query = cutParameter(query)
 		_, value, _ := bytes.Cut(field, []byte{'='})
-		if text, err := url.QueryUnescape(string(value)); err == nil {
-			n.add([]byte(text))
+		text, err := url.QueryUnescape(string(value))
+		if err != nil {
+			continue
+		}
+		n.add([]byte(text))
+		if strings.IndexByte(text, ',') >= 0 {
+			for one := range strings.SplitSeq(text, ",") {
+				n.add([]byte(one))
+			}
 		}
 	}
 }
 
 // write reads the next piece of a body. What stands between two quotation marks is
 // looked at: that holds every text of a JSON body and, in a form, every line of JSON
-// in a file, too.
+// in a file, too. Google takes single ones as well (protobuf's JSON parser). A field of a
+// form is a line of its own; how the form is cut, providers may see in different ways.
 func (n *Named) write(p []byte) {
+	n.cut(&n.quoted, p, '"')
+	if n.family == Gemini {
+		n.cut(&n.single, p, '\'')
+	}
+	if n.form {
+		n.cut(&n.line, p, '\n')
+	}
+}
+
+// cut looks at what stands between two marks.
+func (n *Named) cut(c *cutting, p []byte, mark byte) {
 	for {
-		i := bytes.IndexByte(p, '"')
+		i := bytes.IndexByte(p, mark)
 		if i < 0 {
 			break
 		}
-		if piece := p[:i]; len(n.text) == 0 && !n.long {
-			n.candidate(piece)
-		} else {
-			n.keep(piece)
-			if !n.long {
-				n.candidate(n.text)
+		if piece := p[:i]; len(c.text) == 0 && !c.long {
+			if n.glance(piece) {
+				n.candidate(piece)
 			}
-			n.text, n.long = n.text[:0], false
+		} else {
+			c.keep(piece)
+			if !c.long {
+				n.candidate(c.text)
+			}
+			c.text, c.long = c.text[:0], false
 		}
 		p = p[i+1:]
 	}
-	n.keep(p)
+	c.keep(p)
 }
 
-func (n *Named) keep(piece []byte) {
-	if n.long || len(n.text)+len(piece) > maxCandidate {
-		n.text, n.long = n.text[:0], true
+func (c *cutting) keep(piece []byte) {
+	if c.long || len(c.text)+len(piece) > maxCandidate {
+		c.text, c.long = c.text[:0], true
 		return
 	}
-	n.text = append(n.text, piece...)
+	c.text = append(c.text, piece...)
 }
 
-// candidate looks at what stands between two quotation marks. Most are no ids at the
-// first glance.
+// glance tells whether a text may be an id: most are none at the first look.
+func (n *Named) glance(text []byte) bool {
+	return len(text) >= minResource && len(text) <= maxCandidate && (n.starts[text[0]] || n.family == Gemini)
+}
+
+// candidate looks at what stands between two marks. In UTF-16 and UTF-32, which Python's
+// servers take for JSON too, ASCII has zeros around it, and in UTF-8 there is none.
 func (n *Named) candidate(text []byte) {
-	if len(text) < minResource || len(text) > maxCandidate {
+	if !n.glance(text) || text[len(text)-1] == '\\' {
+		return // the mark behind it is a part of a text, if it ends in a backslash
+	}
+	if text[0] == 0 {
+		n.candidate(bytes.ReplaceAll(text, []byte{0}, nil))
 		return
 	}
-	if c := text[0]; !n.starts[c] && c != '\\' && n.family != Gemini || text[len(text)-1] == '\\' {
-		return // the mark behind it is a part of a text, or it ends in a backslash
+	if n.form {
+		text = bytes.TrimSuffix(text, []byte{'\r'})
 	}
 	escaped := false
 	for _, c := range text {
@@ -128,15 +175,24 @@ func (n *Named) add(text []byte) {
 	}
 	switch {
 	case n.starts[text[0]] && len(text) <= maxResource && isResource(text):
-		n.addID(string(text))
-	case n.family == Gemini && bytes.IndexByte(text, '/') >= 0:
+		n.addID(text)
+	case n.family == Gemini:
+		if bytes.IndexByte(text, '%') >= 0 {
+			if plain, err := url.PathUnescape(string(text)); err == nil {
+				text = []byte(plain)
+			}
+		}
+		if bytes.IndexByte(text, '/') < 0 {
+			return
+		}
 		if id := googleResource(text); id != nil {
-			n.addID(string(id))
+			n.addID(id)
 		}
 	}
 }
 
-func (n *Named) addID(id string) {
+func (n *Named) addID(name []byte) {
+	id := string(plainID(name))
 	switch {
 	case KeepResource(id) == keepNot || slices.Contains(n.IDs, id):
 	case len(n.IDs) == maxNamed:
@@ -149,17 +205,19 @@ func (n *Named) addID(id string) {
 // Find reads all that r names. It reads the whole body, which Inspect has done
 // already, and is for who needs to know.
 func (n *Named) Find(r *Request, pins *Pins) {
-	*n = Named{text: n.text[:0]}
+	n.begin(r.Provider.Family, nil)
 	var pathBuf [256]byte
 	path, _ := parsePath(pathBuf[:0], r.Rest) // Route has refused what is no path
-	n.names(&path, r.Query, pins, r.Provider.Family)
+	n.names(&path, r.Query, pins)
 	if len(r.Body) == 0 {
 		return
 	}
 	var content contentHeaders
 	content.read(r.Headers)
-	if content.multipart() {
-		formFields(content.mediaType, r.Body, func(_ string, value []byte) { n.add(value) })
+	n.form = content.multipart()
+	if content.page() {
+		n.fields(r.Body)
+		n.Unread = n.Unread || content.encoded()
 	}
 	if !content.encoded() {
 		n.write(r.Body)

@@ -126,6 +126,7 @@ func (m *Made) add(id []byte) {
 	if len(id) > maxResource || len(id) == 0 || !isResource(id) && (m.family != Gemini || googleResource(id) == nil) {
 		return
 	}
+	id = plainID(id)
 	if slices.ContainsFunc(m.ids, func(one string) bool { return one == string(id) }) || KeepResource(string(id)) == keepNot {
 		return
 	}

@@ -305,7 +305,7 @@ func parseManifest(text []byte) (*manifest, error) {
 		m.kinds = append(m.kinds, kind)
 		m.starts[kind.prefix[0]] = true
 	}
-	for _, c := range []byte("0123456789abcdefABCDEF") { // UUIDs
+	for _, c := range []byte("0123456789abcdefABCDEF{u" + "\\\x00") { // UUIDs; what may turn out to be one
 		m.starts[c] = true
 	}
 	return m, errors.Join(errs...)

@@ -28,7 +28,7 @@ func KeepResource(id string) time.Duration {
 			return kind.keep
 		}
 	}
-	if isUUID([]byte(id)) {
+	if plainUUID([]byte(id)) != nil {
 		return keepYear // Mistral's files, batches and libraries
 	}
 	return keepNot
@@ -36,28 +36,60 @@ func KeepResource(id string) time.Duration {
 
 // isResource tells whether a text is the id of an account-bound resource.
 func isResource(id []byte) bool {
-	if !isWord(id) {
-		return false
-	}
-	for _, kind := range builtin().kinds {
-		if bytes.HasPrefix(id, []byte(kind.prefix)) {
-			return true
+	if isWord(id) {
+		for _, kind := range builtin().kinds {
+			if bytes.HasPrefix(id, []byte(kind.prefix)) {
+				return true
+			}
 		}
 	}
-	return isUUID(id)
+	return plainUUID(id) != nil
 }
 
-// isUUID tells whether id is a UUID with its hyphens.
-func isUUID(id []byte) bool {
-	if len(id) != 36 {
-		return false
+// plainID is the one way in which an id is kept and looked for, of those in which
+// servers take it.
+func plainID(id []byte) []byte {
+	if plain := plainUUID(id); plain != nil {
+		return plain
 	}
-	for i, c := range id {
-		if hyphen := i == 8 || i == 13 || i == 18 || i == 23; hyphen != (c == '-') || !hyphen && unhex(c) > 15 {
-			return false
+	return id
+}
+
+const (
+	uuidDigits = 32
+	maxUUID    = len("urn:uuid:") + uuidDigits + 4
+)
+
+// plainUUID writes a UUID in lower case and with its hyphens; nil for what is none.
+// Providers write it so; but servers that read it as one (Python's uuid, pydantic) also
+// take capitals, braces, urn:uuid: in front, and do without the hyphens.
+func plainUUID(id []byte) []byte {
+	if len(id) < uuidDigits || len(id) > maxUUID {
+		return nil
+	}
+	id = bytes.Trim(bytes.TrimPrefix(id, []byte("urn:uuid:")), "{}")
+	digits := 0
+	for _, c := range id {
+		if c == '-' {
+			continue
+		}
+		if digits++; unhex(c) > 15 {
+			return nil
 		}
 	}
-	return true
+	if digits != uuidDigits {
+		return nil
+	}
+	plain := make([]byte, 0, uuidDigits+4)
+	for _, c := range id {
+		if n := len(plain); n == 8 || n == 13 || n == 18 || n == 23 {
+			plain = append(plain, '-')
+		}
+		if c != '-' {
+			plain = append(plain, lower(c))
+		}
+	}
+	return plain
 }
 
 // googleResource finds the last `collection/id` in a name or URI of Google's:
@@ -71,7 +103,10 @@ func googleResource(name []byte) []byte {
 			return nil
 		}
 		begin := bytes.LastIndexByte(name[:i], '/') + 1
-		id, _, _ := bytes.Cut(name[i+1:end], []byte{':'}) // files/x:download
+		id := name[i+1 : end]
+		if behind := bytes.IndexAny(id, ":?#"); behind >= 0 {
+			id = id[:behind] // files/x:download, files/x?alt=media
+		}
 		if isCollection(name[begin:i+1]) && len(id) > 0 && len(id) <= maxWord && isWord(id) {
 			return name[begin : i+1+len(id)]
 		}

@@ -17,7 +17,8 @@ import (
 )
 
 // hold keeps a background serve running: it is a lock on a file in the state folder that
-// each "authpool run" shares, and that the kernel takes away from one that is killed. Who
+// each "authpool run" shares, and that the kernel takes away when it and its agent, which
+// inherits the file, are gone. Who
 // has it alone is the last, and ends the serve: the run that leaves, or else the serve
 // itself, which tries from time to time. Who comes meanwhile waits until it has ended.
 type hold struct {
@@ -128,7 +129,8 @@ func (h *hold) leave(ctx context.Context) error {
 			err = waitFor(ctx, "the background serve to end", func() (bool, error) { return stateHolder(h.dir) != b.PID, nil })
 		}
 	}
-	return errors.Join(err, h.f.Close())
+	// Of what the agent has left behind, nothing holds it any more.
+	return errors.Join(err, unix.Flock(int(h.f.Fd()), unix.LOCK_UN), h.f.Close())
 }
 
 // waitFor asks again and again, up to holdLimit.

@@ -128,7 +128,7 @@ func (r *run) run(cmd *cobra.Command, file *configFlags, cfg *config.Config, dir
 	if err != nil {
 		return err
 	}
-	err = r.command(path, setup, signals)
+	err = r.command(path, setup, s.hold, signals)
 	if !r.quiet {
 		r.report(ctx, s, before)
 	}
@@ -183,8 +183,11 @@ func caught() chan os.Signal {
 }
 
 // command runs the command and returns its exit status as an error.
-func (r *run) command(path string, s *setup, signals <-chan os.Signal) error {
-	child := exec.Cmd{Path: path, Args: s.argv, Env: s.environ, Stdin: r.In, Stdout: r.Out, Stderr: r.Err}
+func (r *run) command(path string, s *setup, h *hold, signals <-chan os.Signal) error {
+	child := exec.Cmd{
+		Path: path, Args: s.argv, Env: s.environ, Stdin: r.In, Stdout: r.Out, Stderr: r.Err,
+		ExtraFiles: []*os.File{h.f}, // should we be killed, it needs the serve all the same
+	}
 	if err := child.Start(); err != nil {
 		return errors.Join(r.refused(err), exitStatusError(exitNotRunnable))
 	}

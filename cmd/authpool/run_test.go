@@ -11,11 +11,14 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // agent is the program of that name, which stories run as agents are run:
@@ -26,6 +29,8 @@ import (
 //	agent args ARG...     prints its arguments
 //	agent exit N          exits with N
 //	agent kill            is killed
+//	agent orphan FILE     kills who runs it, takes a turn, and tells whether FILE
+//	                      is locked then
 //	agent wait FILE       makes FILE, waits for a signal and exits with 3
 func agent() int {
 	code, err := runAgent(os.Args[1], os.Args[2:])
@@ -56,6 +61,21 @@ func runAgent(what string, args []string) (int, error) {
 		return strconv.Atoi(args[0])
 	case "kill":
 		return 0, syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "orphan":
+		parent := os.Getppid()
+		if err := syscall.Kill(parent, syscall.SIGKILL); err != nil {
+			return 0, err
+		}
+		for os.Getppid() == parent {
+			runtime.Gosched()
+		}
+		f, err := os.Open(args[0])
+		if err != nil {
+			return 0, err
+		}
+		defer f.Close()                                                 // read only
+		fmt.Println(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)) //nolint:forbidigo // a program of its own
+		return 0, takeTurn(nil)
 	case "wait":
 		signals := make(chan os.Signal, 1)
 		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)

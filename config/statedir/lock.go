@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,7 @@ func acquire(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lock(f); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = inUse(f)
 		} else {
@@ -40,6 +41,19 @@ func acquire(path string) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("cannot write %s: %w", path, err), f.Close())
 	}
 	return f, nil
+}
+
+// lock tries for a moment: who only looks whether a folder is in use has its lock that
+// long.
+func lock(f *os.File) error {
+	const tries, pause = 10, 10 * time.Millisecond
+	for try := 1; ; try++ {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || try == tries {
+			return err
+		}
+		<-time.After(pause)
+	}
 }
 
 // inUse tells who holds the lock, as far as the file says.

@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/authpool/authpool/config/statedir"
 )
@@ -151,6 +154,36 @@ func TestSecondOpenIsRefusedUntilClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	open(t, path)
+}
+
+// Who looks whether somebody has the folder is not taken for one who has.
+func TestALookIsNoUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := t.TempDir()
+		look, err := os.Create(filepath.Join(path, "lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer look.Close()
+		if err := unix.Flock(int(look.Fd()), unix.LOCK_SH); err != nil {
+			t.Fatal(err)
+		}
+		opened := make(chan error, 1)
+		go func() {
+			dir, err := statedir.Open(path)
+			if err == nil {
+				err = dir.Close()
+			}
+			opened <- err
+		}()
+		synctest.Wait() // it has found the folder locked
+		if err := unix.Flock(int(look.Fd()), unix.LOCK_UN); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-opened; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestAProcessThatDiedLeavesNoLock runs itself as the process that dies.

@@ -97,7 +97,8 @@ func TestRebalancePricesTheLostCache(t *testing.T) {
 				t.Fatal(err)
 			}
 			l.Verdict(ok)
-			l.Done(usage.Tokens{CacheRead: 1000})
+			l.Turn(usage.Tokens{CacheRead: 500}, true) // as on a WebSocket
+			l.Done(usage.Tokens{CacheRead: 500})
 			time.Sleep(time.Minute)
 		}
 		p.Apply([]pool.Subscription{sub("a", off("gone")), sub("b")})

@@ -117,7 +117,7 @@ type Server struct {
 	draining  atomic.Bool
 	log       *slog.Logger
 
-	pingAfter, pingEvery time.Duration // the constants, but in tests
+	pingAfter, pingEvery, farewellWait time.Duration // the constants, but in tests
 
 	gate     sync.RWMutex // guards inFlight and conns against growing while they are waited for
 	inFlight sync.WaitGroup
@@ -155,7 +155,7 @@ const keptBody = 1 << 20
 // New returns a Server that serves nothing yet.
 func New(opts Options, deps Deps) *Server {
 	fasthttp.SetBodySizePoolLimit(keptBody, keptBody) // one for the process
-	s := &Server{opts: opts, deps: deps, log: deps.Log, pingAfter: pingAfter, pingEvery: pingEvery}
+	s := &Server{opts: opts, deps: deps, log: deps.Log, pingAfter: pingAfter, pingEvery: pingEvery, farewellWait: farewellWait}
 	s.settings.Store(&settings{opts, deps.Providers, deps.Prices})
 	s.places = agentconn.NewPlaces(opts.Connections, func(why string) { connectionsTurnedAway.WithLabelValues(why).Inc() })
 	s.exchanges.New = func() any { return newExchange(s) }

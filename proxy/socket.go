@@ -293,7 +293,7 @@ func (sk *socket) bye(code uint16, reason string) {
 // say is bye with sk.mu held.
 func (sk *socket) say(code uint16, reason string) {
 	if sk.farewell == nil && !sk.ended {
-		sk.farewell = &farewell{code, reason, time.Now().Add(farewellWait)}
+		sk.farewell = &farewell{code, reason, time.Now().Add(sk.ex.s.farewellWait)}
 		_ = sk.up.SetReadDeadline(time.Unix(1, 0)) // wakes relayProvider
 	}
 }
@@ -858,7 +858,7 @@ func (s *Server) takeLeave() {
 	for _, sk := range all {
 		sk.bye(websocket.GoingAway, stopping)
 	}
-	late := time.NewTimer(2 * farewellWait)
+	late := time.NewTimer(2 * s.farewellWait)
 	defer late.Stop()
 	for _, sk := range all {
 		select {

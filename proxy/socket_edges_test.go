@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -96,6 +97,7 @@ func TestSocketClosesBehindAFrame(t *testing.T) {
 		p.receive()
 	})
 	r := newRig(t, u.url(), 1)
+	r.server.farewellWait = 30 * time.Second
 	c := r.rawSocket(testToken)
 	c.send(mask(frame(0x81, askTurn)))
 	c.expectFrame(0x81, created)
@@ -137,6 +139,40 @@ func (r *rig) expectFarewell() {
 			}
 		}
 	}
+}
+
+// A stop waits for a frame that is under way, and the agent gets that and its Close.
+func TestSocketLeavesBehindAFrame(t *testing.T) {
+	goOn := make(chan struct{})
+	whole := frame(0x81, delta)
+	u := newUpstream(t, func(c *upstreamConn) {
+		p := c.accept(t, "")
+		p.receive()
+		_, _ = io.WriteString(p, whole[:10])
+		c.wait(goOn)
+		_, _ = io.WriteString(p, whole[10:])
+		p.receive()
+	})
+	r := newRig(t, u.url(), 1)
+	r.server.farewellWait = 30 * time.Second
+	c := r.rawSocket(testToken)
+	c.send(mask(frame(0x81, askTurn)))
+	got := make([]byte, len(whole))
+	if _, err := io.ReadFull(c.br, got[:10]); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	done := make(chan error, 1)
+	go func() { done <- r.server.Shutdown(ctx) }()
+	r.expectFarewell()
+	close(goOn)
+	if _, err := io.ReadFull(c.br, got[10:]); err != nil || string(got) != whole {
+		t.Fatalf("%q, %v", got, err)
+	}
+	c.expectClose(1001, stopping)
+	_ = c.Close()
+	<-done
 }
 
 // A frame that never ends holds no socket open that authpool closes.
@@ -312,28 +348,72 @@ func TestSocketLimitsInARow(t *testing.T) {
 	}
 }
 
-// Turns take from a subscription's tokens per minute what they have used.
-func TestSocketTokenRates(t *testing.T) {
-	u := newUpstream(t, answerTurns(t)) // 12 tokens that are not cached, 5 of output
-	f := func(limits pool.Limits, turns int) {
+// Turns take from a subscription's limits per minute what they have used: of its tokens those that were not cached, and
+// of its requests all but the first, which the upgrade has taken. What is counted beside them takes tokens alone.
+func TestSocketRates(t *testing.T) {
+	u := newUpstream(t, func(c *upstreamConn) {
+		if c.header("Upgrade") == "" {
+			c.json(200, "", `{}`)
+			return
+		}
+		p := c.accept(t, "")
+		p.send(`{"type":"session.created","session":{"model":"gpt-realtime"}}`)
+		for {
+			switch m := p.receive(); {
+			case m == "":
+				return
+			case strings.Contains(m, "audio"):
+				p.send(`{"type":"conversation.item.input_audio_transcription.completed","usage":{"type":"tokens","input_tokens":12,"output_tokens":5}}`)
+			default:
+				p.send(`{"type":"response.done","response":{"status":"completed","usage":{"input_tokens":20,"input_token_details":{"cached_tokens":8},"output_tokens":5}}}`)
+			}
+		}
+	})
+	const turn, audio = `{"type":"response.create"}`, `{"type":"input_audio_buffer.commit"}`
+	f := func(limits pool.Limits, want int, messages ...string) {
 		t.Helper()
 		r := newRig(t, u.url(), 1, func(o *rigOptions) {
 			for i := range o.subs {
 				o.subs[i].Limits = limits
 			}
 		})
-		c := r.mustSocket("/v1/responses")
-		for range turns {
-			say(t, c, askTurn)
-			readUntil(t, c, "response.completed")
+		c := r.mustSocket("/v1/realtime?model=gpt-realtime")
+		readUntil(t, c, "session.created")
+		for _, m := range messages {
+			say(t, c, m)
+			readUntil(t, c, "usage")
 		}
-		if status, _, body := r.post("/v1/responses", `{"model":"gpt-5.1","input":"hi"}`); status != 429 {
-			t.Errorf("after %d turns: %d %s", turns, status, body)
+		if status, _, body := r.post("/v1/responses", `{"model":"gpt-5.1","input":"hi"}`); status != want {
+			t.Errorf("%+v after %d turns: %d %s", limits, len(messages), status, body)
 		}
 	}
-	f(pool.Limits{InputTokensPerMinute: 20}, 2)
-	f(pool.Limits{OutputTokensPerMinute: 10}, 2)
-	f(pool.Limits{OutputTokensPerMinute: 4}, 1)
+	f(pool.Limits{InputTokensPerMinute: 20}, 429, turn, turn)
+	f(pool.Limits{InputTokensPerMinute: 36}, 200, turn, turn)
+	f(pool.Limits{InputTokensPerMinute: 20}, 429, audio, audio)
+	f(pool.Limits{OutputTokensPerMinute: 10}, 429, turn, turn)
+	f(pool.Limits{OutputTokensPerMinute: 10}, 429, turn, audio)
+	f(pool.Limits{RequestsPerMinute: 3}, 200, turn, turn, audio)
+	f(pool.Limits{RequestsPerMinute: 3}, 429, turn, turn, turn)
+}
+
+// A turn that a provider has refused is no usage, also should authpool be killed.
+func TestSocketVoidsAFailedTurn(t *testing.T) {
+	u := newUpstream(t, func(c *upstreamConn) {
+		p := c.accept(t, "")
+		p.receive()
+		p.send(`{"type":"error","status":400,"error":{"type":"invalid_request_error","code":"previous_response_not_found","message":"no"}}`)
+		p.receive()
+	})
+	r := newRig(t, u.url(), 1)
+	c := r.mustSocket("/v1/responses")
+	say(t, c, askTurn)
+	readUntil(t, c, "error")
+	opened := r.recorder.lastOpened().ID
+	r.recorder.mu.Lock()
+	defer r.recorder.mu.Unlock()
+	if len(r.recorder.events) != 0 || !slices.Contains(r.recorder.voided, opened) {
+		t.Errorf("%s was opened, %v voided, %+v counted", opened, r.recorder.voided, r.recorder.events)
+	}
 }
 
 // A socket that joins a call goes to the account which has made that, and only its agent's.

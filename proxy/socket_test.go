@@ -728,24 +728,6 @@ func mask(text string) string {
 	return string(masked)
 }
 
-// Each turn takes from the subscription's configured rate what a request would.
-func TestSocketRates(t *testing.T) {
-	u := newUpstream(t, answerTurns(t))
-	r := newRig(t, u.url(), 1, func(o *rigOptions) {
-		for i := range o.subs {
-			o.subs[i].Limits.RequestsPerMinute = 3
-		}
-	})
-	c := r.mustSocket("/v1/responses")
-	for range 3 {
-		say(t, c, askTurn)
-		readUntil(t, c, "response.completed")
-	}
-	if _, resp, err := r.socket("/v1/responses", nil); err == nil || resp.StatusCode != 429 {
-		t.Errorf("a fourth request: %v, %v", resp, err)
-	}
-}
-
 // A socket on which nobody says anything is closed, with a word to the agent.
 func TestSocketIdle(t *testing.T) {
 	u := newUpstream(t, func(c *upstreamConn) { c.accept(t, "").receive() })

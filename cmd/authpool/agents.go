@@ -65,14 +65,12 @@ func shownAgent(u *agents.Used) admin.Agent {
 
 // Agent implements admin.Agents.
 func (b agentBook) Agent(ctx context.Context, name string) (admin.Agent, error) {
-	list, err := b.Agents(ctx)
-	if err != nil {
-		return admin.Agent{}, err
-	}
-	for _, a := range list.Agents {
-		if a.Name == name {
-			return a, nil
-		}
+	u, ok, _ := b.book.Find(ctx, name)
+	switch {
+	case ok:
+		return shownAgent(&u), nil
+	case !b.book.Known():
+		return admin.Agent{}, redisdb.ErrAway
 	}
 	return admin.Agent{}, noAgent(name)
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -556,33 +557,58 @@ type Spent struct {
 // List returns all agents by id. Where Redis does not answer, they are as they were
 // last known, and fresh is false.
 func (b *Book) List(ctx context.Context) (list []Used, fresh bool) {
+	all, fresh := b.look(ctx, func(v *view) []*Entry { return slices.Collect(maps.Values(v.byID)) })
+	now := time.Now()
+	for _, e := range all {
+		list = append(list, e.used(now))
+	}
+	slices.SortFunc(list, func(a, b Used) int { return cmp.Compare(a.ID, b.ID) })
+	return list, fresh
+}
+
+// Find is List of one agent; ok is false where there is none.
+func (b *Book) Find(ctx context.Context, id string) (u Used, ok, fresh bool) {
+	one, fresh := b.look(ctx, func(v *view) []*Entry {
+		if e := v.byID[id]; e != nil {
+			return []*Entry{e}
+		}
+		return nil
+	})
+	if len(one) == 0 {
+		return Used{}, false, fresh
+	}
+	return one[0].used(time.Now()), true, fresh
+}
+
+// look reads the agents, and what those that are wanted have used.
+func (b *Book) look(ctx context.Context, wanted func(*view) []*Entry) (list []*Entry, fresh bool) {
 	fresh = b.records.Healthy() && b.Refresh(ctx) == nil
 	v := b.view.Load()
 	if v == nil {
 		return nil, false
 	}
-	now := time.Now()
-	if fresh {
-		var due []*Entry
-		for _, e := range v.byID {
-			if len(e.Budgets) > 0 {
-				due = append(due, e)
-			}
-		}
-		b.asking.Lock()
-		fresh = b.readSpent(ctx, due) == nil
-		b.asking.Unlock()
+	list = wanted(v)
+	if !fresh {
+		return list, false
 	}
-	for _, e := range v.byID {
-		u := Used{Agent: e.Agent, Last: e.account.seen()}
-		for _, budget := range e.Budgets {
-			s, resets := e.account.look(now, budget.Period)
-			u.Spent = append(u.Spent, Spent{s.cost, s.tokens, s.requests, resets})
+	var due []*Entry
+	for _, e := range list {
+		if len(e.Budgets) > 0 {
+			due = append(due, e)
 		}
-		list = append(list, u)
 	}
-	slices.SortFunc(list, func(a, b Used) int { return cmp.Compare(a.ID, b.ID) })
-	return list, fresh
+	b.asking.Lock()
+	defer b.asking.Unlock()
+	return list, b.readSpent(ctx, due) == nil
+}
+
+func (e *Entry) used(now time.Time) Used {
+	u := Used{Agent: e.Agent, Last: e.account.seen()}
+	for _, budget := range e.Budgets {
+		s, resets := e.account.look(now, budget.Period)
+		u.Spent = append(u.Spent, Spent{s.cost, s.tokens, s.requests, resets})
+	}
+	return u
 }
 
 // String keeps a token's hash out of logs.

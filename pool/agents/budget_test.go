@@ -275,6 +275,39 @@ func TestBudgets(t *testing.T) {
 	})
 }
 
+// Who looks at one agent has the ledger asked of that alone: it is slow, and a fleet may
+// have thousands.
+func TestFindAsksOfOneAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &ledger{}
+		day := agents.Budget{Period: usage.PeriodDay, Requests: 5}
+		book, _ := bob(t, l, day)
+		defer book.Close()
+		if _, _, err := book.Create(t.Context(), agents.Agent{ID: "eve", Budgets: []agents.Budget{day}}); err != nil {
+			t.Fatal(err)
+		}
+		l.add("bob", time.Now(), usage.Counts{Requests: 3})
+		l.mu.Lock()
+		before := l.asked
+		l.mu.Unlock()
+		bob, ok, fresh := book.Find(t.Context(), "bob")
+		if !ok || !fresh || len(bob.Spent) != 1 || bob.Spent[0].Requests != 3 {
+			t.Errorf("%+v, %v, %v", bob, ok, fresh)
+		}
+		if l.mu.Lock(); l.asked != before+1 {
+			t.Errorf("the ledger was asked of %d days, want 1", l.asked-before)
+		}
+		l.mu.Unlock()
+		if u, ok, fresh := book.Find(t.Context(), "adam"); ok || !fresh {
+			t.Errorf("nobody: %+v, %v, %v", u, ok, fresh)
+		}
+		l.fail(store.ErrAway)
+		if bob, ok, fresh := book.Find(t.Context(), "bob"); !ok || fresh || bob.Spent[0].Requests != 3 {
+			t.Errorf("without a ledger: %+v, %v, %v", bob, ok, fresh)
+		}
+	})
+}
+
 // A ledger that does not answer keeps nobody from hearing that an agent was revoked.
 func TestRevocationWaitsForNoLedger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

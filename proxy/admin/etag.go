@@ -64,31 +64,12 @@ func ifMatch(w http.ResponseWriter, r *http.Request) (version int64, ok bool) {
 	return version, true
 }
 
-// seen tells whether the asker has what has the version already, by If-None-Match.
-func seen(r *http.Request, version int64) bool {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return false
-	}
-	for _, field := range r.Header.Values("If-None-Match") {
-		for tag := range strings.SplitSeq(field, ",") {
-			if tag = strings.TrimSpace(tag); tag == "*" || strings.TrimPrefix(tag, "W/") == ETag(version) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// answer sends what an operation came to, with its version where it has one.
-func answer(w http.ResponseWriter, r *http.Request, v any) {
+// answer sends what an operation came to, with its version where it has one. It is sent
+// whatever If-None-Match says: the version is that of what operators have set, and what
+// is told beside it, such as what was spent, changes without it.
+func answer(w http.ResponseWriter, v any) {
 	if versioned, ok := v.(Versioned); ok && versioned.RecordVersion() > 0 {
-		version := versioned.RecordVersion()
-		w.Header().Set("ETag", ETag(version))
-		if seen(r, version) {
-			w.Header().Set("Cache-Control", "no-store")
-			w.WriteHeader(http.StatusNotModified)
-			return
-		}
+		w.Header().Set("ETag", ETag(versioned.RecordVersion()))
 	}
 	writeJSON(w, v)
 }

@@ -52,26 +52,27 @@ type record int64
 
 func (r record) RecordVersion() int64 { return int64(r) }
 
+// An answer names its version, and is given whatever version is known already: how much
+// an agent has spent, or what state a subscription is in, changes without it.
 func TestAnswerHasTheVersionAsETag(t *testing.T) {
-	f := func(v any, method, ifNoneMatch, etag string, status int) {
+	f := func(v any, method, ifNoneMatch, etag string) {
 		t.Helper()
 		r := httptest.NewRequest(method, "/", http.NoBody)
 		if ifNoneMatch != "" {
 			r.Header.Set("If-None-Match", ifNoneMatch)
 		}
 		w := httptest.NewRecorder()
-		answer(w, r, v)
-		if w.Code != status || w.Header().Get("ETag") != etag || (status == http.StatusNotModified) != (w.Body.Len() == 0) {
+		answer(w, v)
+		if w.Code != http.StatusOK || w.Header().Get("ETag") != etag || w.Body.Len() == 0 {
 			t.Errorf("%v, %s, %q: got %d, %q, %q", v, method, ifNoneMatch, w.Code, w.Header().Get("ETag"), w.Body)
 		}
 	}
-	f(record(7), "GET", "", `"7"`, 200)
-	f(record(7), "GET", `"6"`, `"7"`, 200)
-	f(record(7), "GET", `"6", W/"7"`, `"7"`, 304)
-	f(record(7), "GET", "*", `"7"`, 304)
-	f(record(7), "POST", `"7"`, `"7"`, 200)
-	f(record(0), "GET", "*", "", 200)
-	f("without", "GET", "*", "", 200)
+	f(record(7), "GET", "", `"7"`)
+	f(record(7), "GET", `"7"`, `"7"`)
+	f(record(7), "GET", "*", `"7"`)
+	f(record(7), "POST", `"7"`, `"7"`)
+	f(record(0), "GET", "*", "")
+	f("without", "GET", "*", "")
 }
 
 // FuzzIfMatch holds what is read to what was sent: a version only for the tag of just

@@ -129,10 +129,7 @@ func operation(one route, answers, bodies schemas) object {
 	parameters := append(inPath(one.path), query[one.path]...)
 	if one.versioned() {
 		done["headers"] = object{"ETag": object{"description": "The version of the record, for If-Match.", "schema": text()}}
-		if one.method == http.MethodGet {
-			parameters = append(parameters, parameter{Name: "If-None-Match", In: "header", Description: "ETag of what is known already: 304 while it is the same.", Schema: text()})
-			responses["304"] = object{"description": "It is as it was."}
-		} else {
+		if one.method != http.MethodGet {
 			parameters = append(parameters, parameter{Name: "If-Match", In: "header", Description: "ETag of the record that is to be changed: 412 when it is another by now. Left out, any.", Schema: text()})
 			responses["412"] = problemRef()
 		}

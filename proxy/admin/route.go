@@ -92,5 +92,5 @@ func carry[T any](s *Server, w http.ResponseWriter, r *http.Request, failed stri
 		s.fail(w, failed, err)
 		return
 	}
-	answer(w, r, done)
+	answer(w, done)
 }

@@ -112,6 +112,7 @@ func TestEveryErrorIsAProblem(t *testing.T) {
 	f("BREW", move, nil, 405, admin.CodeMethod, "POST")
 	f("GET", admin.StatusPath, send("x", "text/plain"), 413, admin.CodeTooLarge, "")
 	f("POST", move, send(`{"subscription":"`+strings.Repeat("a", 256<<10)+`"}`, "application/json"), 413, admin.CodeTooLarge, "")
+	f("POST", move, send(`{"subscription":"a"}`+strings.Repeat(" ", 256<<10), "application/json"), 413, admin.CodeTooLarge, "")
 	f("POST", move, send("{}", "text/plain"), 415, admin.CodeMediaType, "")
 	f("POST", move, send("{}", ""), 415, admin.CodeMediaType, "")
 }

@@ -51,7 +51,11 @@ func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 	d.DisallowUnknownFields()
 	err := d.Decode(v)
 	if err == nil {
-		if _, more := d.Token(); !errors.Is(more, io.EOF) {
+		switch _, more := d.Token(); {
+		case errors.Is(more, io.EOF):
+		case more != nil:
+			err = more
+		default:
 			err = errors.New("there is more than one value")
 		}
 	}

@@ -57,6 +57,10 @@ func TestAgents(t *testing.T) {
 		remove("ann", 0, nil)
 		remove("ann", 0, store.ErrNoAgent)
 		read(store.AgentRecord{ID: "bob", Version: 2, Text: "new"})
+		// What the key holds beside its records is none.
+		remove(":state", 0, store.ErrNoAgent)
+		remove(":last", 0, store.ErrNoAgent)
+		read() // nothing has changed
 		remove("bob", 2, nil)
 		// That there is none any more is news, too.
 		if list, _, changed, err := s.Agents(ctx, known); err != nil || !changed || len(list) != 0 {

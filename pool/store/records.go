@@ -71,6 +71,9 @@ func (r *Records) Put(ctx context.Context, one Record) (version int64, err error
 // and ErrNoRecord; the latter may also mean that an earlier call, whose answer was
 // lost, has removed it.
 func (r *Records) Remove(ctx context.Context, id string, version int64) error {
+	if strings.HasPrefix(id, ":") { // what the key holds beside its records
+		return fmt.Errorf("cannot remove the record of %q: %w", id, ErrNoRecord)
+	}
 	done, err := recordRemoveScript.Run(ctx, r.store.durable, []string{r.key()}, id, version, r.store.channel(), r.kind).Int64()
 	switch {
 	case err == nil && done == 0:

@@ -15,7 +15,11 @@ import (
 
 // contentHeaders say how a body is written.
 type contentHeaders struct {
-	mediaType []byte
+	mediaType []byte // as the last of its headers says
+	// Whether any of them says that it is a form, with files or as a page sends it: which
+	// one the provider heeds is not known.
+	files, page bool
+
 	encodings []byte // all codings, as one list
 }
 
@@ -62,11 +66,6 @@ func (h *contentHeaders) multipart() bool {
 	return foldedPrefix(h.mediaType, "multipart/form-data")
 }
 
-// page tells whether the body is a form without files, as pages send it.
-func (h *contentHeaders) page() bool {
-	return foldedPrefix(h.mediaType, "application/x-www-form-urlencoded")
-}
-
 // read takes what the headers say of the body.
 func (h *contentHeaders) read(headers Headers) {
 	for rest := headers; ; {
@@ -85,6 +84,8 @@ func (h *contentHeaders) header(name, value []byte) {
 	switch string(name) {
 	case "content-type":
 		h.mediaType = value
+		h.files = h.files || foldedPrefix(value, "multipart/form-data")
+		h.page = h.page || foldedPrefix(value, "application/x-www-form-urlencoded")
 	case "content-encoding":
 		h.encodings = append(h.encodings, value...)
 		h.encodings = append(h.encodings, ',')

@@ -214,8 +214,8 @@ func (n *Named) Find(r *Request, pins *Pins) {
 	}
 	var content contentHeaders
 	content.read(r.Headers)
-	n.form = content.multipart()
-	if content.page() {
+	n.form = content.files
+	if content.page {
 		n.fields(r.Body)
 		n.Unread = n.Unread || content.encoded()
 	}

@@ -257,6 +257,9 @@ func (sk *socket) serve(head []byte) {
 		close(done)
 	}
 	left := sk.gone.Load() || ex.agentGone
+	sk.mu.Lock()
+	sk.ended = true // what the agent still says goes nowhere, and is no turn
+	sk.mu.Unlock()
 	sk.leave()
 	ex.call.Cancel()
 	if ex.conn != nil {
@@ -399,10 +402,7 @@ func (sk *socket) relayAgent() {
 	}()
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
-	for {
-		if err := sk.agent.SetReadDeadline(time.Now().Add(sk.ex.settings.Idle)); err != nil {
-			break
-		}
+	for sk.listens() {
 		n, err := sk.from.Read(*bp)
 		if n > 0 {
 			sk.progress()
@@ -424,6 +424,14 @@ func (sk *socket) relayAgent() {
 		}
 	}
 	sk.left(false)
+}
+
+// listens sets how long the agent may be silent; false when nobody listens to it any
+// more: how long it then has is the connection's to say.
+func (sk *socket) listens() bool {
+	sk.mu.Lock()
+	defer sk.mu.Unlock()
+	return !sk.ended && sk.agent.SetReadDeadline(time.Now().Add(sk.ex.settings.Idle)) == nil
 }
 
 // listen reads along what the agent says, and returns how much of it goes on: all, or
@@ -784,7 +792,6 @@ func (sk *socket) finish(err error, left bool) {
 	ex := sk.ex
 	sk.mu.Lock()
 	defer sk.mu.Unlock()
-	sk.ended = true
 	cut := sk.turns.Open()
 	if cut {
 		sk.settle(true)

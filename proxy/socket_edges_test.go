@@ -175,6 +175,49 @@ func TestSocketLeavesBehindAFrame(t *testing.T) {
 	<-done
 }
 
+// An agent that has its Close and stays holds up no stop.
+func TestSocketStopsWithoutTheAgent(t *testing.T) {
+	u := newUpstream(t, func(c *upstreamConn) { c.accept(t, "").receive() })
+	r := newRig(t, u.url(), 1, func(o *rigOptions) { o.opts.Idle = time.Hour })
+	c := r.rawSocket(testToken)
+	done := make(chan error, 1)
+	go func() { done <- r.server.Shutdown(context.Background()) }()
+	c.expectClose(1001, stopping)
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the stop waits for the agent")
+		_ = c.Close()
+	}
+}
+
+// What an agent asks for when the provider has left is no turn.
+func TestSocketTurnBehindTheEnd(t *testing.T) {
+	u := newUpstream(t, func(c *upstreamConn) {
+		p := c.accept(t, "")
+		p.receive()
+		_, _ = io.WriteString(p, frame(0x88, "\x03\xe8"))
+	})
+	r := newRig(t, u.url(), 1)
+	c := r.rawSocket(testToken)
+	c.send(mask(frame(0x81, "hello")))
+	c.expectClose(1000, "")
+	if _, err := c.br.ReadByte(); err != io.EOF { //nolint:errorlint // bare by contract
+		t.Fatalf("behind the Close came %v", err)
+	}
+	c.send(mask(frame(0x81, askTurn)))
+	_ = c.Close()
+	r.ended()
+	r.recorder.mu.Lock()
+	defer r.recorder.mu.Unlock()
+	if len(r.recorder.opened)+len(r.recorder.events) > 0 {
+		t.Errorf("opened %+v, counted %+v", r.recorder.opened, r.recorder.events)
+	}
+}
+
 // A frame that never ends holds no socket open that authpool closes.
 func TestSocketClosesInAnEndlessFrame(t *testing.T) {
 	stop := make(chan struct{})

@@ -224,6 +224,7 @@ func (sk *socket) serve(head []byte) {
 		if p := recover(); p != nil {
 			sk.leave()
 			_ = ex.panicked(p)
+			sk.abandon()
 			ex.abandon()
 		}
 	}()
@@ -270,6 +271,24 @@ func (sk *socket) serve(head []byte) {
 	}
 	<-done
 	sk.finish(err, left)
+}
+
+// abandon ends what the socket has begun beside its exchange, when something panicked: a
+// turn has used something, and nobody knows what.
+func (sk *socket) abandon() {
+	sk.mu.Lock()
+	defer sk.mu.Unlock()
+	sk.ended = true
+	if sk.budget != nil {
+		sk.budget.End()
+		sk.budget = nil
+	}
+	if sk.opened {
+		sk.opened = false
+		e := sk.event(meter.Result{}, sk.turn)
+		e.Estimated, e.Unknown, e.Unpriced = true, true, true
+		sk.ex.add(e)
+	}
 }
 
 // left is called as soon as the agent is gone.
@@ -603,15 +622,16 @@ func (sk *socket) settle(cut bool) {
 		}
 		sk.ex.estimated = sk.ex.estimated || e.Estimated
 		sk.add(&e, &r)
+		sk.opened = false
 		sk.ex.lease.Turn(e.Tokens, sk.count == 0)
 		sk.count++
 		socketTurns.WithLabelValues(sk.ex.provider.Name, sk.ex.lease.Subscription().ID).Inc()
 	} else if sk.opened {
+		sk.opened = false
 		if err := sk.ex.s.deps.Recorder.Void(sk.event(r, sk.turn).ID); err != nil {
 			sk.ex.s.log.Debug("a turn that failed may be counted as unknown should authpool be killed", "request", sk.ex.id, "error", err)
 		}
 	}
-	sk.opened = false
 	if sk.budget != nil {
 		sk.budget.End()
 		sk.budget = nil

@@ -12,11 +12,13 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/ratelimit/usage"
 )
 
 // rawSocket is a WebSocket of an agent that writes what it likes.
@@ -172,7 +174,9 @@ func TestSocketLeavesBehindAFrame(t *testing.T) {
 	}
 	c.expectClose(1001, stopping)
 	_ = c.Close()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 }
 
 // An agent that has its Close and stays holds up no stop.
@@ -216,6 +220,32 @@ func TestSocketTurnBehindTheEnd(t *testing.T) {
 	if len(r.recorder.opened)+len(r.recorder.events) > 0 {
 		t.Errorf("opened %+v, counted %+v", r.recorder.opened, r.recorder.events)
 	}
+}
+
+// A socket in which authpool fails ends, its turn is counted as unknown, and its agent may go on with another.
+func TestSocketPanic(t *testing.T) {
+	u := newUpstream(t, answerTurns(t))
+	book := newBook(t)
+	var broken atomic.Bool
+	broken.Store(true)
+	r := newRig(t, u.url(), 1, knowing(book), func(o *rigOptions) {
+		o.deps = func(d *Deps) { d.Prices = panicPrices{broken: &broken} }
+	})
+	token := create(t, book, agents.Agent{ID: "bob", Budgets: []agents.Budget{{Period: usage.PeriodMonth, Requests: 1}}})
+	c := r.rawSocket(token)
+	c.send(mask(frame(0x81, askTurn)))
+	if _, err := io.Copy(io.Discard, c.br); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("the socket is still open")
+	}
+	r.ended()
+	events := r.recorder.all()
+	if len(events) != 1 || !events[0].Unknown || events[0].ID != r.recorder.lastOpened().ID {
+		t.Errorf("events %+v", events)
+	}
+	broken.Store(false)
+	c = r.rawSocket(token) // the book counts nothing here: there is room, unless the first is still under way
+	c.send(mask(frame(0x81, askTurn)))
+	c.expectFrame(0x81, created)
 }
 
 // A frame that never ends holds no socket open that authpool closes.

@@ -494,18 +494,19 @@ func (c *commands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 // bound one not at all.
 func TestSilentRedisDelaysOnlyNewSessions(t *testing.T) {
 	client := redistest.Mini(t)
-	pools, _ := fleet(t, client, 1, pool.Options{}, sub("one"))
-	serve(t, pools[0], ask("known"), ok)
+	p := startWith(pool.Options{}, store.New(client, client, &health{}, "authpool"), sub("one"))
+	t.Cleanup(p.Close)
+	serve(t, p, ask("known"), ok)
 	client.AddHook(silence{})
 	begin := time.Now()
 	for range 500 {
-		serve(t, pools[0], ask("known"), ok)
+		serve(t, p, ask("known"), ok)
 	}
 	if took := time.Since(begin); took > 20*time.Second { // each would wait 50 ms
 		t.Errorf("500 requests of a bound session took %v", took)
 	}
 	begin = time.Now()
-	serve(t, pools[0], ask("new"), ok)
+	serve(t, p, ask("new"), ok)
 	if took := time.Since(begin); took < 40*time.Millisecond || took > 20*time.Second {
 		t.Errorf("a new session waited %v, want about 50ms", took)
 	}

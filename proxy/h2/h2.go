@@ -196,7 +196,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 // appendHead writes a request's head as HTTP/1.1 has it; ok is false when it holds what
 // would be read there as something else (RFC 9113, section 10.3).
 func appendHead(dst []byte, r *http.Request) (_ []byte, ok bool) {
-	if !isTarget(r.RequestURI) || !isText(r.Host) || r.Host == "" || r.Method == http.MethodConnect || len(r.Header["Content-Length"]) > 1 {
+	if !isTarget(r.RequestURI) || !isText(r.Host) || r.Host == "" || r.Method == http.MethodConnect || !isLength(r.Header["Content-Length"]) {
 		return dst, false
 	}
 	dst = fmt.Appendf(dst, "%s %s HTTP/1.1\r\nHost: %s\r\n", r.Method, r.RequestURI, r.Host)
@@ -232,6 +232,13 @@ func isTarget(s string) bool {
 
 func isText(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+}
+
+// isLength tells whether a request has one length at most, and that as RFC 9110, section
+// 8.6 has it. net/http takes what is none for 0, and lets a body through that comes late.
+func isLength(values []string) bool {
+	return len(values) == 0 ||
+		len(values) == 1 && values[0] != "" && !strings.ContainsFunc(values[0], func(r rune) bool { return r < '0' || r > '9' })
 }
 
 // send sends head and body. When it cannot, the answer says why, or its lack.

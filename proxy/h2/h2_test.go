@@ -241,6 +241,8 @@ func TestRequestsThatAreOthersInHTTP1(t *testing.T) {
 		"shorter than it says":     {request("/", "content-length", "9"), "12345"},
 		"two lengths":              {request("/", "content-length", "5", "content-length", "1"), "12345"},
 		"a length that is none":    {request("/", "content-length", "+5"), "12345"},
+		"a length without digits":  {request("/", "content-length", ""), ""},
+		"a length of hex":          {request("/", "content-length", "0x5"), ""},
 		"a second path":            {request("/", ":path", "/b"), ""},
 	}
 	for name, tt := range bad {

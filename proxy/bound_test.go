@@ -30,9 +30,10 @@ func (a *account) serve(c *upstreamConn) {
 	defer a.mu.Unlock()
 	a.asked++
 	line, _, _ := strings.Cut(c.head, " HTTP/")
-	if c.key == "" {
-		_, rest, _ := strings.Cut(strings.ToLower(c.head), "x-goog-api-key: ")
-		c.key, _, _ = strings.Cut(rest, "\r\n")
+	for _, name := range []string{"x-goog-api-key: ", "\napi-key: "} {
+		if _, rest, ok := strings.Cut(strings.ToLower(c.head), name); ok && c.key == "" {
+			c.key, _, _ = strings.Cut(rest, "\r\n")
+		}
 	}
 	if c.key == a.limited {
 		c.json(429, "Retry-After: 720\r\n", limited)

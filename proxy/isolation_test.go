@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf16"
+
+	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/proxy/provider"
 )
 
 const otherToken = "apa_test-token-of-another-agent"
@@ -149,13 +152,19 @@ func TestIsolationKeepsAgentsFromOthersThings(t *testing.T) {
 // A list shows what all agents have made: nobody gets it, and what lies below a single
 // id is no such list.
 func TestIsolationRefusesLists(t *testing.T) {
-	r, a := newAccounts(t, isolated)
+	r, a := newAccounts(t, isolated, func(o *rigOptions) {
+		o.providers = append(o.providers, provider.Options{Name: "azure", Family: provider.Azure, BaseURL: o.providers[0].BaseURL, AllowPlaintext: true})
+		o.subs = append(o.subs, pool.Subscription{ID: "azure-1", Provider: "azure", Credential: fixedKey(key("azure", 1))})
+	})
 	for path, want := range map[string]int{
 		"/openai/v1/files": 403, "/openai/v1/files/": 403, "/openai/v1/FILES?limit=3": 403, "/openai/v1/batches": 403, "/v1/files": 403,
 		"/openai/v1/chat/completions": 403, "/anthropic/v1/messages/batches?limit=1": 403, "/anthropic/v1/skills": 403,
 		"/anthropic/v1/deployments": 403, "/openai/v1/chatkit/threads": 403, "/openai/v1/video/generations/jobs": 403, "/gemini/v1beta/generatedFiles": 403,
-		"/anthropic/v1/deployments/depl_1": 200,
-		"/gemini/v1beta/files":             403, "/gemini/v1beta/cachedContents": 403, "/gemini/v1/projects/p/locations/l/cachedContents": 403,
+		"/anthropic/v1/deployments/depl_1": 200, "/azure/openai/deployments": 200,
+		"/azure/api/projects/p/agents": 403, "/azure/api/projects/p/assistants?api-version=v1": 403, "/azure/api/projects/p/threads": 403,
+		"/azure/api/projects/p/files": 403, "/azure/api/projects/p/vector_stores": 403, "/azure/api/projects/p/openai/v1/files": 403,
+		"/azure/api/projects/p/threads/thread_1": 200, "/azure/api/projects/p/deployments": 200,
+		"/gemini/v1beta/files": 403, "/gemini/v1beta/cachedContents": 403, "/gemini/v1/projects/p/locations/l/cachedContents": 403,
 		"/openai/v1/models": 200, "/gemini/v1beta/models": 200, "/openai/v1/vector_stores/vs_1/files": 200, "/anthropic/v1/models": 200,
 	} {
 		before := a.requests()

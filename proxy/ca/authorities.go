@@ -63,6 +63,11 @@ func Open(dir string, hosts []string) (*Authorities, error) {
 // may sign for it makes another one, which signs at once and for them alone: agents that
 // trust the bundle as it was go on with all other hosts.
 func (a *Authorities) Serve(hosts []string) error {
+	unlock, err := lock(a.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
@@ -93,16 +98,28 @@ func (a *Authorities) Serve(hosts []string) error {
 }
 
 // Rotate makes another authority that signs from the overlap on, for the hosts of Open
-// and those of the newest so far: whoever rotates need not know all that a running proxy
-// serves. Until then the bundle has it beside the present one. It returns when that is.
+// and those of all so far: whoever rotates need not know all that a running proxy serves.
+// Until then the bundle has it beside the present ones. It returns when that is.
 func (a *Authorities) Rotate(overlap time.Duration) (time.Time, error) {
+	from := time.Now().Add(overlap).Truncate(time.Second)
+	unlock, err := lock(a.dir)
+	if err != nil {
+		return from, err
+	}
+	defer unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	from := time.Now().Add(overlap).Truncate(time.Second)
-	hosts := slices.Clone(a.hosts)
-	if len(a.list) > 0 {
-		hosts = append(hosts, a.list[len(a.list)-1].cert.PermittedDNSDomains...)
+	if err := a.load(time.Now()); err != nil {
+		return from, err
 	}
+	hosts := slices.Clone(a.hosts)
+	for _, one := range a.list { // those that sign first first
+		hosts = append(hosts, one.cert.PermittedDNSDomains...)
+		if one.signsFrom().Equal(from) { // certificates tell whole seconds, by which the newer one rules
+			from = from.Add(time.Second)
+		}
+	}
+	hosts = slices.DeleteFunc(hosts, func(host string) bool { return host == nobody })
 	if err := create(a.dir, hosts, from); err != nil {
 		return from, fmt.Errorf("cannot make a certificate authority in %s: %w", a.dir, err)
 	}
@@ -169,7 +186,7 @@ func (a *Authorities) bundle() []byte {
 }
 
 // writeBundle replaces the bundle in one step, when it has changed: a client may read
-// it at any time.
+// it at any time. Its caller holds lock.
 func (a *Authorities) writeBundle() error {
 	path, text := a.BundlePath(), a.bundle()
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
@@ -221,12 +238,16 @@ func (a *Authorities) Leaf(host string) (*tls.Certificate, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now.Sub(a.loaded) >= reload {
-		if err := a.load(now); err != nil {
-			return nil, err
-		}
-	}
+	a.refresh(now)
 	return a.leaf(now, host)
+}
+
+// refresh reads the folder again when that was long ago. What is known is better than
+// nothing where it cannot be read, as while somebody copies an authority there.
+func (a *Authorities) refresh(now time.Time) {
+	if now.Sub(a.loaded) >= reload && a.load(now) != nil {
+		a.loaded = now
+	}
 }
 
 // leaf makes a certificate. Its caller holds mu.
@@ -247,9 +268,7 @@ func (a *Authorities) leaf(now time.Time, host string) (*tls.Certificate, error)
 func (a *Authorities) current(leaf *tls.Certificate, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now.Sub(a.loaded) >= reload && a.load(now) != nil {
-		return true // what is known is better than nothing
-	}
+	a.refresh(now)
 	signer := a.signer(now, leaf.Leaf.DNSNames[0])
 	return signer != nil && bytes.Equal(leaf.Certificate[1], signer.cert.Raw)
 }

@@ -31,6 +31,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -69,7 +71,30 @@ func (a *authority) permits(host string) bool {
 	})
 }
 
-// create makes an authority for the hosts in a folder below dir.
+// lockFile lies in the folder of the authorities.
+const lockFile = ".lock"
+
+// lock waits until no other process makes an authority in dir or writes its bundle, for
+// 10 seconds, and keeps others from it until unlock is called.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the certificate authority: %w", err)
+	}
+	const tries, pause = 500, 20 * time.Millisecond
+	for try := 1; ; try++ {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || try == tries {
+			return nil, errors.Join(fmt.Errorf("cannot lock %s, which another authpool may have: %w", f.Name(), err), f.Close())
+		}
+		<-time.After(pause)
+	}
+}
+
+// create makes an authority for the hosts in a folder below dir. Its caller holds lock.
 func create(dir string, hosts []string, signsFrom time.Time) error {
 	if hosts = names(hosts); len(hosts) == 0 {
 		hosts = []string{nobody}

@@ -197,6 +197,108 @@ func TestRotationKeepsHosts(t *testing.T) {
 	}
 }
 
+// Nor from an authority that is older than the newest.
+func TestRotationKeepsHostsOfAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		first := open(t, dir, "llm.example.test")
+		before, err := first.Leaf("llm.example.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		a := open(t, dir, "api.openai.com")
+		time.Sleep(time.Hour)
+		if _, err := a.Rotate(0); err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := a.Leaf("llm.example.test")
+		if err != nil || bytes.Equal(leaf.Certificate[1], before.Certificate[1]) {
+			t.Errorf("the first authority goes on signing: %v", err)
+		}
+	})
+}
+
+// A new authority signs when Rotate says, also where the one before is as new.
+func TestRotateAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := open(t, t.TempDir(), hosts...)
+		for i := range 8 {
+			before, err := a.Leaf("api.openai.com")
+			if err != nil {
+				t.Fatal(err)
+			}
+			from, err := a.Rotate(0)
+			if err != nil || time.Until(from) > time.Second {
+				t.Fatal(from, err)
+			}
+			time.Sleep(time.Until(from))
+			after, err := a.Leaf("api.openai.com")
+			if err != nil || bytes.Equal(after.Certificate[1], before.Certificate[1]) {
+				t.Fatalf("rotation %d: the former authority signs: %v", i, err)
+			}
+		}
+	})
+}
+
+// Processes that make authorities in one folder at once leave it whole: each file is of
+// the authority that it lies beside, and the bundle has all of them.
+func TestTogether(t *testing.T) {
+	dir := t.TempDir()
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			a, err := ca.Open(dir, hosts)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for range 4 {
+				if _, err := a.Rotate(time.Hour); err != nil {
+					t.Error(err)
+				}
+				if err := a.Serve(append([]string{fmt.Sprintf("llm%d.example.test", i)}, hosts...)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	text, err := os.ReadFile(filepath.Join(dir, ca.BundleFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := open(t, dir, hosts...)
+	if !bytes.Equal(text, a.Bundle()) {
+		t.Error("the bundle lacks an authority")
+	}
+	// One of the first process, one of each for its host, and those of the rotations.
+	if n := bytes.Count(text, []byte("BEGIN CERT")); n > 1+8+8*4 {
+		t.Errorf("there are %d authorities", n)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".new*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// What cannot be read of a folder while serving, as of one that is being copied to it,
+// ends nothing that is known.
+func TestUnreadableWhileServing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		a := open(t, dir, hosts...)
+		if err := os.MkdirAll(filepath.Join(dir, "half"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		for _, host := range []string{"api.openai.com", "eu.api.openai.com"} {
+			if _, err := a.Leaf(host); err != nil {
+				t.Errorf("%s: %v", host, err)
+			}
+		}
+	})
+}
+
 // Leaves are made anew before they end.
 func TestLeafEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -776,15 +776,17 @@ func (sk *socket) heard(h meter.Heard) {
 		sk.add(&e, h.Beside)
 		ex.lease.Turn(e.Tokens, true)
 	}
-	if !h.Ends {
-		return
+	if h.Ends {
+		sk.settle(false)
 	}
-	sk.settle(false)
-	if sk.retired {
+	switch {
+	case sk.turns.Open() || !h.Ends && h.Beside == nil:
+		return
+	case sk.retired:
 		sk.say(websocket.GoingAway, stopping)
 		return
 	}
-	// Where the model begins turns by itself, nothing else would stop it.
+	// Where the model begins turns by itself, or there are none, nothing else would stop it.
 	if no := sk.exceeded(); no != nil {
 		sk.refuse(no.code, no.message)
 	}

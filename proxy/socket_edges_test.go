@@ -469,6 +469,45 @@ func TestSocketRates(t *testing.T) {
 	f(pool.Limits{RequestsPerMinute: 3}, 429, turn, turn, turn)
 }
 
+// What is used beside turns uses up a budget, too, also where no turn ever begins.
+func TestSocketBudgetWithoutTurns(t *testing.T) {
+	const heard = `{"type":"conversation.item.input_audio_transcription.completed","usage":{"type":"tokens","input_tokens":12,"output_tokens":5}}`
+	u := newUpstream(t, func(c *upstreamConn) {
+		p := c.accept(t, "")
+		for m := p.receive(); m != ""; m = p.receive() {
+			if strings.Contains(m, "audio") {
+				p.send(heard)
+				continue
+			}
+			p.send(`{"type":"response.created","response":{"id":"resp_1"}}`, heard)
+			p.send(`{"type":"response.done","response":{"id":"resp_1","status":"completed","usage":{"input_tokens":20,"output_tokens":5}}}`)
+		}
+	})
+	book := newBook(t)
+	r := newRig(t, u.url(), 1, knowing(book), func(o *rigOptions) {
+		o.deps = func(d *Deps) { d.Recorder = counting{d.Recorder, book} }
+	})
+	bob := create(t, book, agents.Agent{ID: "bob", Budgets: []agents.Budget{{Period: usage.PeriodMonth, Tokens: 30}}})
+	c, _, err := r.socket("/v1/realtime?intent=transcription", http.Header{"Authorization": {"Bearer " + bob}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		say(t, c, `{"type":"input_audio_buffer.commit"}`)
+		readUntil(t, c, "usage")
+	}
+	refusedFor(t, c, "authpool: this agent has used up its budget of tokens")
+
+	// The last turn that a budget has room for is not cut by what is used beside it.
+	eve := create(t, book, agents.Agent{ID: "eve", Budgets: []agents.Budget{{Period: usage.PeriodMonth, Requests: 1}}})
+	if c, _, err = r.socket("/v1/realtime?model=gpt-realtime", http.Header{"Authorization": {"Bearer " + eve}}); err != nil {
+		t.Fatal(err)
+	}
+	say(t, c, `{"type":"response.create"}`)
+	readUntil(t, c, "response.done")
+	refusedFor(t, c, "authpool: this agent has used up its budget of requests")
+}
+
 // A turn that a provider has refused is no usage, also should authpool be killed.
 func TestSocketVoidsAFailedTurn(t *testing.T) {
 	u := newUpstream(t, func(c *upstreamConn) {

@@ -30,7 +30,7 @@ type Config struct {
 	Timeouts      Timeouts            `yaml:"timeouts" jsonschema_description:"Limits on silence and slowness; idle and write_stall are renewed by progress."`
 	LimitsHTTP    LimitsHTTP          `yaml:"limits_http" jsonschema_description:"What is accepted from agents at most."`
 	Journal       Journal             `yaml:"journal" jsonschema_description:"The usage journal in the state folder."`
-	Prices        Ref                 `yaml:"prices" jsonschema_description:"Price overrides, file:PATH, laid over the built-in table."`
+	Prices        FileRef             `yaml:"prices" jsonschema_description:"Price overrides, file:PATH, laid over the built-in table."`
 	Intercept     Intercept           `yaml:"intercept" jsonschema_description:"Proxy mode: what happens to CONNECT."`
 	Egress        Egress              `yaml:"egress" jsonschema_description:"How authpool itself reaches providers."`
 	Notifications []Notification      `yaml:"notifications" jsonschema_description:"Webhooks told about events."`
@@ -52,8 +52,8 @@ type Unix struct {
 // TLS names a certificate chain and its key, both file: references; empty
 // means that the listeners speak plain HTTP.
 type TLS struct {
-	Cert Ref `yaml:"cert" jsonschema_description:"PEM certificate chain, file:PATH."`
-	Key  Ref `yaml:"key" jsonschema_description:"PEM private key, file:PATH."`
+	Cert FileRef `yaml:"cert" jsonschema_description:"PEM certificate chain, file:PATH."`
+	Key  FileRef `yaml:"key" jsonschema_description:"PEM private key, file:PATH."`
 }
 
 // Enabled tells whether a certificate is configured.

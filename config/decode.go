@@ -318,6 +318,8 @@ func (d *decoder) allowed(v reflect.Value, r rules) string {
 	switch v.Interface().(type) {
 	case Ref:
 		return refAllowed
+	case FileRef:
+		return fileRefAllowed
 	case Duration:
 		return durationAllowed
 	case Size:

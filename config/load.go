@@ -75,7 +75,7 @@ func (c *Config) checked(faults Faults) (*Config, error) {
 // relative paths become relative to the file's folder, so that they mean the
 // same wherever authpool is started.
 func (c *Config) settle(folder string) {
-	refs := []*Ref{&c.TLS.Cert, &c.TLS.Key, &c.Admin.Token, &c.Admin.Viewer, &c.Redis.Password, &c.Prices, &c.Egress.Password, &c.Sealing.Keyset}
+	refs := []*Ref{&c.Admin.Token, &c.Admin.Viewer, &c.Redis.Password, &c.Egress.Password, &c.Sealing.Keyset}
 	for i := range c.Subscriptions {
 		refs = append(refs, &c.Subscriptions[i].Credential.Value)
 	}
@@ -84,6 +84,9 @@ func (c *Config) settle(folder string) {
 	}
 	for _, r := range refs {
 		*r = r.under(folder)
+	}
+	for _, r := range []*FileRef{&c.TLS.Cert, &c.TLS.Key, &c.Prices} {
+		*r = FileRef(Ref(*r).under(folder))
 	}
 	if r, ok := c.Redis.URLRef(); ok {
 		c.Redis.URL = string(r.under(folder))

@@ -138,6 +138,9 @@ func TestFaultsCarryPlaceFieldAndAdvice(t *testing.T) {
 	f("half a certificate", "tls: {cert: file:a.pem}\n", "a.yaml:1:6: tls.key: is missing → tls.cert and tls.key together")
 	f("certificate from the environment", "tls: {cert: env:A, key: file:b}\n", "a.yaml:1:13: tls.cert: is not a file → file:PATH")
 	f("prices from the environment", "prices: env:A\n", "a.yaml:1:9: prices: is not a file → file:PATH")
+	f("prices by a path alone", "prices: prices.yaml\n", "a.yaml:1:9: prices: is not a file → file:PATH")
+	f("certificate by a path alone", "tls: {cert: a.pem, key: file:b}\n", "a.yaml:1:13: tls.cert: is not a file → file:PATH")
+	f("prices in no file", "prices: 'file:'\n", "a.yaml:1:9: prices: file: is not followed by a path → file:PATH")
 
 	f("redis password in the URL", "redis: {url: 'redis://:hunter2@r:6379'}\n", "a.yaml:1:14: redis.url: holds a password in the clear → redis.password: env:NAME")
 	f("redis password in the query", "redis: {url: 'unix:///r?password=hunter2'}\n", "a.yaml:1:14: redis.url: holds a password in the clear")
@@ -423,7 +426,7 @@ intercept: {other_hosts: ["*.example.com"]}
 	want.Sessions.Brake = config.Brake{TokensPerHour: 2, CostUSDPerHour: 500_000_000}
 	want.Journal.Sync = config.SyncPolicy{Always: true}
 	want.LimitsHTTP.Body = 1024
-	want.Prices = config.Ref("file:" + dir + "/prices.yaml")
+	want.Prices = config.FileRef("file:" + dir + "/prices.yaml")
 	want.Intercept.OtherHosts = config.HostPolicy{Mode: "list", Hosts: []string{"*.example.com"}}
 	if diff := cmp.Diff(want, c, cmp.FilterPath(unexported, cmp.Ignore())); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

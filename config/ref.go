@@ -61,3 +61,29 @@ func (r Ref) under(folder string) Ref {
 	}
 	return r
 }
+
+// FileRef is a Ref that must be a file: certificates and prices, which are read again
+// when they change. Empty means none.
+type FileRef string
+
+const fileRefAllowed = "file:PATH"
+
+// UnmarshalText implements encoding.TextUnmarshaler. Its errors never repeat the text,
+// which may be a key.
+func (r *FileRef) UnmarshalText(text []byte) error {
+	if _, isFile := Ref(text).File(); len(text) > 0 && !isFile {
+		return wrong{"is not a file", fileRefAllowed}
+	}
+	if err := new(Ref).UnmarshalText(text); err != nil {
+		problem, _ := split(err)
+		return wrong{problem, fileRefAllowed}
+	}
+	*r = FileRef(text)
+	return nil
+}
+
+// File gives the path of the file; empty: none is named.
+func (r FileRef) File() string {
+	path, _ := Ref(r).File()
+	return path
+}

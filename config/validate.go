@@ -139,13 +139,9 @@ func (v *validator) listeners() {
 			v.warn("redis.listen", quoted(v.Redis.Listen)+" can be reached from other machines: its password travels unencrypted")
 		}
 	}
-	for path, ref := range map[string]Ref{"tls.cert": v.TLS.Cert, "tls.key": v.TLS.Key} {
-		_, isFile := ref.File()
-		switch {
-		case ref == "" && (v.TLS.Cert != "" || v.TLS.Key != ""):
+	for path, ref := range map[string]FileRef{"tls.cert": v.TLS.Cert, "tls.key": v.TLS.Key} {
+		if ref == "" && (v.TLS.Cert != "" || v.TLS.Key != "") {
 			v.fault(path, "is missing", "tls.cert and tls.key together")
-		case ref != "" && !isFile:
-			v.fault(path, "is not a file", "file:PATH")
 		}
 	}
 }
@@ -265,9 +261,6 @@ func (v *validator) rest() {
 	}
 	if v.LimitsHTTP.Header < leastHeader {
 		v.fault("limits_http.header", v.LimitsHTTP.Header.String()+" is too small", "at least "+Size(leastHeader).String())
-	}
-	if _, isFile := v.Prices.File(); v.Prices != "" && !isFile {
-		v.fault("prices", "is not a file", "file:PATH")
 	}
 	v.intercept()
 	v.egress()

@@ -131,9 +131,7 @@ func loadCertificate(c config.TLS) (*tls.Certificate, error) {
 	if !c.Enabled() {
 		return nil, nil
 	}
-	chain, _ := c.Cert.File()
-	key, _ := c.Key.File()
-	pair, err := tls.LoadX509KeyPair(chain, key)
+	pair, err := tls.LoadX509KeyPair(c.Cert.File(), c.Key.File())
 	if err != nil {
 		return nil, fmt.Errorf("cannot load the certificate of tls: %w", err)
 	}

@@ -180,8 +180,8 @@ func (r *reloader) paths(c *config.Config) []string {
 	if r.file != "" {
 		paths = append(paths, r.file)
 	}
-	for _, ref := range []config.Ref{c.Prices, c.TLS.Cert, c.TLS.Key} {
-		if path, isFile := ref.File(); isFile {
+	for _, ref := range []config.FileRef{c.Prices, c.TLS.Cert, c.TLS.Key} {
+		if path := ref.File(); path != "" {
 			paths = append(paths, path)
 		}
 	}

@@ -80,8 +80,8 @@ func redisOptions(c config.Redis) redisdb.Options {
 
 // newPricesFromConfig loads the price table, with the operator's overrides.
 func newPricesFromConfig(c *config.Config) (*price.Table, error) {
-	path, ok := c.Prices.File()
-	if !ok {
+	path := c.Prices.File()
+	if path == "" {
 		return price.New(), nil
 	}
 	table, err := price.Load(path)

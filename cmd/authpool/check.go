@@ -49,7 +49,7 @@ code is 2 then. Without -c it checks what serve would do in this environment.`,
 				name = "environment"
 			}
 			if resolve {
-				if err := resolveSecrets(cmd.Context(), name, cfg); err != nil {
+				if err := resolveSecrets(cmd.Context(), cfg); err != nil {
 					return err
 				}
 			}

@@ -10,8 +10,8 @@ import (
 )
 
 // resolveSecrets reads every secret that the config refers to and tells all
-// that cannot be used, as faults of origin. Nothing is kept.
-func resolveSecrets(ctx context.Context, origin string, cfg *config.Config) error {
+// that cannot be used, each with the place where it was written. Nothing is kept.
+func resolveSecrets(ctx context.Context, cfg *config.Config) error {
 	var faults config.Faults
 	try := func(field string, ref config.Ref, check func(credential.Secret) error) {
 		if ref == "" {
@@ -24,10 +24,7 @@ func resolveSecrets(ctx context.Context, origin string, cfg *config.Config) erro
 			}
 		}
 		if err != nil {
-			faults = append(faults, config.Fault{
-				Origin: origin, Field: field, Problem: err.Error(),
-				Allowed: "a variable that is set, or a file that can be read",
-			})
+			faults = append(faults, cfg.FaultAt(field, err.Error(), "a variable that is set, or a file that can be read"))
 		}
 	}
 	for i, s := range cfg.Subscriptions {

@@ -47,7 +47,7 @@ const (
 
 // Errors of a Book's changes.
 var (
-	ErrExists     = errors.New("there is an agent of that name")
+	ErrExists     = errors.New("there is an agent of that name: limit it, or revoke it first")
 	ErrUnknown    = errors.New("there is no agent of that name")
 	ErrVersion    = errors.New("the agent was changed meanwhile")
 	ErrUnreadable = errors.New("its record cannot be read: revoke it and create it anew")

@@ -157,7 +157,7 @@ func (d *doctor) clients(ctx context.Context, command []string, mode string) (er
 // visits looks at one client in each of its modes. A mode in which it does not work is
 // only worth knowing where it works in another.
 func (d *doctor) visits(ctx context.Context, c *clinic, one patient) []visit {
-	version := one.versionOf(ctx)
+	version, runs := one.versionOf(ctx)
 	var list []visit
 	works := false
 	for _, mode := range one.modes {
@@ -169,6 +169,11 @@ func (d *doctor) visits(ctx context.Context, c *clinic, one patient) []visit {
 		v.What = strings.TrimSpace(one.name+" "+version) + ", " + mode
 		if one.plain {
 			v.What += " by env"
+		}
+		if !v.Through && !runs {
+			// It says nothing about proxies and base URLs.
+			command := strings.Join(append(one.argv[:1:1], one.version...), " ")
+			v.Level, v.Says, v.Fix = heed, "does not run here: "+command+" fails", "run it yourself, and mend what it says"
 		}
 		works = works || v.Level == fine
 		list = append(list, v)

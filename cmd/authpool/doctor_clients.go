@@ -221,10 +221,11 @@ func last(out []byte) string {
 
 var versionNumber = regexp.MustCompile(`[0-9]+(\.[0-9]+)+`)
 
-// versionOf is the version that a client tells; empty: none.
-func (one patient) versionOf(ctx context.Context) string {
+// versionOf is the version that a client tells; empty: none. runs is false when it cannot
+// even tell that, as the cargo of a rustup that has no toolchain.
+func (one patient) versionOf(ctx context.Context) (version string, runs bool) {
 	if len(one.version) == 0 {
-		return ""
+		return "", true
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -232,9 +233,9 @@ func (one patient) versionOf(ctx context.Context) string {
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
 	if err != nil {
-		return ""
+		return "", false
 	}
-	return versionNumber.FindString(string(out))
+	return versionNumber.FindString(string(out)), true
 }
 
 // bypassFix is what to do about a client that does not use the proxy.

@@ -92,6 +92,10 @@ func runAgent(what string, args []string) (int, error) {
 // fakeClaude is a program called claude, for the doctor to look at. FAKE says what is wrong
 // with it: it goes past the proxy, trusts no authority of ours, or asks for no stream.
 func fakeClaude() int {
+	if os.Getenv("FAKE") == "broken" {
+		_, _ = fmt.Fprintln(os.Stderr, "fake: no toolchain")
+		return exitFailed
+	}
 	if slices.Contains(os.Args, "--version") {
 		fmt.Println("1.2.3 (no Claude Code)") //nolint:forbidigo // a program of its own
 		return exitDone

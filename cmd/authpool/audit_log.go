@@ -140,7 +140,8 @@ func (p *program) auditVerify(path string, key ed25519.PublicKey, asJSON bool) e
 		return p.printJSON(r)
 	}
 	if r.Lines == 0 {
-		return p.printf("the audit log has no lines yet; its key is %s\n", r.PublicKey)
+		err = p.printf("the audit log has no lines yet; its key is %s\n", r.PublicKey)
+		return errors.Join(err, p.warnOfTheEnd(r))
 	}
 	if err := p.printf("%s in %s are as they were written: %d to %d, signed by %s\nthe last hash is %s\n",
 		plural(int64(r.Lines), "line"), plural(int64(r.Files), "file"), r.First, r.Last, r.PublicKey, r.LastHash); err != nil {
@@ -152,10 +153,15 @@ func (p *program) auditVerify(path string, key ed25519.PublicKey, asJSON bool) e
 	if r.Torn {
 		err = errors.Join(err, p.printf("half a line follows: a serve is writing it, or was killed\n"))
 	}
-	if !r.HeadChecked {
-		err = errors.Join(err, p.printf("this file is not the last one: that no lines are missing at its end, the whole folder tells\n"))
+	return errors.Join(err, p.warnOfTheEnd(r))
+}
+
+// warnOfTheEnd says so when nothing tells that a file is whole.
+func (p *program) warnOfTheEnd(r audit.Report) error {
+	if r.HeadChecked {
+		return nil
 	}
-	return err
+	return p.printf("this file is not the last one of its folder: that no lines are missing at its end, the whole folder tells\n")
 }
 
 // showAuditLine prints a line for people, in printable ASCII.

@@ -158,21 +158,21 @@ func (d *demo) sessionsStick(ctx context.Context) error {
 func (d *demo) limitIsHit(ctx context.Context) error {
 	d.say("")
 	d.say("3. The provider lets team-a make %d requests a minute. They are used up now; the agents just go on.", demoLimit)
-	busy, moved := d.agents[:3], 0
+	busy, elsewhere := d.agents[:3], 0
 	for range 2 {
 		if err := d.round(ctx, busy); err != nil {
 			return err
 		}
-	}
-	for _, a := range busy {
-		if a.subscription == "team-b" {
-			moved++
+		for _, a := range busy {
+			if a.subscription == "team-b" {
+				elsewhere++
+			}
 		}
 	}
-	if moved == 0 {
+	if elsewhere == 0 {
 		return errors.New("the demo went wrong: team-a never hit its limit")
 	}
-	d.say("   %s moved to team-b. The agents saw no error.", plural(int64(moved), "session"))
+	d.say("   team-b served %s meanwhile; the sessions stay with team-a, which has room again in seconds. The agents saw no error.", plural(int64(elsewhere), "turn"))
 	return nil
 }
 

@@ -23,7 +23,7 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("%v\n%s%s", err, out.String(), log.String())
 	}
 	for _, want := range []string{
-		"ada, turn 1  →  team-a", "ada, turn 3  →  team-a", "dan, turn 3  →  lab", "moved to team-b",
+		"ada, turn 1  →  team-a", "ada, turn 3  →  team-a", "dan, turn 3  →  lab", "team-b served ",
 		"HGETALL 'authpool:{team-a}:now'", "Equal to the token: 3 rows, ", "authpool audit usage --ledger",
 	} {
 		if !strings.Contains(out.String(), want) {

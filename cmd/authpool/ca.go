@@ -167,6 +167,9 @@ An authority whose key may be stolen is trusted until its folder, beside the fil
 			if _, err := newTrust(dir, p.getenv); err != nil {
 				return err
 			}
+			if overlap == 0 {
+				return p.printf("The new authority signs from now on. Have agents trust %s.\n", authorities.BundlePath())
+			}
 			return p.printf("The new authority signs from %s on. Until then have agents trust %s.\n", from.UTC().Format(time.RFC3339), authorities.BundlePath())
 		},
 	}

@@ -93,6 +93,9 @@ provider_model and provider (no subscription's fault).`,
 
 // answerOf begins the answer of a provider.
 func answerOf(name string) (provider.Answer, error) {
+	if name == "" {
+		return provider.Answer{}, wrongf("say by --provider who answered: %s", strings.Join(config.BuiltinProviders(), ", "))
+	}
 	conf, ok := new(config.Config).ProviderByName(name)
 	if !ok {
 		return provider.Answer{}, wrongf("--provider %q is none that authpool knows: name one of %s", name, strings.Join(config.BuiltinProviders(), ", "))

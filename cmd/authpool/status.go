@@ -329,7 +329,7 @@ func statusWord(w admin.Window) string {
 
 func stateCell(s admin.Subscription) string {
 	cell := s.State
-	if s.Reason != "" {
+	if s.Reason != "" && s.Reason != s.State {
 		cell += " (" + s.Reason + ")"
 	}
 	if s.Breaker != "" && s.Breaker != "closed" {

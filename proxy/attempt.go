@@ -2,10 +2,8 @@ package proxy
 
 import (
 	"errors"
-	"io"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"time"
 
@@ -240,7 +238,7 @@ func (ex *exchange) readAnswer(secret string) ratelimit.Verdict {
 	case ex.call.Ended():
 		ex.endTap()
 	case ex.stream && ex.costs():
-		if err := ex.hold(*bp); err != nil && !errors.Is(err, io.EOF) {
+		if err := ex.hold(*bp); err != nil {
 			if errors.Is(err, tap.ErrEcho) {
 				ex.cut = err
 				return ex.headVerdict
@@ -283,26 +281,9 @@ func (ex *exchange) classifyEvent(f meter.Failure) ratelimit.Verdict {
 	return provider.Classify(answer, time.Now())
 }
 
-// readError reads the text of an error answer into ex.held, up to holdLimit and
-// at most for Options.Hold: the status alone is enough to go on.
+// readError reads the text of an error answer: the status alone is enough to go on.
 func (ex *exchange) readError(buf []byte) error {
-	until := time.Now().Add(ex.settings.Hold)
-	for len(ex.held) < holdLimit && !ex.ended {
-		wait := time.Until(until)
-		if wait <= 0 {
-			return nil
-		}
-		out, err := ex.next(buf, wait)
-		ex.held = append(ex.held, out...)
-		switch {
-		case err == nil, errors.Is(err, io.EOF):
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil
-		default:
-			return err
-		}
-	}
-	return nil
+	return ex.keepBack(buf, func() bool { return true })
 }
 
 // classifyFailure says what a call without an answer means.

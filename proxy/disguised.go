@@ -2,9 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"errors"
-	"io"
-	"os"
 	"time"
 
 	"github.com/authpool/authpool/proxy/provider"
@@ -59,25 +56,9 @@ func (d *disguised) Blind() {
 func (d *disguised) Close() { d.next.Close() }
 
 // unmask reads an answer that is no stream until it is known whether it is an
-// error in disguise, and that error to its end; at most for Options.Hold.
+// error in disguise, and that error to its end.
 func (ex *exchange) unmask(buf []byte) error {
-	until := time.Now().Add(ex.settings.Hold)
-	for !ex.ended && len(ex.held) < holdLimit && (!ex.disguise.sure || ex.disguise.is) {
-		wait := time.Until(until)
-		if wait <= 0 {
-			return nil
-		}
-		out, err := ex.next(buf, wait)
-		ex.held = append(ex.held, out...)
-		switch {
-		case err == nil, errors.Is(err, io.EOF):
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil
-		default:
-			return err
-		}
-	}
-	return nil
+	return ex.keepBack(buf, func() bool { return !ex.disguise.sure || ex.disguise.is })
 }
 
 // classifyDisguised says what an error with a good status means.

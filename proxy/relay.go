@@ -7,28 +7,34 @@ import (
 	"time"
 )
 
-// holdLimit is how many bytes of lifecycle events are kept back at most.
+// holdLimit is how many bytes of an answer are kept back at most.
 const holdLimit = 64 << 10
 
-// hold reads a stream's first bytes until its first content event (or an error
-// event, or its end), at most for Options.Hold. What was read is in ex.held.
+// hold reads a stream's first bytes until its first content event, or an error event.
 func (ex *exchange) hold(buf []byte) error {
+	return ex.keepBack(buf, func() bool {
+		_, failed := ex.meter.Failure()
+		return !failed && !ex.meter.HasContent() && !ex.meter.Terminal()
+	})
+}
+
+// keepBack reads an answer into ex.held while more of it is wanted, up to its end, to
+// holdLimit, and at most for Options.Hold: what there is then goes on.
+func (ex *exchange) keepBack(buf []byte, wanted func() bool) error {
 	until := time.Now().Add(ex.settings.Hold)
-	for !ex.meter.HasContent() && !ex.meter.Terminal() && len(ex.held) < holdLimit {
+	for len(ex.held) < holdLimit && !ex.ended && wanted() {
 		wait := time.Until(until)
 		if wait <= 0 {
 			return nil
 		}
 		out, err := ex.next(buf, wait)
 		ex.held = append(ex.held, out...)
-		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return nil // no content in time: what there is goes on
-			}
-			return err
-		}
-		if _, failed := ex.meter.Failure(); failed {
+		switch {
+		case err == nil, errors.Is(err, io.EOF):
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil
+		default:
+			return err
 		}
 	}
 	return nil

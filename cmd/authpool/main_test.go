@@ -47,6 +47,7 @@ func TestMain(m *testing.M) {
 //	awaitline FILE REGEXP  waits until a line of FILE matches
 //	signal NAME LOG        sends HUP or TERM to the serve that wrote LOG, or to
 //	                       the run of the agent that wrote it
+//	insist LOG             sends TERM to it again and again until it has ended
 //	fill FILE...           puts the values of variables in the place of $NAME
 //	agent HOW...           is run as agents are (see agent); claude is another
 //	                       such (see fakeClaude). Both are in the folder $BIN
@@ -85,6 +86,7 @@ func TestStories(t *testing.T) {
 			"capture":            capture,
 			"fill":               fill,
 			"signal":             sendSignal,
+			"insist":             insist,
 			"exits":              exitsWith,
 			"failed":             exits(exitFailed),
 			"wrong":              exits(exitWrong),
@@ -266,13 +268,29 @@ func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 || signals[args[0]] == 0 {
 		ts.Fatalf("usage: signal HUP|TERM LOG")
 	}
-	found := pidLine.FindStringSubmatch(ts.ReadFile(args[1]))
+	ts.Check(syscall.Kill(loggedPID(ts, args[1]), signals[args[0]]))
+}
+
+// loggedPID is the number of the process that writes a log.
+func loggedPID(ts *testscript.TestScript, log string) int {
+	found := pidLine.FindStringSubmatch(ts.ReadFile(log))
 	if found == nil {
-		ts.Fatalf("%s tells no pid", args[1])
+		ts.Fatalf("%s tells no pid", log)
 	}
 	pid, err := strconv.Atoi(found[1])
 	ts.Check(err)
-	ts.Check(syscall.Kill(pid, signals[args[0]]))
+	return pid
+}
+
+// insist asks a serve to end again and again, as the impatient do.
+func insist(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: insist LOG")
+	}
+	pid := loggedPID(ts, args[0])
+	if !eventually(func(context.Context) bool { return errors.Is(syscall.Kill(pid, syscall.SIGTERM), syscall.ESRCH) }) {
+		ts.Fatalf("process %d goes on:\n%s", pid, ts.ReadFile(args[0]))
+	}
 }
 
 func fill(ts *testscript.TestScript, neg bool, files []string) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -118,8 +119,15 @@ func (p *program) serve(ctx context.Context, cfg *config.Config, load func() (*c
 // errImpatient ends the process before its answers have ended.
 var errImpatient = errors.New("stopped at once by a second signal: answers were cut; their usage is counted from the journal at the next start")
 
-// stopOn runs stop, but not past a second signal that asks for an end.
+// signalEcho is the time within which another signal is the first one once more: timeout
+// sends its own to the process and to the group, npm passes on what the terminal has sent
+// to all. Nobody who is impatient asks again so soon.
+const signalEcho = 200 * time.Millisecond
+
+// stopOn runs stop, but not past a second signal that asks for an end. The first one came
+// just now.
 func stopOn(signals <-chan os.Signal, stop func() error) error {
+	asked := time.Now()
 	stopped := make(chan error, 1)
 	go func() { stopped <- stop() }()
 	for {
@@ -127,7 +135,7 @@ func stopOn(signals <-chan os.Signal, stop func() error) error {
 		case err := <-stopped:
 			return err
 		case sig := <-signals:
-			if sig != syscall.SIGHUP {
+			if sig != syscall.SIGHUP && time.Since(asked) >= signalEcho {
 				return errImpatient // main exits, and with it what stop is doing
 			}
 		}

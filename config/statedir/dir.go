@@ -36,7 +36,11 @@ func Open(path string) (*Dir, error) {
 
 func (d *Dir) open() error {
 	if err := os.MkdirAll(d.path, 0o700); err != nil {
-		return err
+		return fmt.Errorf("%w: name another folder by --state-dir or the key state_dir", err)
+	}
+	if info, err := os.Stat(d.path); err == nil && info.Mode()&fs.ModeSticky != 0 {
+		// To close /tmp to others would break every other program.
+		return errors.New("it is one that all users share: name a folder of your own, such as one inside of it")
 	}
 	if err := d.closeToOthers(d.path, 0o700); err != nil {
 		return err

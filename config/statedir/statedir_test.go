@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +13,6 @@ import (
 	"testing/synctest"
 
 	"golang.org/x/sys/unix"
-
 	"github.com/authpool/authpool/config/statedir"
 )
 
@@ -138,8 +138,22 @@ func TestOpenRefusesAFile(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := statedir.Open(path); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := statedir.Open(path); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "name another folder by --state-dir") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// Nothing of a folder such as /tmp may be changed.
+func TestOpenRefusesWhatAllUsersShare(t *testing.T) {
+	path := t.TempDir()
+	if err := os.Chmod(path, 0o777|fs.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := statedir.Open(path); err == nil || !strings.Contains(err.Error(), "all users share: name a folder of your own") {
+		t.Errorf("error is %v", err)
+	}
+	if entries, err := os.ReadDir(path); err != nil || len(entries) > 0 || mode(t, path) != 0o777 {
+		t.Errorf("it was changed: mode %04o, %v, %v", mode(t, path), entries, err)
 	}
 }
 

@@ -133,7 +133,7 @@ func TestAnyLivesAreKnown(t *testing.T) {
 		dir, store, told := filepath.Join(t.TempDir(), "journal"), newLedger(), &alarms{}
 		events := 0
 		var plan []string
-		for range rapid.IntRange(1, 4).Draw(rt, "kinds") {
+		for range rapid.IntRange(1, 3).Draw(rt, "kinds") {
 			life := rapid.SampledFrom([]string{
 				"away", "away, gives one", "asks", "asks, gives one", "counts", "counts, gives one",
 			}).Draw(rt, "life")

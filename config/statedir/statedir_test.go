@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 
 	"golang.org/x/sys/unix"
+
 	"github.com/authpool/authpool/config/statedir"
 )
 

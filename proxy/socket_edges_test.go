@@ -16,8 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/authpool/authpool/pool"
 	"github.com/authpool/authpool/pool/agents"
+	"github.com/authpool/authpool/ratelimit"
 	"github.com/authpool/authpool/ratelimit/usage"
 )
 
@@ -212,7 +215,7 @@ func TestSocketTurnBehindTheEnd(t *testing.T) {
 	if _, err := c.br.ReadByte(); err != io.EOF { //nolint:errorlint // bare by contract
 		t.Fatalf("behind the Close came %v", err)
 	}
-	c.send(mask(frame(0x81, askTurn)))
+	_, _ = io.WriteString(c, mask(frame(0x81, askTurn)))
 	_ = c.Close()
 	r.ended()
 	r.recorder.mu.Lock()
@@ -406,19 +409,38 @@ func TestSocketLimitsInARow(t *testing.T) {
 	})
 	r := newRig(t, u.url(), 1)
 	c := r.mustSocket("/v1/realtime?model=gpt-realtime")
-	var until []time.Time
+	before := limitsOf(t, "openai-1")
 	for range 2 {
 		say(t, c, `{"type":"response.create"}`)
 		readUntil(t, c, "error")
-		for _, s := range r.pool.Status() {
-			for _, end := range s.CooldownModels {
-				until = append(until, end)
+	}
+	if n := limitsOf(t, "openai-1") - before; n != 2 {
+		t.Errorf("%v of two limits have closed the model", n)
+	}
+}
+
+// limitsOf is how often a limit has closed something of a subscription.
+func limitsOf(t *testing.T, subscription string) (n float64) {
+	t.Helper()
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "authpool_subscription_verdicts_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if labels["subscription"] == subscription && labels["signal"] == ratelimit.Limited.String() {
+				n += m.GetCounter().GetValue()
 			}
 		}
 	}
-	if len(until) != 2 || !until[1].After(until[0]) {
-		t.Errorf("closed until %v", until)
-	}
+	return n
 }
 
 // Turns take from a subscription's limits per minute what they have used: of its tokens those that were not cached, and

@@ -73,7 +73,7 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 	switch {
 	case ex.settings.providers.Serves(to):
 		if !ex.settings.Intercept {
-			return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "intercept.enabled is false, and what an agent does at " + to.Host + " could not be counted; use authpool's address as base URL"}
+			return notIntercepted(to)
 		}
 		connectsTotal.WithLabelValues("intercepted").Inc()
 	case isOwn(to, ctx.LocalAddr()):
@@ -100,6 +100,14 @@ func (ex *exchange) connect(ctx *fasthttp.RequestCtx) *refusal {
 		}
 	}, func() {})
 	return nil
+}
+
+// notIntercepted refuses the way to a provider's host through authpool as a proxy.
+func notIntercepted(to provider.Authority) *refusal {
+	return &refusal{
+		status: fasthttp.StatusForbidden, code: codeForbidden,
+		message: "intercept.enabled is false, and authpool no proxy to " + to.Host + "; use its address as base URL",
+	}
 }
 
 // checkConnect refuses a CONNECT that two readers could take for two things.

@@ -168,6 +168,38 @@ func tunnelled(t testing.TB) func(*rigOptions) {
 	}
 }
 
+// Without interception authpool is a proxy to no provider, by CONNECT or in absolute form,
+// and still serves what an agent sends to authpool itself in that form.
+func TestNoProxyToProviders(t *testing.T) {
+	u := newUpstream(t, func(c *upstreamConn) { c.json(200, "", answer) })
+	r := newRig(t, u.url(), 1, intercepted(t, u), func(o *rigOptions) { o.opts.Intercept = false })
+	ask := func(target, host string) int {
+		t.Helper()
+		c := r.dial()
+		_, _ = fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: %s\r\nx-api-key: %s\r\nContent-Length: %d\r\n\r\n%s", target, host, testToken, len(message), message)
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	if _, status := r.open("default", testToken, "llm.example.test:443"); status != 403 {
+		t.Errorf("CONNECT: %d", status)
+	}
+	for _, target := range []string{"http://llm.example.test/v1/messages", "https://llm.example.test/v1/messages"} {
+		if status := ask(target, "llm.example.test"); status != 403 {
+			t.Errorf("%s: %d", target, status)
+		}
+	}
+	if n := len(u.requests()); n != 0 {
+		t.Errorf("the provider got %d requests", n)
+	}
+	if status := ask("http://"+r.addr+"/v1/messages", r.addr); status != 200 {
+		t.Errorf("authpool itself: %d", status)
+	}
+}
+
 // A request in absolute form goes to the provider that it names, to authpool itself, or
 // to another host as it is but for what is the agent's and authpool's.
 func TestAbsoluteFormToOthers(t *testing.T) {

@@ -120,6 +120,9 @@ func (ex *exchange) admit(ctx *fasthttp.RequestCtx) *refusal {
 	if ex.forwards() {
 		return ex.forward(ctx, headers, target)
 	}
+	if ex.via != nil && !ex.settings.Intercept { // in absolute form: of CONNECT none is left
+		return notIntercepted(ex.via.Authority)
+	}
 	if string(user) == ex.agent {
 		user = nil
 	}

@@ -61,15 +61,38 @@ func (h *hold) share(ctx context.Context) error {
 // alone tells whether nobody else holds it, and then keeps others from it.
 func (h *hold) alone() (bool, error) { return h.lock(unix.LOCK_EX) }
 
-func (h *hold) lock(how int) (bool, error) {
-	err := unix.Flock(int(h.f.Fd()), how|unix.LOCK_NB)
+func (h *hold) lock(how int) (bool, error) { return flock(h.f, how) }
+
+// flock tells whether it got a lock on a file, as long as that stays open; false: others
+// have it.
+func flock(f *os.File, how int) (bool, error) {
+	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot lock %s: %w", h.f.Name(), err)
+		return false, fmt.Errorf("cannot lock %s: %w", f.Name(), err)
 	}
 	return true, nil
+}
+
+// startFile is locked by the run that looks for a serve and starts one if need be: who
+// comes meanwhile waits for what it finds.
+const startFile = "start.lock"
+
+// turn waits until no other run looks for a serve and keeps others from it until end is
+// called. The kernel ends it with the process, too, since no program that is started
+// inherits the file.
+func (h *hold) turn(ctx context.Context) (end func(), err error) {
+	f, err := os.OpenFile(filepath.Join(h.dir, startFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the state folder: %w", err)
+	}
+	err = waitFor(ctx, "another authpool run to find its serve", func() (bool, error) { return flock(f, unix.LOCK_EX) })
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
 }
 
 // note tells others where the background serve is; nil: nowhere any more.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/authpool/authpool/config"
 	"github.com/authpool/authpool/proxy/h2"
@@ -49,8 +52,19 @@ func plainNetError(err error) error {
 }
 
 // listenUnix opens a socket that those can connect to whom mode lets. A socket
-// left by a process that died is replaced; one that answers is taken.
+// left by a process that died is replaced; any other is taken, also one whose process
+// accepts nothing at the moment or lets us not in.
 func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
+	// Of two that begin together the second one finds the first one's socket.
+	parent, err := os.Open(parentFolder(path))
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close() // read only; it ends the lock
+	err = waitFor(context.Background(), "another process to let go of "+parent.Name(), func() (bool, error) { return flock(parent, unix.LOCK_EX) })
+	if err != nil {
+		return nil, err
+	}
 	info, err := os.Lstat(path)
 	if err == nil && info.Mode().Type() != fs.ModeSocket {
 		return nil, errors.New("there is a file of that name that is no socket")
@@ -59,15 +73,14 @@ func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 		conn, err := net.DialTimeout("unix", path, time.Second)
 		if err == nil {
 			_ = conn.Close() // it was only a question
-			return nil, syscall.EADDRINUSE
 		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("cannot remove the socket of a former process: %w", err)
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, syscall.EADDRINUSE
 		}
 	}
 	// The mode is set before anyone can connect: the socket is born in a folder
 	// of its own and then moved to its place.
-	folder, err := os.MkdirTemp(parentFolder(path), ".authpool-")
+	folder, err := os.MkdirTemp(parent.Name(), ".authpool-")
 	if err != nil {
 		return nil, err
 	}
@@ -77,10 +90,14 @@ func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 		return nil, errors.Join(err, os.Remove(folder))
 	}
 	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(born, mode), os.Rename(born, path), os.Remove(folder)); err != nil {
+	err = os.Chmod(born, mode)
+	if err == nil {
+		info, err = os.Lstat(born)
+	}
+	if err = errors.Join(err, os.Rename(born, path), os.Remove(folder)); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &unixListener{Listener: l, path: path}, nil
+	return &unixListener{Listener: l, path: path, file: info}, nil
 }
 
 // ownerOnly is the mode of a socket that only the own user can connect to.
@@ -108,6 +125,7 @@ func parentFolder(path string) string {
 type unixListener struct {
 	net.Listener
 	path string
+	file fs.FileInfo // of the socket, by which it is known again
 }
 
 // Addr returns the path under which the socket is found.
@@ -117,7 +135,10 @@ func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net:
 func (l *unixListener) Close() error {
 	err := l.Listener.Close()
 	if errors.Is(err, net.ErrClosed) {
-		return err // the file may be another's by now
+		return err
+	}
+	if info, fault := os.Lstat(l.path); fault == nil && !os.SameFile(info, l.file) {
+		return err // somebody has removed ours, and it is another process's by now
 	}
 	if removed := os.Remove(l.path); removed != nil && !errors.Is(removed, fs.ErrNotExist) {
 		err = errors.Join(err, removed)

@@ -24,6 +24,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/authpool/authpool/config"
 )
 
@@ -71,6 +73,98 @@ func TestListenUnixReplacesADeadSocket(t *testing.T) {
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestListenUnixKeepsABusySocket: one that takes no connection at the moment is no dead
+// one.
+func TestListenUnixKeepsABusySocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 { // more than may wait
+		c, err := net.DialTimeout("unix", path, time.Second)
+		if err != nil {
+			break
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	if _, err := net.DialTimeout("unix", path, time.Second); err == nil || errors.Is(err, syscall.ECONNREFUSED) {
+		t.Skipf("the system has no full sockets: %v", err)
+	}
+	if l, err := listen("unix:"+path, "--listen", ownerOnly); err == nil || !strings.Contains(err.Error(), "is taken by another program") {
+		t.Errorf("got %v, %v", l, err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestListenUnixTogether: of many that find a dead socket one has it.
+func TestListenUnixTogether(t *testing.T) {
+	for range 5 {
+		path := filepath.Join(t.TempDir(), "s")
+		dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead.SetUnlinkOnClose(false)
+		if err := dead.Close(); err != nil {
+			t.Fatal(err)
+		}
+		const many = 8
+		got := make(chan net.Listener, many)
+		for range many {
+			go func() {
+				l, _ := listen("unix:"+path, "--listen", ownerOnly)
+				got <- l
+			}()
+		}
+		var have []net.Listener
+		for range many {
+			if l := <-got; l != nil {
+				have = append(have, l)
+			}
+		}
+		for _, l := range have {
+			_ = l.Close()
+		}
+		if len(have) != 1 {
+			t.Fatalf("%d of them have it", len(have))
+		}
+	}
+}
+
+// TestListenUnixRemovesItsOwn: a socket that has come in the place of ours stays.
+func TestListenUnixRemovesItsOwn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	first, err := listen("unix:"+path, "--listen", ownerOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	second, err := listen("unix:"+path, "--listen", ownerOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	if err := second.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

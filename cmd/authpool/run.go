@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/proxy/admin"
 )
 
 func newRunCommand(p *program) *cobra.Command {
@@ -106,12 +107,22 @@ func (r *run) run(cmd *cobra.Command, file *configFlags, cfg *config.Config, dir
 	// From here on a signal must not keep the background serve from being ended.
 	signals := caught()
 	defer signal.Stop(signals)
-	s, err := r.findServe(ctx, cmd, file, cfg, dir)
-	if err != nil {
+	var (
+		s      *usedServe
+		before admin.UsageRow
+	)
+	err = unless(ctx, signals, func(ctx context.Context) error {
+		found, err := r.findServe(ctx, cmd, file, cfg, dir)
+		if err != nil {
+			return err
+		}
+		s = found
+		before, err = s.sessionUsage(ctx, r.session)
 		return err
+	})
+	if s != nil {
+		defer func() { err = errors.Join(err, s.hold.leave(ctx)) }()
 	}
-	defer func() { err = errors.Join(err, s.hold.leave(ctx)) }()
-	before, err := s.sessionUsage(ctx, r.session)
 	if err != nil {
 		return err
 	}
@@ -180,6 +191,26 @@ func caught() chan os.Signal {
 		}
 	}
 	return signals
+}
+
+// unless does what comes before the command. A signal ends it, and is then its error: there
+// is nobody yet to get it.
+func unless(ctx context.Context, signals <-chan os.Signal, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- do(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case sig := <-signals:
+		cancel()
+		code := exitFailed
+		if n, ok := sig.(syscall.Signal); ok {
+			code = 128 + int(n)
+		}
+		return errors.Join(exitStatusError(code), <-done) // the second says that it was cancelled
+	}
 }
 
 // command runs the command and returns its exit status as an error.

@@ -46,37 +46,61 @@ func (p *program) findServe(ctx context.Context, cmd *cobra.Command, flags *conf
 }
 
 func (s *usedServe) find(ctx context.Context, p *program, cmd *cobra.Command, flags *configFlags, cfg *config.Config) error {
+	end, err := s.hold.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	if err := s.hold.share(ctx); err != nil {
 		return err
 	}
-	if b, ok := s.hold.background(); ok {
-		return s.use(p, b)
-	}
-	asked, err := newClient(p, clientFlags{admin: cfg.Admin.Listen, stateDir: s.hold.dir})
-	if err == nil {
-		_, err = asked.status(ctx)
-	}
-	switch {
-	case err == nil:
-		s.asked = asked
-		if s.base, err = agentBaseURL(cfg); err != nil {
-			return err
-		}
-		return reachable(s.base)
-	case stateHolder(s.hold.dir) == 0 && !answers(cfg.Admin.Listen):
-		b, err := startBackground(ctx, p, cmd, flags, s.hold)
-		if err == nil {
-			err = s.use(p, b)
-		}
-		if err != nil {
-			return err
-		}
-		return s.useful(ctx)
-	case stateHolder(s.hold.dir) == 0:
-		return fmt.Errorf("cannot start a serve, for something else runs at %s: name a free address by --admin, or the folder of that serve by --state-dir: %w", cfg.Admin.Listen, err)
-	default:
+	silent, err := s.findRunning(ctx, p, cfg)
+	if err != nil || s.asked != nil {
 		return err
 	}
+	if answers(cfg.Admin.Listen) {
+		return fmt.Errorf("cannot start a serve, for something else runs at %s: name a free address by --admin, or the folder of that serve by --state-dir: %w", cfg.Admin.Listen, silent)
+	}
+	b, err := startBackground(ctx, p, cmd, flags, s.hold)
+	if err == nil {
+		err = s.use(p, b)
+	}
+	if err != nil {
+		return err
+	}
+	return s.useful(ctx)
+}
+
+// startLimit is how long a serve that has the state folder may take to answer: it may have
+// been started a moment ago, or be another one's than the config tells.
+const startLimit = 10 * time.Second
+
+// findRunning looks for a serve that runs with the state folder. When none does, asked
+// stays nil, and silent says why the config's address told of none.
+func (s *usedServe) findRunning(ctx context.Context, p *program, cfg *config.Config) (silent, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	err = waitFor(ctx, "the serve that has "+s.hold.dir+" to answer", func() (bool, error) {
+		if b, ok := s.hold.background(); ok {
+			return true, s.use(p, b)
+		}
+		asked, err := newClient(p, clientFlags{admin: cfg.Admin.Listen, stateDir: s.hold.dir})
+		if err == nil {
+			_, err = asked.status(ctx)
+		}
+		if silent = err; err != nil {
+			return stateHolder(s.hold.dir) == 0, nil
+		}
+		s.asked = asked
+		if s.base, err = agentBaseURL(cfg); err == nil {
+			err = reachable(s.base)
+		}
+		return true, err
+	})
+	if err != nil && silent != nil {
+		return nil, silent
+	}
+	return silent, err
 }
 
 // use asks the background serve from now on.

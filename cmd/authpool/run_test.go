@@ -9,8 +9,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -19,6 +21,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/authpool/authpool/config"
+	"github.com/authpool/authpool/config/statedir"
 )
 
 // agent is the program of that name, which stories run as agents are run:
@@ -244,6 +249,85 @@ func TestSetup(t *testing.T) {
 	gemini(`{"security":{"auth":{"selectedType":"oauth-personal"}}}`, modeProxy, `choose "Use Gemini API Key" at its /auth`)
 	if _, err := newSetup(&program{environ: []string{"OPENCODE_CONFIG_CONTENT=[]"}}, w, []string{"opencode"}); err == nil {
 		t.Error("a config that cannot be read is thrown away")
+	}
+}
+
+// A signal that comes before the command is started ends what is done for it, and the
+// run, as a shell's status tells.
+func TestSignalBeforeTheCommand(t *testing.T) {
+	signals := make(chan os.Signal, 1)
+	err := unless(t.Context(), signals, func(ctx context.Context) error {
+		signals <- syscall.SIGINT
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if status, ok := errors.AsType[exitStatusError](err); !ok || status != 128+2 {
+		t.Errorf("got %v", err)
+	}
+	if err := unless(t.Context(), signals, func(ctx context.Context) error { return ctx.Err() }); err != nil {
+		t.Errorf("without one: %v", err)
+	}
+}
+
+// A run that comes while the serve of another one starts waits for it: that has the state
+// folder, and does not answer yet.
+func TestRunWaitsForAServeThatStarts(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) *os.File {
+		t.Helper()
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		if _, err := f.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	write(statedir.AdminTokenFile, "apo_x\n")
+	if ok, err := flock(write("lock", strconv.Itoa(os.Getpid())+"\n"), unix.LOCK_EX); !ok {
+		t.Fatal(err)
+	}
+	serve, err := openHold(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = serve.f.Close() }()
+	// What has the address of the config is asked first, and the serve is there then.
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		if err := serve.note(&background{PID: os.Getpid(), Base: "http://127.0.0.1:1", Admin: "127.0.0.1:2"}); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer other.Close()
+	cfg := &config.Config{}
+	cfg.Admin.Listen = other.Listener.Addr().String()
+	s, err := (&program{}).findServe(t.Context(), nil, nil, cfg, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.base != "http://127.0.0.1:1" {
+		t.Errorf("it found %s", s.base)
+	}
+	// While one looks for its serve another waits.
+	end, err := s.hold.turn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := serve.turn(ended); err == nil {
+		t.Error("two look for a serve at once")
+	}
+	end()
+	if end, err = serve.turn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	if err := s.hold.f.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

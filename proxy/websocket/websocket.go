@@ -32,7 +32,6 @@ const (
 	GoingAway     = 1001
 	ProtocolError = 1002
 	Policy        = 1008
-	InternalError = 1011
 )
 
 // Errors of Reader. What comes behind one can't be read any more.

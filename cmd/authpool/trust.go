@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,7 +36,8 @@ var systemRoots = []string{
 }
 
 // newTrust brings the files of trust in the state folder up to date. A shell that trusts
-// authorities of its own (SSL_CERT_FILE, NODE_EXTRA_CA_CERTS) goes on with them.
+// authorities of its own (SSL_CERT_FILE, NODE_EXTRA_CA_CERTS) goes on with them, also when
+// its variables name our files already, as those of an agent or after "authpool env".
 func newTrust(state string, getenv func(string) string) (trust, error) {
 	folder := filepath.Join(state, authorityFolder)
 	t := trust{own: filepath.Join(folder, ca.BundleFile), whole: filepath.Join(folder, wholeFile)}
@@ -57,17 +60,24 @@ func newTrust(state string, getenv func(string) string) (trust, error) {
 		whole = append(whole, text...)
 		return nil
 	}
-	ours := func(path string) bool { return path == t.own || path == t.whole }
-	if path := getenv("SSL_CERT_FILE"); path != "" && !ours(path) {
-		if err := join(path); err != nil {
-			return t, err
-		}
-	} else if path := firstFile(systemRoots); path != "" { // a container without any has ours alone
+	switch path := getenv("SSL_CERT_FILE"); {
+	case path == t.whole:
+		whole = strangers(t.whole)
+	case path != "" && path != t.own:
 		if err := join(path); err != nil {
 			return t, err
 		}
 	}
-	if path := getenv("NODE_EXTRA_CA_CERTS"); path != "" && !ours(path) {
+	if path := firstFile(systemRoots); len(whole) == 0 && path != "" { // a container without any has ours alone
+		if err := join(path); err != nil {
+			return t, err
+		}
+	}
+	switch path := getenv("NODE_EXTRA_CA_CERTS"); {
+	case path == "", path == t.own:
+	case path == t.whole:
+		t.own = t.whole
+	default:
 		if err := join(path); err != nil {
 			return t, err
 		}
@@ -77,6 +87,34 @@ func newTrust(state string, getenv func(string) string) (trust, error) {
 		return t, err
 	}
 	return t, replaceFile(t.whole, whole, 0o644)
+}
+
+// refreshTrust brings our authorities in the files of trust up to date, and leaves those of
+// the shells that they were made for.
+func refreshTrust(state string) error {
+	_, err := newTrust(state, func(name string) string {
+		if name == "SSL_CERT_FILE" {
+			return filepath.Join(state, authorityFolder, wholeFile)
+		}
+		return ""
+	})
+	return err
+}
+
+// strangers are the authorities in a file, in PEM, that authpool has not made: of its own
+// those count that there are now. A file that cannot be read has none.
+func strangers(path string) []byte {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var kept []byte
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if cert, err := x509.ParseCertificate(block.Bytes); err != nil || !ca.Own(cert) {
+			kept = append(kept, pem.EncodeToMemory(block)...)
+		}
+	}
+	return kept
 }
 
 func firstFile(paths []string) string {

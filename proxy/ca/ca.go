@@ -46,6 +46,8 @@ const (
 	// nobody is for an authority of no hosts, since no constraint would permit all
 	// (RFC 2606).
 	nobody = "authpool.invalid"
+	// commonName begins that of every authority.
+	commonName = "authpool local CA "
 	// Overlap is how long a new authority is made known, by default, before it signs.
 	Overlap = 30 * 24 * time.Hour
 )
@@ -60,6 +62,12 @@ type authority struct {
 
 // signsFrom is when it may sign, unless a newer one does.
 func (a *authority) signsFrom() time.Time { return a.cert.NotBefore.Add(behind) }
+
+// Own tells whether a certificate is that of an authority that authpool has made, in this
+// folder or another, now or formerly.
+func Own(cert *x509.Certificate) bool {
+	return cert.IsCA && strings.HasPrefix(cert.Subject.CommonName, commonName)
+}
 
 // permits tells whether it may sign for a host.
 func (a *authority) permits(host string) bool {
@@ -107,7 +115,7 @@ func create(dir string, hosts []string, signsFrom time.Time) error {
 	id := hex.EncodeToString(serial.Bytes())
 	template := &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{"authpool"}, CommonName: "authpool local CA " + id[:8]},
+		Subject:               pkix.Name{Organization: []string{"authpool"}, CommonName: commonName + id[:8]},
 		NotBefore:             signsFrom.Add(-behind).UTC(),
 		NotAfter:              signsFrom.Add(lifetime).UTC(),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,

@@ -79,10 +79,11 @@ var clientVariables = []struct {
 	keys     []string
 	base     string // variable of the base URL; empty: there is none that most clients know
 	path     string // what stands behind authpool's address in it
+	former   string // an older name of base, which some clients heed before it; replaced where it is set
 }{
 	// Both of Anthropic's are set, so that neither can hold a key of the operator.
 	{provider: "anthropic", usual: true, keys: []string{"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"}, base: "ANTHROPIC_BASE_URL"},
-	{provider: "openai", usual: true, keys: []string{"OPENAI_API_KEY", "CODEX_API_KEY"}, base: "OPENAI_BASE_URL", path: "/v1"},
+	{provider: "openai", usual: true, keys: []string{"OPENAI_API_KEY", "CODEX_API_KEY"}, base: "OPENAI_BASE_URL", path: "/v1", former: "OPENAI_API_BASE"},
 	{provider: "gemini", usual: true, keys: []string{"GEMINI_API_KEY"}, base: "GOOGLE_GEMINI_BASE_URL"},
 	{provider: "azure", keys: []string{"AZURE_OPENAI_API_KEY"}},
 	{provider: "bedrock", keys: []string{"AWS_BEARER_TOKEN_BEDROCK"}, base: "AWS_ENDPOINT_URL_BEDROCK_RUNTIME", path: "/bedrock"},
@@ -131,6 +132,9 @@ func (w way) variables(p *program) []variable {
 		}
 		if c.base != "" && w.mode == modeBaseURL {
 			vars = append(vars, variable{name: c.base, value: w.base + c.path})
+			if c.former != "" && p.getenv(c.former) != "" { // else it would lead our token elsewhere
+				vars = append(vars, variable{name: c.former, value: w.base + c.path})
+			}
 		}
 		for _, name := range c.keys {
 			vars = append(vars, variable{name: name, value: w.key()})

@@ -210,6 +210,9 @@ func TestSetup(t *testing.T) {
 		modeBaseURL, []string{"/opt/bin/claude", "-p", "hi"}, []string{"/opt/bin/claude", "-p", "hi"},
 		"ANTHROPIC_CUSTOM_HEADERS=X-Authpool-Session: s1\nX-Team: a", "ANTHROPIC_AUTH_TOKEN="+token+".s1", "PATH=/bin",
 		"no ANTHROPIC_API_KEY", "no ANTHROPIC_API_KEY_2")
+	f([]string{"OPENAI_API_BASE=https://elsewhere.example.com/v1"}, modeBaseURL, []string{"python3", "x.py"}, []string{"python3", "x.py"},
+		"OPENAI_BASE_URL=http://127.0.0.1:1/v1", "OPENAI_API_BASE=http://127.0.0.1:1/v1")
+	f([]string{"OPENAI_API_BASE=https://elsewhere.example.com/v1"}, modeProxy, []string{"python3", "x.py"}, []string{"python3", "x.py"}, "no OPENAI_API_BASE")
 	codex := func(base string) []string {
 		return []string{
 			"codex", "-c", `model_provider="authpool"`, "-c", `model_providers.authpool.name="authpool"`,

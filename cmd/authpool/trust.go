@@ -73,9 +73,9 @@ func newTrust(state string, getenv func(string) string) (trust, error) {
 			return t, err
 		}
 	}
-	switch path := getenv("NODE_EXTRA_CA_CERTS"); {
-	case path == "", path == t.own:
-	case path == t.whole:
+	switch path := getenv("NODE_EXTRA_CA_CERTS"); path {
+	case "", t.own:
+	case t.whole:
 		t.own = t.whole
 	default:
 		if err := join(path); err != nil {

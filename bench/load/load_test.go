@@ -60,13 +60,17 @@ func TestRunCountsAnswersAndFailures(t *testing.T) {
 		{"cut", 10, false, true, "EOF"},
 	}
 	for _, test := range tests {
+		var r *load.Result
 		served.Store(0)
-		r, err := load.Run(t.Context(), load.Options{
-			Address: server.Listener.Addr().String(), Request: fmt.Appendf(nil, get, test.path),
-			Connections: 3, Duration: 50 * time.Millisecond, BodyBytes: test.bytes,
-		})
-		if err != nil {
-			t.Fatal(err)
+		for d := 50 * time.Millisecond; served.Load() < 6; d *= 2 { // on a slow machine it takes longer until there were some
+			served.Store(0)
+			var err error
+			if r, err = load.Run(t.Context(), load.Options{
+				Address: server.Listener.Addr().String(), Request: fmt.Appendf(nil, get, test.path),
+				Connections: 3, Duration: d, BodyBytes: test.bytes,
+			}); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if r.Requests > 0 != test.good || r.Failures > 0 != test.failed {
 			t.Errorf("%s: %d answered, %d failed (%v)", test.path, r.Requests, r.Failures, r.FirstFailure)

@@ -186,7 +186,7 @@ func exitsWith(ts *testscript.TestScript, neg bool, args []string) {
 
 // awaitLimit is how long await waits for a program that starts or stops: far
 // longer than it takes, also on a busy machine.
-const awaitLimit = 30 * time.Second
+const awaitLimit = time.Minute
 
 func await(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 || len(args) > 2 {

@@ -94,7 +94,11 @@ func (p *Pool) checkCredential(ctx context.Context, m *member, always bool) {
 	m.mu.Lock()
 	closed, refused := m.closed, m.refused
 	m.mu.Unlock()
-	if m.conf().Disabled || closed == "" && !always {
+	if m.conf().Disabled {
+		return
+	}
+	if closed == "" && !always {
+		p.checkStale(ctx, m)
 		return
 	}
 	c, err := m.readCredential(ctx)
@@ -109,6 +113,32 @@ func (p *Pool) checkCredential(ctx context.Context, m *member, always bool) {
 		p.opts().Logger.Info("the credential has changed: the subscription is enabled", slog.String("subscription", m.conf().ID))
 		p.tellCredential(event.CredentialRestored, m, closed, "has changed: it is enabled")
 		p.group(m.conf().Provider).queue.event()
+	}
+}
+
+// checkStale tells of a source that cannot be read any more, while what it gave before
+// stays in use: whoever has put another secret there is to know that it is not used.
+func (p *Pool) checkStale(ctx context.Context, m *member) {
+	source, ok := m.conf().Credential.(interface{ Err() error })
+	if !ok {
+		return
+	}
+	if _, err := m.readCredential(ctx); err != nil {
+		return // and no request gets one: that is told when one asks
+	}
+	err := source.Err()
+	m.mu.Lock()
+	was := m.stale
+	m.stale = err != nil
+	m.mu.Unlock()
+	switch {
+	case err != nil && !was:
+		p.opts().Logger.Warn("the credential cannot be read anew: the one that was read before stays in use",
+			slog.String("subscription", m.conf().ID), slog.Any("error", err))
+		p.tellCredential(event.CredentialFailing, m, ReasonStale, "cannot be read anew: the one that was read before stays in use")
+	case err == nil && was:
+		p.opts().Logger.Info("the credential can be read again", slog.String("subscription", m.conf().ID))
+		p.tellCredential(event.CredentialRestored, m, ReasonStale, "can be read again")
 	}
 }
 

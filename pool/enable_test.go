@@ -3,6 +3,10 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,6 +16,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/authpool/authpool/pool"
+	"github.com/authpool/authpool/pool/credential"
+	"github.com/authpool/authpool/pool/event"
 	"github.com/authpool/authpool/pool/redisdb/redistest"
 	"github.com/authpool/authpool/ratelimit"
 	"github.com/authpool/authpool/ratelimit/usage"
@@ -166,6 +172,45 @@ type renewed struct {
 }
 
 func (r *renewed) Renew() { r.set(r.next, nil) }
+
+// A secret that cannot be used is not just passed over for the one before it.
+func TestStaleCredentialIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "key")
+		write := func(text string) {
+			t.Helper()
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("sk-old")
+		ref, err := credential.ParseRef("file:" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bus := &event.Bus{}
+		events, stop := bus.Subscribe("test", 100)
+		p := start(pool.Options{Events: bus}, sub("one", func(s *pool.Subscription) { s.Credential = credential.NewSource(ref, credential.APIKey) }))
+		defer p.Close()
+		serve(t, p, ask("s"), ok)
+		pass(5 * time.Second)
+		write("")
+		pass(10 * time.Second)
+		serve(t, p, ask("s"), ok) // by the old one
+		write("sk-new")
+		pass(5 * time.Second)
+		stop()
+		var told []string
+		for e := range events {
+			if e.Kind == event.CredentialFailing || e.Kind == event.CredentialRestored {
+				told = append(told, fmt.Sprint(e.Kind, " ", e.Subscription, " ", e.Reason))
+			}
+		}
+		if want := []string{"credential.failing one credential_stale", "credential.restored one credential_stale"}; !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q", told, want)
+		}
+	})
+}
 
 // A source that has to be renewed is, with no request to wait for it, also while its
 // subscription serves.

@@ -57,6 +57,9 @@ type Subscription struct {
 const (
 	// ReasonUnreadable: the credential cannot be read from its source.
 	ReasonUnreadable = "credential_unreadable"
+	// ReasonStale: the credential cannot be read anew, and the one that was read before
+	// stays in use. It closes nothing: it is a reason of event.CredentialFailing alone.
+	ReasonStale = "credential_stale"
 )
 
 // member is a subscription's live state in the pool. Everything in it
@@ -91,6 +94,7 @@ type member struct {
 	mu       sync.Mutex
 	closed   string               // why the credential closes it, "" while it does not
 	closedAt time.Time            // since when
+	stale    bool                 // the credential cannot be read anew, and that was told
 	refused  digest               // of the secret that the provider refused; zero: none
 	last     *ratelimit.Verdict   // the last one that was not ok
 	places   map[string]time.Time // sessions of this process that hold a place, and until when

@@ -164,17 +164,16 @@ func TestKilledInASocketsTurn(t *testing.T) {
 	})
 }
 
-// TestSIGTERMClosesSockets: a socket lives on for the grace, and its agent is told when that is over.
+// TestSIGTERMClosesSockets: a socket lives on until its turn has ended, and its agent is told then.
 func TestSIGTERMClosesSockets(t *testing.T) {
 	t.Parallel()
-	a, _ := startSockets(t, options{extra: "shutdown: {grace: 2s}\n"})
-	c := a.openSocket(t, "/v1/responses")
+	a, _ := startSockets(t, options{extra: "shutdown: {grace: 1m}\n"})
+	c := a.openSocket(t, "/v1/responses", "X-Simulate", "tokens-80-slow-20")
 	c.say(responsesTurn)
-	c.must(`"response.completed"`)
+	c.must(`output_text.delta`)
 	if err := a.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	c.say(responsesTurn)
 	c.must(`"response.completed"`)
 	var closed websocket.CloseError
 	if err := c.until("nothing more"); !errors.As(err, &closed) || closed.Code != websocket.StatusGoingAway {

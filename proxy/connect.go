@@ -180,8 +180,36 @@ func (s *Server) hijack(ctx *fasthttp.RequestCtx, serve func(outer *agentconn.Co
 		}
 		defer s.conns.Done()
 		outer.Opaque()
-		serve(outer, c)
+		r := &lent{r: c}
+		defer r.giveBack(outer)
+		serve(outer, r)
 	})
+}
+
+// lent reads a connection that was taken from fasthttp, which gives the reader below to
+// its next connection as soon as it has this one back. Who was told late that this one
+// is over, as net/http's reader of HTTP/2 is, must not read what another agent says.
+type lent struct {
+	mu sync.Mutex
+	r  io.Reader // nil: it was given back
+}
+
+// Read implements io.Reader.
+func (l *lent) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.r == nil {
+		return 0, net.ErrClosed
+	}
+	return l.r.Read(p)
+}
+
+// giveBack closes the connection, which ends a Read that is under way, and waits for it.
+func (l *lent) giveBack(c net.Conn) {
+	_ = c.Close() // fasthttp would, and has nobody to tell of it either
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.r = nil
 }
 
 // unwrap returns the connection that fasthttp has taken apart into a reader, which may

@@ -3,12 +3,17 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/authpool/authpool/proxy/agentconn"
 )
 
 // speaker is an agent that speaks HTTP/2 alone, over connections that dial makes.
@@ -108,5 +113,73 @@ func TestHTTP2Stream(t *testing.T) {
 	}
 	if e := r.waitEvents(1)[0]; !e.Estimated {
 		t.Errorf("what was used is %+v", e)
+	}
+}
+
+// lateReader is a connection with one request, of which a Read is under way until it is
+// closed.
+type lateReader struct {
+	net.Conn
+	request *strings.Reader
+	reading chan struct{} // closed by the Read that waits
+	closed  chan struct{}
+	order   chan string
+}
+
+func (c *lateReader) Read(p []byte) (int, error) {
+	if n, err := c.request.Read(p); err == nil {
+		return n, nil
+	}
+	close(c.reading)
+	<-c.closed
+	c.order <- "read"
+	return copy(p, "late"), nil
+}
+
+func (c *lateReader) Close() error {
+	close(c.closed)
+	return nil
+}
+
+// A connection that was taken from fasthttp is given back, with the reader that the next
+// agent's connection gets, when nobody reads it any more; and is not read after that.
+func TestTakenConnectionIsReadToItsEnd(t *testing.T) {
+	r := newRig(t, "http://127.0.0.1:1", 1)
+	late := &lateReader{
+		Conn: &playedConn{}, request: strings.NewReader("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+		reading: make(chan struct{}), closed: make(chan struct{}), order: make(chan string, 2),
+	}
+	l, err := agentconn.Listen(oneConn{conn: late}, agentconn.Options{Head: time.Minute, ReadStall: time.Minute, WriteStall: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Stop()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var taken io.Reader
+	got := make(chan string, 1)
+	fast := &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) {
+		r.server.hijack(ctx, func(_ *agentconn.Conn, from io.Reader) {
+			taken = from
+			go func() {
+				p := make([]byte, 8)
+				n, _ := from.Read(p)
+				got <- string(p[:n])
+			}()
+			<-late.reading
+		}, func() { late.order <- "given back" })
+	}}
+	_ = fast.ServeConn(c) // it was taken
+	if first := <-late.order; first != "read" {
+		t.Error("it was given back while it was read")
+	}
+	if text := <-got; text != "late" {
+		t.Errorf("read %q", text)
+	}
+	<-late.order
+	if n, err := taken.Read(make([]byte, 8)); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("afterwards it reads %d bytes, %v", n, err)
 	}
 }

@@ -208,7 +208,9 @@ func (ex *exchange) relaySocket(ctx *fasthttp.RequestCtx) {
 	head, may := bytes.Clone(resp.Header.Header()), ex.stillAgent()
 	ctx.HijackSetNoResponse(true)
 	ctx.Hijack(func(c net.Conn) {
-		sk := &socket{ex: ex, agent: c, from: c, client: websocket.NewClientReader(), over: make(chan struct{}), may: may}
+		from := &lent{r: c}
+		defer from.giveBack(unwrap(c))
+		sk := &socket{ex: ex, agent: c, from: from, client: websocket.NewClientReader(), over: make(chan struct{}), may: may}
 		sk.leave = sync.OnceFunc(func() {
 			ex.s.leaveSocket(sk)
 			close(sk.over)

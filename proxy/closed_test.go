@@ -300,3 +300,21 @@ func TestNextTryOfTheProvidersError(t *testing.T) {
 		}
 	})
 }
+
+// A server that is told to stop before it has begun does not serve, which is no failure.
+func TestServeAfterShutdown(t *testing.T) {
+	r := newRig(t, "http://127.0.0.1:1", 1)
+	if err := r.server.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.server.Serve(ln, nil); err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	if ln.Close() == nil {
+		t.Error("the listener was left open")
+	}
+}

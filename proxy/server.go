@@ -205,7 +205,8 @@ func (s *Server) Serve(ln net.Listener, tlsConfig *tls.Config) error {
 	if s.draining.Load() {
 		s.mu.Unlock()
 		al.Stop()
-		return errors.Join(al.Close(), errors.New("cannot serve: the server is stopping"))
+		_ = al.Close() // nobody has connected
+		return nil
 	}
 	s.listeners = append(s.listeners, al)
 	s.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strconv"
 	"strings"
@@ -64,6 +65,10 @@ func TestMain(m *testing.M) {
 //	                       comes, and the X-Authpool headers on stderr; @FILE
 //	                       is the content of a file
 func TestStories(t *testing.T) {
+	// Whoever runs the tests may ignore it, as nohup does, and run would do likewise.
+	hangUps := make(chan os.Signal, 1)
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		UpdateScripts:       *update,

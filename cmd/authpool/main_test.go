@@ -68,7 +68,7 @@ func TestStories(t *testing.T) {
 	// Whoever runs the tests may ignore it, as nohup does, and run would do likewise.
 	hangUps := make(chan os.Signal, 1)
 	signal.Notify(hangUps, syscall.SIGHUP)
-	defer signal.Stop(hangUps)
+	t.Cleanup(func() { signal.Stop(hangUps) })
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		UpdateScripts:       *update,

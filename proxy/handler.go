@@ -212,6 +212,10 @@ func (ex *exchange) front(ctx *fasthttp.RequestCtx, headers provider.Headers, ta
 	if headers.Get("origin") != nil {
 		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "requests of web pages are refused (this one has an Origin header)"}
 	}
+	if site := headers.Get("sec-fetch-site"); equalFold(site, "cross-site") || equalFold(site, "same-site") {
+		// What a page embeds or links to (an image, a form that gets) has no Origin.
+		return &refusal{status: fasthttp.StatusForbidden, code: codeForbidden, message: "requests of web pages are refused (this one has Sec-Fetch-Site: " + string(site) + ")"}
+	}
 	if ex.forwards() {
 		return nil
 	}

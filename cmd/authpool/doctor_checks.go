@@ -195,7 +195,7 @@ func (d *doctor) shell(cfg *config.Config, base string) []finding {
 		case value == "" || strings.HasPrefix(value, "apa_") || value == proxy.AnonymousAgent:
 		case credentialVariable.MatchString(name), slices.Contains(secrets, name):
 			own = append(own, name)
-		case baseVariable.MatchString(name) && (base == "" || value != base && !strings.HasPrefix(value, base+"/")):
+		case baseVariable.MatchString(name) && !leadsTo(base, value):
 			elsewhere = append(elsewhere, name)
 		}
 	}
@@ -211,6 +211,12 @@ func (d *doctor) shell(cfg *config.Config, base string) []finding {
 		list = append(list, finding{
 			"base URLs", heed, strings.Join(elsewhere, ", ") + " lead elsewhere than to authpool",
 			"start agents by authpool run, or unset them",
+		})
+	}
+	if clouds := cloudsAround(d.program, base); len(clouds) > 0 {
+		list = append(list, finding{
+			"clouds", heed, "with " + strings.Join(clouds, ", ") + " Claude Code asks a cloud, and heeds no base URL of authpool's",
+			"unset that, or authpool run --mode proxy -- claude",
 		})
 	}
 	if len(list) == 0 {
@@ -339,8 +345,8 @@ func (d *doctor) settings() []finding {
 		if settings.APIKeyHelper != "" {
 			names = append(names, "apiKeyHelper")
 		}
-		for name := range settings.Env {
-			if credentialVariable.MatchString(name) || baseVariable.MatchString(name) || strings.EqualFold(name, "HTTPS_PROXY") || strings.EqualFold(name, "NO_PROXY") {
+		for name, value := range settings.Env {
+			if credentialVariable.MatchString(name) || baseVariable.MatchString(name) || isCloud(name, fmt.Sprint(value)) || strings.EqualFold(name, "HTTPS_PROXY") || strings.EqualFold(name, "NO_PROXY") {
 				names = append(names, "env."+name)
 			}
 		}

@@ -81,9 +81,52 @@ var needs = map[string]func(s *setup, p *program, w way) ([]variable, error){
 }
 
 // claudeNeeds: Claude Code asks whether to use a key of the environment, and warns of two
-// credentials; a token it just uses.
-func claudeNeeds(_ *setup, _ *program, _ way) ([]variable, error) {
+// credentials; a token it just uses. One that is set up for a cloud heeds no base URL of
+// ours, and finds logins that are in no variable: it would go past authpool unnoticed.
+func claudeNeeds(_ *setup, p *program, w way) ([]variable, error) {
+	if w.mode == modeBaseURL {
+		if names := cloudsAround(p, w.base); len(names) > 0 {
+			return nil, fmt.Errorf("with %s it asks a cloud, past authpool: unset that, or use --mode proxy", strings.Join(names, ", "))
+		}
+	}
 	return []variable{{name: "ANTHROPIC_API_KEY", unset: true}}, nil
+}
+
+// claudeCloud is a variable that has Claude Code ask a cloud instead of Anthropic, and the
+// one that names a base URL of that cloud.
+type claudeCloud struct{ name, base string }
+
+// claudeClouds are all that Claude Code 2.1.330 knows.
+var claudeClouds = []claudeCloud{
+	{"CLAUDE_CODE_USE_BEDROCK", "ANTHROPIC_BEDROCK_BASE_URL"},
+	{"CLAUDE_CODE_USE_MANTLE", "ANTHROPIC_BEDROCK_MANTLE_BASE_URL"},
+	{"CLAUDE_CODE_USE_VERTEX", "ANTHROPIC_VERTEX_BASE_URL"},
+	{"CLAUDE_CODE_USE_FOUNDRY", "ANTHROPIC_FOUNDRY_BASE_URL"},
+	{"CLAUDE_CODE_USE_ANTHROPIC_AWS", "ANTHROPIC_AWS_BASE_URL"},
+	{"CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD", "ANTHROPIC_GOOGLE_CLOUD_BASE_URL"},
+}
+
+// cloudsAround are those that are on in the environment, and lead elsewhere than to the
+// authpool at base.
+func cloudsAround(p *program, base string) []string {
+	var names []string
+	for _, c := range claudeClouds {
+		if isCloud(c.name, p.getenv(c.name)) && !leadsTo(base, p.getenv(c.base)) {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
+// isCloud tells whether a variable is one of them, with what Claude Code takes for a yes.
+func isCloud(name, value string) bool {
+	return slices.ContainsFunc(claudeClouds, func(c claudeCloud) bool { return c.name == name }) &&
+		slices.Contains([]string{"1", "true", "yes", "on"}, strings.ToLower(strings.TrimSpace(value)))
+}
+
+// leadsTo tells whether a base URL is authpool's at base.
+func leadsTo(base, value string) bool {
+	return base != "" && (value == base || strings.HasPrefix(value, base+"/"))
 }
 
 // codexSession carries the session to Codex, which takes headers' values from variables.

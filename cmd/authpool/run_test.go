@@ -250,6 +250,20 @@ func TestSetup(t *testing.T) {
 	gemini(`{"security":{"auth":{"selectedType":"gemini-api-key"}}}`, modeBaseURL, "")
 	gemini(`{"security":{"auth":{"selectedType":"gemini-api-key"}}}`, modeProxy, "")
 	gemini(`{"security":{"auth":{"selectedType":"oauth-personal"}}}`, modeProxy, `choose "Use Gemini API Key" at its /auth`)
+	cloud := func(mode, want string, environ ...string) {
+		t.Helper()
+		w.mode = mode
+		_, err := newSetup(&program{environ: environ}, w, []string{"claude"})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("claude with %q in mode %s: got %v, want %q", environ, mode, err, want)
+		}
+	}
+	cloud(modeBaseURL, "with CLAUDE_CODE_USE_BEDROCK it asks a cloud, past authpool: unset that, or use --mode proxy", "CLAUDE_CODE_USE_BEDROCK=1")
+	cloud(modeBaseURL, "with CLAUDE_CODE_USE_VERTEX, CLAUDE_CODE_USE_FOUNDRY it", "CLAUDE_CODE_USE_FOUNDRY= Yes ", "CLAUDE_CODE_USE_VERTEX=TRUE")
+	cloud(modeBaseURL, "", "CLAUDE_CODE_USE_BEDROCK=0", "CLAUDE_CODE_USE_VERTEX=", "CLAUDE_CODE_USE_FOUNDRY=false")
+	cloud(modeBaseURL, "", "CLAUDE_CODE_USE_BEDROCK=1", "ANTHROPIC_BEDROCK_BASE_URL="+w.base+"/bedrock")
+	cloud(modeBaseURL, "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_BEDROCK=1", "ANTHROPIC_BEDROCK_BASE_URL="+w.base+"0/bedrock")
+	cloud(modeProxy, "", "CLAUDE_CODE_USE_BEDROCK=1")
 	if _, err := newSetup(&program{environ: []string{"OPENCODE_CONFIG_CONTENT=[]"}}, w, []string{"opencode"}); err == nil {
 		t.Error("a config that cannot be read is thrown away")
 	}

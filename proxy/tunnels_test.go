@@ -145,6 +145,11 @@ func TestBytesBehindConnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
+	br := bufio.NewReader(c)
+	resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
+	if err != nil || resp.StatusCode != 200 || len(resp.Header) > 0 {
+		t.Fatalf("%v, %v", resp, err)
+	}
 	_, _ = io.WriteString(c, ", and the last")
 	if err := c.CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -154,11 +159,6 @@ func TestBytesBehindConnect(t *testing.T) {
 	}
 	_, _ = io.WriteString(server, "an answer, long after the agent has ended")
 	_ = server.Close()
-	br := bufio.NewReader(c)
-	resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
-	if err != nil || resp.StatusCode != 200 || len(resp.Header) > 0 {
-		t.Fatalf("%v, %v", resp, err)
-	}
 	if got, err := io.ReadAll(br); err != nil || string(got) != "an answer, long after the agent has ended" {
 		t.Errorf("the agent got %q, %v", got, err)
 	}

@@ -11,8 +11,10 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/big"
 	"net"
@@ -391,7 +393,7 @@ var agentsRun = []struct {
 	},
 }
 
-// programs are a folder in which the agents have their names.
+// programs are a folder in which the agents have their names. Each leaves at home what it finds in its environment.
 func programs(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -403,7 +405,7 @@ func programs(t *testing.T) string {
 		if strings.HasSuffix(path, "js") {
 			path = "node " + path
 		}
-		if err := os.WriteFile(filepath.Join(dir, g.name), []byte("#!/bin/sh\nexec "+path+` "$@"`+"\n"), 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, g.name), []byte("#!/bin/sh\nenv >\"$HOME/environment\"\nexec "+path+` "$@"`+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -449,6 +451,11 @@ func TestAgentsRun(t *testing.T) {
 				if len(bytes.TrimSpace(stdout.Bytes())) == 0 {
 					t.Errorf("it said nothing: %s", stderr.Bytes())
 				}
+				for _, s := range four {
+					if bytes.Contains(stdout.Bytes(), []byte(s.key)) || bytes.Contains(stderr.Bytes(), []byte(s.key)) || holds(t, home, s.key) {
+						t.Errorf("the agent has the credential of %s", s.id)
+					}
+				}
 				billed := w.p.Ledger()[before:]
 				if !slices.ContainsFunc(billed, func(e simulator.Entry) bool { return e.Key == keyAt(g.provider) && e.Finished }) {
 					t.Errorf("the provider was asked for %+v", billed)
@@ -459,6 +466,28 @@ func TestAgentsRun(t *testing.T) {
 			})
 		}
 	}
+}
+
+// holds tells whether a file below a folder has a text in it: at home are the environment of an agent, its logs
+// and its conversations.
+func holds(t *testing.T, folder, text string) bool {
+	t.Helper()
+	found := false
+	err := filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
+		var content []byte
+		if err == nil && e.Type().IsRegular() {
+			content, err = os.ReadFile(path)
+			found = found || bytes.Contains(content, []byte(text))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // what it leaves running may still tidy up
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 // expectSession checks that all that was billed was counted for one session.

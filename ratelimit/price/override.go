@@ -106,8 +106,17 @@ func LoadFile(path string) (*Override, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read prices: %w", err)
 	}
+	faults := faultList{path: path}
+	if tree, err := parser.ParseBytes(data, 0); err == nil && len(tree.Docs) > 0 {
+		faults.tree = tree
+	}
 	var file overrideFile
 	err = yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&file)
+	if _, unknown := errors.AsType[*yaml.UnknownFieldError](err); unknown && faults.unknownKeys() {
+		// The decoder stops at the first one; what else is wrong is to be told, too.
+		file = overrideFile{}
+		err = yaml.NewDecoder(bytes.NewReader(data)).Decode(&file)
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		var at yaml.Error
 		if errors.As(err, &at) && at.GetToken() != nil {
@@ -118,10 +127,6 @@ func LoadFile(path string) (*Override, error) {
 	}
 	sum := sha256.Sum256(data)
 	o := &Override{rates: make(map[key]Rate, len(file.Models)), hash: hex.EncodeToString(sum[:])[:hashLen]}
-	faults := faultList{path: path}
-	if tree, err := parser.ParseBytes(data, 0); err == nil && len(tree.Docs) > 0 {
-		faults.tree = tree
-	}
 	for i, row := range file.Models {
 		o.add(row, fmt.Sprintf("models[%d]", i), &faults)
 	}
@@ -218,6 +223,63 @@ func (l *faultList) add(at, field, text string) {
 		line, column = l.position(at)
 	}
 	l.faults = append(l.faults, fault{line, column, fmt.Sprintf("%s:%d:%d: %s.%s: %s", l.path, line, column, at, field, text)})
+}
+
+// unknownKeys reports the keys that the file's form does not have, and whether
+// there are any. Keys that are behind an anchor or an alias are not looked at.
+func (l *faultList) unknownKeys() bool {
+	if l.tree == nil {
+		return false
+	}
+	rowKeys := slices.Concat([]string{"provider", "model", "tiers"}, priceFields[:], classFields[:])
+	tierKeys := append([]string{"above"}, priceFields[:]...)
+	file := l.tree.Docs[0].Body
+	l.unknownKeysOf(file, []string{"models"})
+	for _, row := range elements(value(file, "models")) {
+		l.unknownKeysOf(row, rowKeys)
+		for _, t := range elements(value(row, "tiers")) {
+			l.unknownKeysOf(t, tierKeys)
+		}
+	}
+	return len(l.faults) > 0
+}
+
+// unknownKeysOf reports the keys of one mapping that are not among known.
+func (l *faultList) unknownKeysOf(mapping ast.Node, known []string) {
+	for _, e := range entries(mapping) {
+		if at := e.Key.GetToken(); !e.Key.IsMergeKey() && !slices.Contains(known, at.Value) {
+			l.faults = append(l.faults, fault{
+				at.Position.Line, at.Position.Column,
+				fmt.Sprintf("%s:%d:%d: unknown field %q", l.path, at.Position.Line, at.Position.Column, at.Value),
+			})
+		}
+	}
+}
+
+// entries are those of a mapping; none when node is something else.
+func entries(node ast.Node) []*ast.MappingValueNode {
+	if m, ok := node.(*ast.MappingNode); ok {
+		return m.Values
+	}
+	return nil
+}
+
+// value is that of a mapping's key; nil when it has none.
+func value(mapping ast.Node, name string) ast.Node {
+	for _, e := range entries(mapping) {
+		if e.Key.GetToken().Value == name {
+			return e.Value
+		}
+	}
+	return nil
+}
+
+// elements are those of a list; none when node is something else.
+func elements(node ast.Node) []ast.Node {
+	if s, ok := node.(*ast.SequenceNode); ok {
+		return s.Values
+	}
+	return nil
 }
 
 // position finds a field in the file, or returns zeros.

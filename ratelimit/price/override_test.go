@@ -148,6 +148,23 @@ func TestLoadFaults(t *testing.T) {
 		`:8:15: models[1].priority: "\"\"" is not a plain decimal such as 0.3`,
 	)
 	f("unknown key", "models:\n  - {provider: a, model: b, input: 1, output: 1, prompt: 3}\n", `:2:50: unknown field "prompt"`)
+	f("unknown keys beside other faults", `modles: []
+models:
+  - {provider: a, model: b, input: -1, outptu: 1, output: 1}
+  - provider: a
+    model: c
+    input: 1
+    output: 1
+    tiers: [{abvoe: 5}]
+`,
+		`:1:1: unknown field "modles"`,
+		`:3:36: models[0].input: "-1" is not a plain decimal such as 0.3`,
+		`:3:40: unknown field "outptu"`,
+		`:8:14: unknown field "abvoe"`,
+		`:8:14: models[1].tiers[0].above: must be a number of tokens above 0`,
+	)
+	f("an unknown key behind an anchor", "models:\n  - &row {provider: a, model: b, input: 1, output: 1, prompt: 3}\n", `:2:55: unknown field "prompt"`)
+	f("an unknown key alone", "model: []\n", `:1:1: unknown field "model"`)
 	f("wrong shape", "models: 3\n", `:1:9: int was used where sequence is expected`)
 
 	if _, err := price.Load(filepath.Join(t.TempDir(), "none.yaml")); err == nil || !strings.HasPrefix(err.Error(), "cannot read prices: ") {

@@ -93,7 +93,7 @@ func (b agentBook) CreateAgent(ctx context.Context, wanted admin.NewAgent) (admi
 	}
 	made, token, err := b.book.Create(ctx, a)
 	if err != nil {
-		return admin.AgentCreated{}, refusedAgent(err, wanted.Name, 0)
+		return admin.AgentCreated{}, refusedAgent(err, wanted.Name, admin.AnyVersion, 0)
 	}
 	return admin.AgentCreated{Name: made.ID, Token: token.Reveal()}, nil
 }
@@ -105,7 +105,7 @@ func (b agentBook) LimitAgent(ctx context.Context, name string, version int64, c
 	}
 	changed, err := b.book.Change(ctx, name, version, isOwn(name), func(a *agents.Agent) error { return b.apply(a, change) })
 	if err != nil {
-		return admin.Agent{}, refusedAgent(err, name, changed.Version)
+		return admin.Agent{}, refusedAgent(err, name, version, changed.Version)
 	}
 	return b.Agent(ctx, name)
 }
@@ -113,7 +113,7 @@ func (b agentBook) LimitAgent(ctx context.Context, name string, version int64, c
 // RevokeAgent implements admin.Agents.
 func (b agentBook) RevokeAgent(ctx context.Context, name string, version int64) (admin.AgentRevoked, error) {
 	if err := b.book.Remove(ctx, name, version); err != nil {
-		return admin.AgentRevoked{}, refusedAgent(err, name, b.version(ctx, name))
+		return admin.AgentRevoked{}, refusedAgent(err, name, version, b.version(ctx, name))
 	}
 	return admin.AgentRevoked{Name: name}, nil
 }
@@ -127,13 +127,14 @@ func (b agentBook) version(ctx context.Context, name string) int64 {
 	return 0
 }
 
-// refusedAgent tells what the operator has to mend from what Redis has.
-func refusedAgent(err error, name string, version int64) error {
+// refusedAgent tells what the operator has to mend from what Redis has. wanted is the
+// version that was asked for, have the one that there is: 0 where there is no record.
+func refusedAgent(err error, name string, wanted, have int64) error {
 	switch {
 	case errors.Is(err, agents.ErrUnknown):
 		return noAgent(name)
-	case errors.Is(err, agents.ErrVersion) && version > 0:
-		return admin.StaleError("agent "+name, version)
+	case errors.Is(err, agents.ErrVersion) && wanted != admin.AnyVersion:
+		return admin.StaleError("agent "+name, have)
 	case errors.Is(err, agents.ErrExists), errors.Is(err, agents.ErrVersion), errors.Is(err, agents.ErrFull), errors.Is(err, agents.ErrUnreadable):
 		return &admin.RefusedError{Status: http.StatusConflict, Err: fmt.Errorf("agent %s: %w", shortened(name), err)}
 	}

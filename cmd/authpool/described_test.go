@@ -111,6 +111,12 @@ func TestServeAnswersAsItDescribes(t *testing.T) {
 	ask("DELETE", admin.AgentPath("ci"), "", 200)
 	match = ""
 	ask("DELETE", admin.AgentPath("ci"), "", 404)
+	// Nor what has none yet, as no operator has changed it.
+	match = admin.ETag(1)
+	if stale := ask("PATCH", admin.AgentPath("default"), `{"models":["claude-*"]}`, 412); !strings.Contains(string(stale), "has no version") {
+		t.Errorf("%s", stale)
+	}
+	match = ""
 	// Who has seen a version changes no other one.
 	managed := admin.SubscriptionPath("team-d")
 	var added admin.SubscriptionRecord

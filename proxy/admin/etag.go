@@ -25,12 +25,13 @@ type Versioned interface {
 func ETag(version int64) string { return strconv.Quote(strconv.FormatInt(version, 10)) }
 
 // StaleError is the answer to an If-Match that names another version of a record than
-// there is; have is the one that there is.
+// there is; have is the one that there is, 0 where operators have not set anything.
 func StaleError(what string, have int64) *RefusedError {
-	return &RefusedError{
-		Status: http.StatusPreconditionFailed,
-		Err:    fmt.Errorf("%s was changed meanwhile and is at version %d: read it again, and send its ETag as If-Match", what, have),
+	err := fmt.Errorf("%s was changed meanwhile and is at version %d: read it again, and send its ETag as If-Match", what, have)
+	if have == 0 {
+		err = fmt.Errorf("%s has no version: no operator has changed it, or that was taken back; send no If-Match", what)
 	}
+	return &RefusedError{Status: http.StatusPreconditionFailed, Err: err}
 }
 
 // ifMatch reads the version that a request wants a record to have: AnyVersion where it

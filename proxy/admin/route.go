@@ -71,9 +71,14 @@ func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 }
 
 // wrongJSON says what is wrong with a body; encoding/json has no words for one that ends
-// too early.
+// too early, and tells of one that does not fit by the names of our own types.
 func wrongJSON(err error) string {
+	misfit, odd := errors.AsType[*json.UnmarshalTypeError](err)
 	switch {
+	case odd && misfit.Field == "":
+		return "want a JSON object, not a JSON " + misfit.Value
+	case odd:
+		return fmt.Sprintf("%s: a JSON %s does not fit here", misfit.Field, misfit.Value)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "its JSON ends in the middle"
 	case errors.Is(err, io.EOF):

@@ -82,5 +82,7 @@ func TestSessions(t *testing.T) {
 	f("POST", admin.RebalancePath, "", nil, 200, `"moves":[]`, "rebalance false")
 	f("POST", admin.RebalancePath, `{"dry":true}`, nil, 400, "dry")
 	f("POST", admin.RebalancePath, `{"dry_run":`, nil, 400, "the body is not what is wanted: its JSON ends in the middle")
+	f("POST", admin.RebalancePath, `{"dry_run":"x"}`, nil, 400, "the body is not what is wanted: dry_run: a JSON string does not fit here")
+	f("POST", admin.RebalancePath, `[]`, nil, 400, "the body is not what is wanted: want a JSON object, not a JSON array")
 	f("POST", admin.RebalancePath, ` `, nil, 400, "the body is not what is wanted: it is empty")
 }

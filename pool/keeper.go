@@ -184,7 +184,7 @@ func (k *keeper) turn(ctx context.Context, now time.Time) {
 	}
 	if now.Sub(k.counted) >= k.among(min(countPoll, p.opts().IdleTimeout/4)) {
 		k.counted = now
-		k.count(ctx)
+		k.countUsed(ctx)
 	}
 }
 

@@ -285,22 +285,29 @@ func (k *keeper) recheckSessions(ctx context.Context) {
 	}
 }
 
-// count asks how many sessions hold a place, where there were some.
-func (k *keeper) count(ctx context.Context) {
-	p := k.pool
-	var members []*member
-	var ids []string
-	for _, m := range p.members() {
+// countUsed asks how many sessions hold a place, where there were some.
+func (k *keeper) countUsed(ctx context.Context) {
+	var used []*member
+	for _, m := range k.pool.members() {
 		if m.count.Load() > 0 {
-			members, ids = append(members, m), append(ids, m.conf().ID)
+			used = append(used, m)
 		}
 	}
-	if len(ids) == 0 {
+	k.count(ctx, used)
+}
+
+// count asks how many sessions hold a place on each of the members.
+func (k *keeper) count(ctx context.Context, members []*member) {
+	if len(members) == 0 {
 		return
+	}
+	ids := make([]string, len(members))
+	for i, m := range members {
+		ids[i] = m.conf().ID
 	}
 	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
 	defer cancel()
-	counts, _ := p.bindings.Counts(ctx, ids)
+	counts, _ := k.pool.bindings.Counts(ctx, ids)
 	for i, m := range members {
 		if counts[i] != store.Unknown { // else it is asked for again soon enough
 			m.count.Store(counts[i])

@@ -215,7 +215,11 @@ func (p *Pool) correct(found map[sessionKey]*SessionStatus, key sessionKey, stay
 	}
 	if !end.IsZero() {
 		s.Until = end
-		s.Last = later(s.Last, earlier(end.Add(-p.opts().IdleTimeout), now))
+		// A place that lasts longer than the idle time-out from now was given by
+		// another one: before a reload, or by a process that has another.
+		if last := end.Add(-p.opts().IdleTimeout); last.Before(now.Add(time.Second)) {
+			s.Last = later(s.Last, earlier(last, now))
+		}
 	}
 	s.Last = later(s.Last, now.Add(-stay.Last))
 }

@@ -201,3 +201,50 @@ func TestNobodyPushesOutTheSessionsOfOthers(t *testing.T) {
 		t.Errorf("asked for were %q, want the oldest of the noisy agent: memory is bounded", a.names)
 	}
 }
+
+// A place that was given by a longer idle time-out, before a reload or by a process
+// that has another one, does not make its session look as if it was used just now.
+func TestLastUseUnderAnotherIdleTimeout(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis) {
+		s := newSidecar(mini, pool.Options{IdleTimeout: time.Hour}, sub("one"))
+		defer s.close()
+		other := newSidecar(mini, pool.Options{IdleTimeout: time.Minute}, sub("one"))
+		defer other.close()
+		serve(t, s.pool, ask("s"), ok)
+		pass(10 * time.Minute)
+		_, all := list(t, other.pool, pool.SessionFilter{})
+		if len(all) != 1 || time.Since(all[0].Last) < 9*time.Minute {
+			t.Errorf("after 10 minutes: %+v", all)
+		}
+	})
+}
+
+// Status tells the places of the whole fleet once they are counted, also on what this
+// process has placed nobody on.
+func TestCountSessions(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis) {
+		opts := pool.Options{IdleTimeout: time.Hour}
+		s := newSidecar(mini, opts, sub("one"))
+		defer s.close()
+		other := newSidecar(mini, opts, sub("one"))
+		defer other.close()
+		f := func(want int) {
+			t.Helper()
+			for _, p := range []*pool.Pool{s.pool, other.pool} {
+				p.CountSessions(t.Context())
+				if got := p.Status()[0].Sessions; got != want {
+					t.Errorf("%d sessions hold a place, want %d", got, want)
+				}
+			}
+		}
+		serve(t, s.pool, ask("s"), ok)
+		serve(t, s.pool, ask("t"), ok)
+		pass(time.Second)
+		f(2)
+		if _, err := s.pool.ReleaseSession(t.Context(), pool.SessionKey{Provider: "anthropic", Agent: "a", Session: "s"}); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		f(1)
+	})
+}

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"math"
 	"time"
 
@@ -33,7 +34,7 @@ type Status struct {
 	CooldownModels map[string]time.Time // models that are closed on it; may be nil
 	Breaker        string               // "closed", "half-open" or "open"
 	Windows        []ratelimit.Window   // the provider's own view
-	Sessions       int                  // that hold a place, over all processes
+	Sessions       int                  // that hold a place, over all processes as last counted (CountSessions)
 	InFlight       int                  // requests under way in this process
 }
 
@@ -71,6 +72,15 @@ func (m *member) state(now time.Time) (State, string) {
 		return StateDraining, ReasonBudget
 	}
 	return StateReady, ""
+}
+
+// CountSessions asks Redis how many sessions hold a place on each subscription, for the
+// next Status. By itself the pool asks once a minute at most, and only about those that
+// it has placed sessions on. While Redis is away it does nothing.
+func (p *Pool) CountSessions(ctx context.Context) {
+	if p.shared() {
+		p.keeper.count(ctx, p.members())
+	}
 }
 
 // Status returns all subscriptions in the order of the configuration.

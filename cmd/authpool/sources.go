@@ -30,6 +30,7 @@ type sources struct {
 // it is away that is left out and the rest is told.
 func (s *sources) Status(ctx context.Context) (admin.Status, error) {
 	s.catchUp(ctx)
+	s.pool.CountSessions(ctx)
 	members := s.pool.Status()
 	journal := s.recorder.Journal()
 	status := admin.Status{

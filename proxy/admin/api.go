@@ -173,7 +173,7 @@ type Journal struct {
 	Held     int64 `json:"held_bytes"` // the part of Bytes that cannot go, as it is not counted in Redis yet
 	MaxBytes int64 `json:"max_bytes"`  // of Held; beyond it usage is refused
 	Refused  int64 `json:"refused"`    // answers whose usage was not recorded since the start
-	Refusing bool  `json:"refusing"`   // the newest answer's was not
+	Refusing bool  `json:"refusing"`   // the newest answer's was not, and there is no room yet
 	// OldestPending is the oldest event that is not in Redis yet, null when there is
 	// none. Usage that waits for long keeps newer usage from being let go.
 	OldestPending *OldestPending `json:"oldest_pending"`

@@ -618,6 +618,13 @@ func (j *Journal) size() int64 {
 	return j.total
 }
 
+// hasRoom tells whether a whole segment may still be written.
+func (j *Journal) hasRoom() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.total+j.segmentSize <= j.bound
+}
+
 // spaceForgotten is how long a disk that was found full is taken to be, unless
 // segments go.
 const spaceForgotten = 5 * time.Second

@@ -65,7 +65,12 @@ func TestRoom(t *testing.T) {
 		l.fail = func() failure { return works }
 		l.mu.Unlock()
 		flush(t, r)
-		<-time.After(2 * time.Second) // the oldest segments go, although Keep is not over
+		<-time.After(3 * time.Second) // the oldest segments go, although Keep is not over
+		synctest.Wait()
+		if s := r.Journal(); s.Refusing || s.Held != 0 {
+			t.Errorf("there is room again, and nobody has asked yet: %+v", s)
+		}
+		a.want(t, usage.ErrNearlyFull, usage.ErrJournalFull, usage.ErrWaiting, usage.ErrGap)
 		if err := r.Add(e); err != nil {
 			t.Fatal(err)
 		}

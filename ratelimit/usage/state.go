@@ -43,7 +43,8 @@ type JournalState struct {
 	// Refused counts the answers whose usage was not recorded since the process
 	// started, because the journal was full or the disk failed.
 	Refused int64
-	// Refusing is true from such an answer to the next one that was recorded.
+	// Refusing is true from such an answer to the next one that was recorded, or until
+	// a full journal has room again, which is seen within a second.
 	Refusing bool
 	// Pending is how many events are not known to be in Redis.
 	Pending int64
@@ -108,6 +109,13 @@ func (r *Recorder) watchRoom(now time.Time) {
 		w.nearly = false
 	}
 	n, cause := r.refused.Load(), r.refusal.Load()
+	if cause != nil && n == w.refused && errors.Is(*cause, ErrJournalFull) && r.journal.hasRoom() {
+		// Nobody may ask for a long time, and until then status would say that usage is
+		// lost. Of a disk only the next answer can tell.
+		if r.refusal.CompareAndSwap(cause, nil) {
+			cause = nil
+		}
+	}
 	switch {
 	case !w.refusing && n > w.refused:
 		w.refusing, w.before, w.since = true, w.refused, now

@@ -441,6 +441,42 @@ func TestRotatedElsewhere(t *testing.T) {
 	}
 }
 
+// A keyset that is not authpool's to write is taken as it is at the rotation, however
+// short a time ago it was read; one that cannot be read is told of, since all would seem
+// to be rotated.
+func TestRotatedByHand(t *testing.T) {
+	client := redistest.Mini(t)
+	s := managed.New(store.New(client, client, healthy{}, "authpool").ManagedRecords(), (*recall.File)(nil), func() bool { return true })
+	ctx := t.Context()
+	keys := newKeyfile(t)
+	vault := managed.NewVault(managed.Keys{Read: keys.read})
+	r := record("team-a")
+	if err := vault.Seal(ctx, &r, target, credential.NewSecret("sk-1"), managed.Private{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	old, err := seal.Open(keys.text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := old.Rotated()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keys.text, err = more.Text(); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := vault.Rotate(ctx, s, toTarget); err != nil || done.Added || done.Keys != 2 || done.Resealed != 1 {
+		t.Errorf("%+v, %v", done, err)
+	}
+	keys.err = errors.New("the program is gone")
+	if done, err := vault.Rotate(ctx, s, toTarget); err == nil || !strings.Contains(err.Error(), "the program is gone") {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
 // failing are records that cannot be read, and count how often that is tried.
 type failing struct{ looks int }
 

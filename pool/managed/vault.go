@@ -259,16 +259,17 @@ func (v *Vault) Rotate(ctx context.Context, s *Store, target func(*Record) (Targ
 	return done, nil
 }
 
-// add adds a key to the keyset.
+// add adds a key to the keyset, or takes over the one that somebody has added where it
+// is not authpool's to write. Neither makes do with what was read before: nothing would be
+// sealed anew, and nobody told.
 func (v *Vault) add(ctx context.Context, done *Rotated) error {
-	if v.source.Write == nil {
-		return nil
+	if v.source.Write != nil {
+		unlock, err := v.source.Lock()
+		if err != nil {
+			return fmt.Errorf("cannot rotate the keyset: %w", err)
+		}
+		defer unlock()
 	}
-	unlock, err := v.source.Lock()
-	if err != nil {
-		return fmt.Errorf("cannot rotate the keyset: %w", err)
-	}
-	defer unlock()
 	// As it is now: written over, a key that another process has just added would be
 	// lost, and with it what that has sealed.
 	text, err := v.source.Read(ctx)
@@ -279,19 +280,21 @@ func (v *Vault) add(ctx context.Context, done *Rotated) error {
 	if err != nil {
 		return fmt.Errorf("cannot use the keyset of sealed secrets: %w", err)
 	}
-	more, err := keys.Rotated()
-	if err != nil {
-		return err
-	}
-	if text, err = more.Text(); err != nil {
-		return err
-	}
-	if err := v.source.Write(text); err != nil {
-		return fmt.Errorf("cannot write the keyset: %w", err)
+	if v.source.Write != nil {
+		if keys, err = keys.Rotated(); err != nil {
+			return err
+		}
+		if text, err = keys.Text(); err != nil {
+			return err
+		}
+		if err := v.source.Write(text); err != nil {
+			return fmt.Errorf("cannot write the keyset: %w", err)
+		}
+		done.Added = true
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.keys, v.text, v.next, done.Added = more, text, time.Now().Add(vaultRecheck), true
+	v.keys, v.text, v.next = keys, text, time.Now().Add(vaultRecheck)
 	return nil
 }
 

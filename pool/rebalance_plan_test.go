@@ -156,3 +156,25 @@ func TestPlanMoves(t *testing.T) {
 		})
 	}
 }
+
+// Who has to leave goes to the best tier that has room, and is spread there by weight.
+func TestRefuge(t *testing.T) {
+	desks := []desk{
+		{id: "closed", provider: "p", weight: 1, sessions: 6, closed: true, takes: true},
+		{id: "later", provider: "p", weight: 9, priority: 2, takes: true},
+		{id: "small", provider: "p", weight: 1, priority: 1, takes: true},
+		{id: "big", provider: "p", weight: 2, priority: 1, takes: true},
+		{id: "other", provider: "q", weight: 9, takes: true},
+	}
+	var seats []seat
+	for i := range 6 {
+		seats = append(seats, seat{key: SessionKey{"p", "a", fmt.Sprint("s", i)}, fits: func(int) bool { return true }})
+	}
+	to := map[string]int{}
+	for _, m := range planMoves(desks, seats, true, 20) {
+		to[m.To]++
+	}
+	if to["small"] != 2 || to["big"] != 4 || len(to) != 2 {
+		t.Errorf("6 sessions of a closed subscription go to %v, want 2 to small and 4 to big", to)
+	}
+}

@@ -20,7 +20,7 @@ var events = []string{
 	"subscription.limited", "subscription.disabled", "subscription.broken", "subscription.recovered", "subscription.enabled",
 	"budget.50", "budget.80", "budget.95", "budget.100", "budget.burning",
 	"window.50", "window.80", "window.95", "window.100", "window.burning",
-	"credential.failing", "credential.restored",
+	"credential.failing", "credential.expiring", "credential.restored",
 	"provider.overloaded", "provider.down", "provider.egress", "provider.recovered",
 	"pool.exhausted", "session.moved", "session.released", "redis.lost", "redis.back", "journal.filling", "journal.full", "usage.waiting", "usage.doubtful", "audit.failing",
 	"notifications.test",

@@ -99,6 +99,7 @@ func (p *Pool) checkCredential(ctx context.Context, m *member, always bool) {
 	}
 	if closed == "" && !always {
 		p.checkStale(ctx, m)
+		p.checkExpiry(ctx, m)
 		return
 	}
 	c, err := m.readCredential(ctx)
@@ -139,6 +140,59 @@ func (p *Pool) checkStale(ctx context.Context, m *member) {
 	case err == nil && was:
 		p.opts().Logger.Info("the credential can be read again", slog.String("subscription", m.conf().ID))
 		p.tellCredential(event.CredentialRestored, m, ReasonStale, "can be read again")
+	}
+}
+
+// expiry is what a secret says of its end.
+type expiry struct {
+	of    credential.Secret
+	until time.Time // zero: it says nothing
+	warn  time.Time // from when on it is told
+	told  bool
+}
+
+// expiryOf reads what a secret says. A day before its end is time to replace it by hand;
+// one that lives for hours is replaced by a program, which may wait for nearly as long.
+func expiryOf(secret credential.Secret, now time.Time) expiry {
+	x := expiry{of: secret}
+	from, until, ok := secret.Validity()
+	if !ok {
+		return x
+	}
+	if from.IsZero() {
+		from = now
+	}
+	x.until, x.warn = until, until.Add(-min(24*time.Hour, until.Sub(from)/20))
+	return x
+}
+
+// checkExpiry tells of a credential that ends soon, and when it was replaced after that.
+func (p *Pool) checkExpiry(ctx context.Context, m *member) {
+	c, err := m.readCredential(ctx)
+	if err != nil {
+		return // as in checkStale
+	}
+	now, before := time.Now(), expiry{}
+	m.mu.Lock()
+	if m.expiry.of != c.Secret {
+		before, m.expiry = m.expiry, expiryOf(c.Secret, now)
+	}
+	x := m.expiry
+	tell := !x.until.IsZero() && !x.told && !now.Before(x.warn)
+	m.expiry.told = x.told || tell
+	m.mu.Unlock()
+	switch {
+	case tell:
+		verb := "ends"
+		if now.After(x.until) {
+			verb = "ended"
+		}
+		end := x.until.UTC().Format(time.RFC3339)
+		p.opts().Logger.Warn("by its own words the credential ends soon, or has ended", slog.String("subscription", m.conf().ID), slog.String("at", end))
+		p.tellCredential(event.CredentialExpiring, m, ReasonExpiring, verb+" at "+end+", as it says itself: replace it")
+	case before.told:
+		p.opts().Logger.Info("the credential that was to end was replaced", slog.String("subscription", m.conf().ID))
+		p.tellCredential(event.CredentialRestored, m, ReasonExpiring, "was replaced")
 	}
 }
 

@@ -118,8 +118,8 @@ func (p *Pool) tellBurns(kind string, m *member, window string, empty, resets ti
 	p.opts().Events.Emit(e)
 }
 
-// tellCredential tells that a credential closed or opened its subscription; text goes
-// behind "the credential of subscription X".
+// tellCredential tells what became of a credential; text goes behind "the credential of
+// subscription X".
 func (p *Pool) tellCredential(kind event.Kind, m *member, reason, text string) {
 	e := m.about(kind, reason)
 	e.Text = fmt.Sprintf("the credential of subscription %s %s", m.conf().ID, text)

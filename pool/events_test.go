@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -151,6 +152,42 @@ func TestEventsOfACredential(t *testing.T) {
 		k.set("sk-new", nil)
 		pass(5 * time.Second)
 		h.are("credential.restored one credential_unreadable")
+	})
+}
+
+// A credential that tells its own end is warned of before, once, and a new one is told of.
+func TestEventsOfAnExpiringCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		token := func(life time.Duration) string {
+			claims := fmt.Sprintf(`{"iat":%d,"exp":%d}`, time.Now().Unix(), time.Now().Add(life).Unix())
+			return "eyJhbGciOiJSUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+		}
+		k := &key{secret: token(20 * time.Minute)}
+		p, h := hear(t, pool.Options{}, sub("one", func(s *pool.Subscription) { s.Credential = k }), sub("two"))
+		defer p.Close()
+		defer h.stop()
+		pass(18 * time.Minute)
+		h.are()
+		end := time.Now().Add(2 * time.Minute).UTC().Format(time.RFC3339)
+		pass(65 * time.Second)
+		if all := h.are("credential.expiring one credential_expiring"); len(all) == 1 && !strings.Contains(all[0].Text, "of subscription one ends at "+end) {
+			t.Errorf("told %q, it ends at %s", all[0].Text, end)
+		}
+		pass(5 * time.Minute) // past its end: the provider may take it still
+		serve(t, p, ask("s", tried("two")), ok)
+		h.are()
+		k.set(token(20*time.Minute), nil)
+		pass(5 * time.Second)
+		h.are("credential.restored one credential_expiring")
+		k.set(token(10*time.Minute), nil)
+		pass(5 * time.Second)
+		h.are() // it had not come to a warning
+		k.set(token(time.Second), nil)
+		pass(5 * time.Second)
+		h.are("credential.expiring one credential_expiring")
+		k.set("sk-without-end", nil)
+		pass(5 * time.Second)
+		h.are("credential.restored one credential_expiring")
 	})
 }
 

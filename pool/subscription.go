@@ -60,6 +60,9 @@ const (
 	// ReasonStale: the credential cannot be read anew, and the one that was read before
 	// stays in use. It closes nothing: it is a reason of event.CredentialFailing alone.
 	ReasonStale = "credential_stale"
+	// ReasonExpiring: by its own words the credential ends soon. It closes nothing: what
+	// it says is only believed for a warning, event.CredentialExpiring.
+	ReasonExpiring = "credential_expiring"
 )
 
 // member is a subscription's live state in the pool. Everything in it
@@ -95,6 +98,7 @@ type member struct {
 	closed   string               // why the credential closes it, "" while it does not
 	closedAt time.Time            // since when
 	stale    bool                 // the credential cannot be read anew, and that was told
+	expiry   expiry               // what the credential in use says of its end
 	refused  digest               // of the secret that the provider refused; zero: none
 	last     *ratelimit.Verdict   // the last one that was not ok
 	places   map[string]time.Time // sessions of this process that hold a place, and until when

@@ -18,8 +18,8 @@ import (
 type Kind string
 
 // The kinds. Each is emitted by the one process that found it out, so that a fleet
-// tells of it once; budgets, windows and what concerns Redis or the journal are
-// found out by each process for itself.
+// tells of it once; budgets, windows, what credentials say of themselves and what
+// concerns Redis or the journal are found out by each process for itself.
 const (
 	SubscriptionLimited   Kind = "subscription.limited"   // a limit was met: closed until a known time, as a whole or for a model
 	SubscriptionDisabled  Kind = "subscription.disabled"  // its credit or quota is used up
@@ -40,6 +40,7 @@ const (
 	WindowBurning Kind = "window.burning"
 
 	CredentialFailing  Kind = "credential.failing"  //nolint:gosec // the provider refuses it, or it cannot be read
+	CredentialExpiring Kind = "credential.expiring" //nolint:gosec // by its own words it ends soon
 	CredentialRestored Kind = "credential.restored" //nolint:gosec // another one is there
 
 	ProviderOverloaded Kind = "provider.overloaded" // it has no capacity for a model
@@ -69,7 +70,7 @@ var kinds = []Kind{
 	SubscriptionLimited, SubscriptionDisabled, SubscriptionBroken, SubscriptionRecovered, SubscriptionEnabled,
 	Budget50, Budget80, Budget95, Budget100, BudgetBurning,
 	Window50, Window80, Window95, Window100, WindowBurning,
-	CredentialFailing, CredentialRestored,
+	CredentialFailing, CredentialExpiring, CredentialRestored,
 	ProviderOverloaded, ProviderDown, ProviderEgress, ProviderRecovered,
 	PoolExhausted, SessionMoved, SessionReleased, RedisLost, RedisBack, JournalFilling, JournalFull, UsageWaiting, UsageDoubtful, AuditFailing,
 	NotificationsTest,

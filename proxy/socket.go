@@ -159,6 +159,8 @@ type socket struct {
 	may   func() bool   // tells whether the agent's token is still good; nil: it has none
 	last  atomic.Int64  // when a byte came from either side (ns of the epoch)
 
+	onward sync.Mutex // held while the agent's bytes are looked at and sent on; before mu
+
 	mu       sync.Mutex // guards what follows, and the exchange while both goroutines run
 	provider websocket.Reader
 	client   *websocket.Reader
@@ -264,6 +266,7 @@ func (sk *socket) serve(head []byte) {
 	sk.ended = true // what the agent still says goes nowhere, and is no turn
 	sk.mu.Unlock()
 	sk.leave()
+	sk.awaitOnward()
 	ex.call.Cancel()
 	if ex.conn != nil {
 		if sk.closing {
@@ -427,11 +430,7 @@ func (sk *socket) relayAgent() {
 		n, err := sk.from.Read(*bp)
 		if n > 0 {
 			sk.progress()
-			on := sk.listen((*bp)[:n])
-			werr := sk.up.SetWriteDeadline(time.Now().Add(sk.ex.settings.Idle))
-			if werr == nil && on > 0 {
-				_, werr = sk.up.Write((*bp)[:on])
-			}
+			on, werr := sk.passOn((*bp)[:n])
 			if on < n {
 				return
 			}
@@ -445,6 +444,28 @@ func (sk *socket) relayAgent() {
 		}
 	}
 	sk.left(false)
+}
+
+// passOn sends on what may go of what the agent has said, and tells how much that is.
+func (sk *socket) passOn(p []byte) (on int, err error) {
+	sk.onward.Lock()
+	defer sk.onward.Unlock()
+	// Before listen, which is the last to look whether the socket has ended: then the
+	// deadline of awaitOnward is the later one.
+	err = sk.up.SetWriteDeadline(time.Now().Add(sk.ex.settings.Idle))
+	on = sk.listen(p)
+	if err == nil && on > 0 {
+		_, err = sk.up.Write(p[:on])
+	}
+	return on, err
+}
+
+// awaitOnward lets the agent's bytes that may go on reach the provider, for a moment: they
+// can be what came before the message that ended the socket.
+func (sk *socket) awaitOnward() {
+	_ = sk.up.SetWriteDeadline(time.Now().Add(sk.ex.s.farewellWait))
+	sk.onward.Lock()
+	defer sk.onward.Unlock()
 }
 
 // listens sets how long the agent may be silent; false when nobody listens to it any

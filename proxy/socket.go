@@ -266,8 +266,7 @@ func (sk *socket) serve(head []byte) {
 	sk.ended = true // what the agent still says goes nowhere, and is no turn
 	sk.mu.Unlock()
 	sk.leave()
-	sk.awaitOnward()
-	ex.call.Cancel()
+	sk.cut()
 	if ex.conn != nil {
 		if sk.closing {
 			ex.conn.Linger() // else what the agent is still sending could overtake the Close
@@ -451,7 +450,7 @@ func (sk *socket) passOn(p []byte) (on int, err error) {
 	sk.onward.Lock()
 	defer sk.onward.Unlock()
 	// Before listen, which is the last to look whether the socket has ended: then the
-	// deadline of awaitOnward is the later one.
+	// deadline of cut is the later one.
 	err = sk.up.SetWriteDeadline(time.Now().Add(sk.ex.settings.Idle))
 	on = sk.listen(p)
 	if err == nil && on > 0 {
@@ -460,12 +459,13 @@ func (sk *socket) passOn(p []byte) (on int, err error) {
 	return on, err
 }
 
-// awaitOnward lets the agent's bytes that may go on reach the provider, for a moment: they
-// can be what came before the message that ended the socket.
-func (sk *socket) awaitOnward() {
+// cut ends the provider's side, once the agent's bytes that may go on have reached it, for
+// which there is a moment: they can be what came before the message that ended the socket.
+func (sk *socket) cut() {
 	_ = sk.up.SetWriteDeadline(time.Now().Add(sk.ex.s.farewellWait))
 	sk.onward.Lock()
 	defer sk.onward.Unlock()
+	sk.ex.call.Cancel()
 }
 
 // listens sets how long the agent may be silent; false when nobody listens to it any

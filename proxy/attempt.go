@@ -277,7 +277,7 @@ func (ex *exchange) answerFacts() provider.Answer {
 // classifyEvent says what an error event inside a good answer means.
 func (ex *exchange) classifyEvent(f meter.Failure) ratelimit.Verdict {
 	answer := ex.answerFacts()
-	answer.Failure = &provider.Failure{Type: f.Type, Code: f.Code, Message: f.Message, Status: f.Status, ResetsAt: f.ResetsAt}
+	answer.Failure = &f
 	return provider.Classify(answer, time.Now())
 }
 

@@ -255,7 +255,7 @@ func failureIn(contentType string, body []byte) *provider.Failure {
 		f, failed := m.Failure()
 		m.Close()
 		if failed {
-			return &provider.Failure{Type: f.Type, Code: f.Code, Message: f.Message, Status: f.Status, ResetsAt: f.ResetsAt}
+			return &f
 		}
 	}
 	return nil

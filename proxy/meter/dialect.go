@@ -140,6 +140,13 @@ const (
 	failMessage
 	failStatus
 	failResets
+	failResetsIn
+	failReason // Google's cause
+	failDelay  // Google's delay
+	failQuota  // Google's quota, one of those that are used up
+	failSource // OpenRouter's limit
+	failUpstream
+	failModerated
 	turnBegun // of a socket: the model works
 	turnEnded
 	sessionModel

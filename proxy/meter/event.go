@@ -167,7 +167,8 @@ func (m *Meter) Found(v *jsonscan.Value) {
 		e.readIteration(m, s, v)
 	case turnBegun, turnEnded, sessionModel, spokenModel, spoken, modality, limitBegin, limitName, limitSize, limitLeft, limitReset:
 		e.socket.read(s, v)
-	case failBegin, failKind, failCode, failDetail, failMessage, failStatus, failResets:
+	case failBegin, failKind, failCode, failDetail, failMessage, failStatus, failResets,
+		failResetsIn, failReason, failDelay, failQuota, failSource, failUpstream, failModerated:
 		e.readFailure(s, v)
 	default:
 	}

@@ -7,8 +7,11 @@ import (
 )
 
 // failurePlaces are the fields of an error object. Beside OpenAI's and
-// Anthropic's: status_code is Groq's, status Azure's, resets_at Codex'; a code
-// that is a number is OpenRouter's and stands for the HTTP status.
+// Anthropic's: status_code is Groq's, resets_at and resets_in_seconds Codex',
+// metadata OpenRouter's; a code that is a number, OpenRouter's and Google's,
+// stands for the HTTP status. A status is Azure's number of that, or Google's
+// name of it, whose details say which limit it was. They all are read in every
+// dialect, since Google tells errors its own way in OpenAI's and Anthropic's, too.
 var failurePlaces = []place{
 	{"type", failKind},
 	{"code", failCode},
@@ -17,6 +20,13 @@ var failurePlaces = []place{
 	{"status_code", failStatus},
 	{"status", failStatus},
 	{"resets_at", failResets},
+	{"resets_in_seconds", failResetsIn},
+	{"details[].reason", failReason},
+	{"details[].retryDelay", failDelay},
+	{"details[].violations[].quotaId", failQuota},
+	{"metadata.limit_source", failSource},
+	{"metadata.provider_name", failUpstream},
+	{"metadata.reasons", failModerated},
 }
 
 // failureAt returns the places of an error at path, as an object or as a text.
@@ -30,6 +40,10 @@ func (e *event) readFailure(s slot, v *jsonscan.Value) {
 	switch v.Kind {
 	case jsonscan.ObjectBegin:
 		e.failed = e.failed || s == failBegin
+	case jsonscan.ArrayBegin:
+		if s == failModerated {
+			f.details().Moderated = true
+		}
 	case jsonscan.String:
 		text := text(v)
 		switch s {
@@ -48,6 +62,22 @@ func (e *event) readFailure(s slot, v *jsonscan.Value) {
 			f.Code = text
 		case failMessage:
 			f.Message = text
+		case failStatus:
+			if f.Type == "" {
+				f.Type = text
+			}
+		case failReason:
+			f.details().Reason = text
+		case failDelay:
+			f.details().RetryDelay = text
+		case failQuota:
+			if d := f.details(); len(d.QuotaIDs) < textLimit {
+				d.QuotaIDs += text + "\n"
+			}
+		case failSource:
+			f.details().LimitSource = text
+		case failUpstream:
+			f.details().Upstream = text
 		default:
 		}
 	case jsonscan.Number:
@@ -63,10 +93,21 @@ func (e *event) readFailure(s slot, v *jsonscan.Value) {
 			f.Status = httpStatus(n, f.Status)
 		case failResets:
 			f.ResetsAt = n
+		case failResetsIn:
+			f.details().ResetsIn = n
 		default:
 		}
 	default:
 	}
+}
+
+// details are f's, made when the first of them is told: a meter has no room for
+// what hardly any answer says.
+func (f *Failure) details() *FailureDetails {
+	if f.Details == nil {
+		f.Details = new(FailureDetails)
+	}
+	return f.Details
 }
 
 // httpStatus returns n if it is the status of an error, else old.

@@ -23,15 +23,6 @@ var geminiUsage = []place{
 	{"usageMetadata.trafficType", tier}, // Vertex
 }
 
-// geminiFailure is a google.rpc.Status. Its status is a name, such as
-// RESOURCE_EXHAUSTED, and its code that of HTTP.
-var geminiFailure = []place{
-	{"error", failBegin},
-	{"error.code", failCode},
-	{"error.status", failKind},
-	{"error.message", failMessage},
-}
-
 // geminiResponse is a GenerateContentResponse, whole or a piece of a stream.
 var geminiResponse = append([]place{
 	{"modelVersion", model},
@@ -45,7 +36,7 @@ var geminiResponse = append([]place{
 
 // geminiPlaces are those of an answer or event. Code Assist, which Gemini CLI
 // uses after a login, wraps the response.
-var geminiPlaces = slices.Concat(geminiResponse, under("response", geminiResponse), geminiFailure)
+var geminiPlaces = slices.Concat(geminiResponse, under("response", geminiResponse), failureAt("error"))
 
 // gemini serves generateContent and streamGenerateContent.
 var gemini = dialect{
@@ -90,8 +81,8 @@ func geminiNormal(c *counts) usage.Tokens {
 // geminiEmbed serves embedContent and batchEmbedContents. Models before
 // gemini-embedding-2 tell no usage.
 var geminiEmbed = dialect{
-	json:   newTable(geminiUsage, geminiFailure),
-	events: newTable(geminiFailure),
+	json:   newTable(geminiUsage, failureAt("error")),
+	events: newTable(failureAt("error")),
 	event:  takeAnswer,
 	answer: takeAnswer,
 	normal: geminiNormal,
@@ -104,8 +95,8 @@ var vertexPredict = dialect{
 	json: newTable([]place{
 		{"predictions[].embeddings.statistics.token_count", moreInput},
 		{"predictions[].bytesBase64Encoded", image},
-	}, geminiFailure),
-	events: newTable(geminiFailure),
+	}, failureAt("error")),
+	events: newTable(failureAt("error")),
 	event:  takeAnswer,
 	answer: func(m *Meter, e *event) {
 		e.told = e.counts.some()

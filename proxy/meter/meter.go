@@ -65,6 +65,8 @@ type Meter struct {
 	background string // the response of the background that it shows
 	blind      bool
 	failed     bool
+	spoken     bool // some of the tokens are no text
+	begun      bool // of a socket's turn: the response has, or Gemini's end has come
 	failure    Failure
 	shown      generation
 	service    service
@@ -73,8 +75,6 @@ type Meter struct {
 	model      string
 	others     []ModelTokens
 	extra      usage.Tokens // of iterations that the counts leave out
-	spoken     bool         // some of the tokens are no text
-	begun      bool         // of a socket's turn: the response has, or Gemini's end has come
 }
 
 var _ tap.Sink = (*Meter)(nil)

@@ -139,7 +139,7 @@ var geminiLive = dialect{
 		{"serverContent.outputTranscription.text", generated},
 		{"toolCall.functionCalls[].name", called},
 		{"toolCall.functionCalls[].args", arguments},
-	}, liveUsage, geminiFailure),
+	}, liveUsage, failureAt("error")),
 	event:  liveMessage,
 	normal: geminiNormal,
 }

@@ -84,4 +84,20 @@ type Failure struct {
 	// ResetsAt is when the limit opens again, in epoch seconds, where the error
 	// says so (Codex: resets_at).
 	ResetsAt int64
+	// Details are what few errors have; nil: none of it.
+	Details *FailureDetails
+}
+
+// FailureDetails are what an error says in places of one provider's own. Fields
+// that it does not have are empty.
+type FailureDetails struct {
+	// What Google's details say (google.rpc.ErrorInfo, RetryInfo, QuotaFailure):
+	// the cause, how long to wait, and the quotas that are used up, one a line.
+	Reason, RetryDelay, QuotaIDs string
+	// What OpenRouter's metadata says: which limit it was, who served behind it,
+	// and whether it gives reasons for a refusal.
+	LimitSource, Upstream string
+	Moderated             bool
+	// ResetsIn is in how many seconds the limit opens again (Codex).
+	ResetsIn int64
 }

@@ -66,7 +66,8 @@ func played(api meter.API, script string, size int) string {
 			fmt.Fprintf(&out, "%d begins\n", n)
 		}
 		if h.Failed {
-			fmt.Fprintf(&out, "%d failed %+v\n", n, h.Failure)
+			f := h.Failure
+			fmt.Fprintf(&out, "%d failed {Type:%s Code:%s Message:%s Status:%d ResetsAt:%d}\n", n, f.Type, f.Code, f.Message, f.Status, f.ResetsAt)
 		}
 		for _, l := range h.Limits {
 			fmt.Fprintf(&out, "%d limit %+v\n", n, l)

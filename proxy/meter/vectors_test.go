@@ -170,6 +170,9 @@ func render(r reading) string {
 	fmt.Fprintf(&b, "billable=%v content=%v terminal=%v input_known=%v estimate=%d\n", r.Result.Billable, r.Content, r.Terminal, r.Input, r.Estimate)
 	if f, failed := r.failed(); failed {
 		fmt.Fprintf(&b, "failure: type=%q code=%q status=%d resets_at=%d message=%q\n", f.Type, f.Code, f.Status, f.ResetsAt, f.Message)
+		if f.Details != nil {
+			fmt.Fprintf(&b, "details: %+v\n", *f.Details)
+		}
 	}
 	return b.String()
 }

@@ -2,10 +2,10 @@ package provider
 
 import (
 	"iter"
-	"strconv"
 	"sync"
 	"time"
 
+	"github.com/authpool/authpool/proxy/meter"
 	"github.com/authpool/authpool/ratelimit"
 )
 
@@ -31,15 +31,7 @@ type Answer struct {
 }
 
 // Failure is an error inside a stream, as its event tells it.
-type Failure struct {
-	Type, Code, Message string
-	// Status is the HTTP status that the error stands for, where the event says
-	// so; else 0.
-	Status int
-	// ResetsAt is when the limit opens again, in epoch seconds, where the event
-	// says so (Codex); else 0.
-	ResetsAt int64
-}
+type Failure = meter.Failure
 
 // Classify decides what an answer means for the subscription that got it. It is
 // a pure function of its arguments; the first row of the table that matches
@@ -61,10 +53,7 @@ func Classify(a Answer, now time.Time) ratelimit.Verdict {
 	organisation = append(organisation, s.organisation...)
 	switch {
 	case a.Failure != nil:
-		s.typ, s.code, s.message = a.Failure.Type, a.Failure.Code, a.Failure.Message
-		if a.Failure.ResetsAt > 0 {
-			s.resetsAt = strconv.FormatInt(a.Failure.ResetsAt, 10)
-		}
+		s.readFailure(a.Failure)
 		s.Status = s.statusOfError()
 	case a.Status < 400:
 		is, _ := ErrorBegins(a.Body)

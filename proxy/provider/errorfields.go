@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/authpool/authpool/proxy/jsonscan"
@@ -96,6 +97,24 @@ func (f *errorFields) readError(body []byte) {
 	var s jsonscan.Scanner
 	s.Reset(paths, f)
 	s.Write(body)
+}
+
+// readFailure takes over an error that came inside a stream.
+func (f *errorFields) readFailure(in *Failure) {
+	// What Google names its status by is the type there.
+	f.typ, f.status, f.code, f.message = in.Type, in.Type, in.Code, in.Message
+	if in.ResetsAt > 0 {
+		f.resetsAt = strconv.FormatInt(in.ResetsAt, 10)
+	}
+	d := in.Details
+	if d == nil {
+		return
+	}
+	f.reason, f.retryDelay, f.quotaIDs = d.Reason, d.RetryDelay, d.QuotaIDs
+	f.limitSource, f.upstream, f.moderated = d.LimitSource, d.Upstream, d.Moderated
+	if d.ResetsIn > 0 {
+		f.resetsIn = strconv.FormatInt(d.ResetsIn, 10)
+	}
 }
 
 // Found implements jsonscan.Handler.
